@@ -1,0 +1,1 @@
+//! Measurements: Criterion benches and the end-to-end harness.

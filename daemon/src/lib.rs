@@ -1,0 +1,1 @@
+//! Threads, configuration, the shard loop and the command line of twinlog.

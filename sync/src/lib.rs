@@ -1,0 +1,1 @@
+//! What to do next: the replication machines of a mirror, without I/O and without a clock.

@@ -1,0 +1,1 @@
+//! Proof: real Kafka, simulation and house rules.
