@@ -1,1 +1,23 @@
 //! Proof: real Kafka, simulation and house rules.
+//!
+//! Owns what the tests of this package drive: brokers, the program under test, the reader that
+//! compares two logs, the rules of the house. It proves the product and is never part of it: nothing
+//! may depend on this package, and its readers share no code with the product's, so that one mistake
+//! cannot hide in both.
+//!
+//! ```text
+//!   kafka::artifacts   Java, Maven and the broker's jars, found or fetched once
+//!   kafka::cluster     brokers as processes: start, kill, pause, restart
+//!   kafka::scenario    what the tests do to topics, by Kafka's own client
+//!   kafka::batches     the record batches of a partition directory, and whether two are the same
+//!   kafka::dump        Kafka's own DumpLogSegments, its complaints made an error
+//!   kafka::indexes     what that tool does not see
+//!   cli                the program under test as a process
+//!   poll               the only place that waits
+//!   tidy               the house rules
+//! ```
+
+pub mod cli;
+pub mod kafka;
+pub mod poll;
+pub mod tidy;

@@ -1,0 +1,341 @@
+//! A data shard: one pinned thread that fetches, verifies and appends the partitions it owns.
+//!
+//! ```text
+//!              commands                                    events, counters
+//!   control core ----> +---------------------------------------+ ----> control core
+//!                      | loop: commands, wait, completions,    |
+//!   source brokers --> |   lanes: receive.rs  decode, verify   |
+//!     (one socket per  |          into segment images          |
+//!      broker and lane)|   disk_io.rs  write, open, roll       | --> segment files (O_DIRECT)
+//!                      |   flush.rs    sync, checkpoint        | --> journal
+//!                      +---------------------------------------+
+//! ```
+//! The machines in `twinlog-sync` decide; this loop routes. Everything it waits for is a completion of
+//! its engine, so the ring, epoll and the simulated world drive the same code. It never blocks, never
+//! shares a buffer, and allocates nothing per batch. A batch's walk: `receive.rs` (steps 1 to 3),
+//! `disk_io.rs` (4), `flush.rs` (5 to 7).
+
+mod disk_io;
+mod flush;
+mod lane_io;
+pub mod mailbox;
+mod operations;
+mod partition_log;
+mod receive;
+mod routing;
+mod thread;
+
+pub use thread::{ShardHandle, spawn};
+
+use crate::pool::Pool;
+use flush::Flusher;
+use lane_io::LaneIo;
+use mailbox::{Command, Event, PartitionCounters, ShardCounters};
+use operations::{Operations, Pending, Work};
+use partition_log::PartitionLog;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use twinlog_io::engine::{Engine, EngineError};
+use twinlog_io::operation::{Completion, FileKey, Operation, Outcome, SocketKey, SystemError};
+use twinlog_log_segment::files::TopicId;
+use twinlog_sync::credits::{Credits, LaneKind};
+use twinlog_sync::fault::Fault;
+use twinlog_sync::lane::LaneOptions;
+use twinlog_sync::partition::Partition;
+use twinlog_sync::session::PartitionKey;
+use twinlog_sync::{Nanoseconds, SECOND};
+
+/// How long a full disk is left alone before the same write is tried again.
+const DISK_FULL_PAUSE: Nanoseconds = SECOND;
+
+/// When a store's bytes are synced (decisions 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum FsyncPolicy {
+    /// After every answer.
+    Batch,
+    #[default]
+    Interval,
+    /// Never; delivered is what is written, and status says so.
+    None,
+}
+
+/// What a shard is built with; each field is a key of the configuration.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// Number among the shards; names its thread and its journal.
+    pub index: usize,
+    pub lane: Arc<LaneOptions>,
+    /// This shard's share of `link.bytes.per.second`; 0 for no cap.
+    pub bytes_per_second: u64,
+    /// `replica.fetch.max.bytes`
+    pub partition_bytes_max: u32,
+    pub segment_bytes: u32,
+    pub batch_bytes_max: u32,
+    pub flush_ms: u64,
+    pub flush_catch_up_ms: u64,
+    pub flush_catch_up_bytes: u64,
+    pub checkpoint_ms: u64,
+    pub fsync: FsyncPolicy,
+    pub direct_io: bool,
+    /// The journal that this shard appends its checkpoints to.
+    pub journal: PathBuf,
+    pub sockets_max: u32,
+    pub files_max: u32,
+}
+
+/// A partition and what it needs here.
+struct Slot {
+    partition: Partition,
+    log: PartitionLog,
+    counters: Arc<PartitionCounters>,
+    /// The lane whose session it is in.
+    lane: Option<u32>,
+    /// Listed in the current flush round.
+    flushing: bool,
+    /// Its images are wanted back as soon as they are written.
+    evicting: bool,
+    /// It is to leave this shard.
+    removing: bool,
+    /// Its timer in [`Shard::timers`].
+    timer: Option<Nanoseconds>,
+    dirty: bool,
+}
+
+/// See the file's header.
+pub struct Shard<E: Engine> {
+    engine: E,
+    options: ShardOptions,
+    pool: Pool,
+    credits: Credits,
+    operations: Operations,
+    slots: Vec<Option<Slot>>,
+    by_key: HashMap<PartitionKey, u32>,
+    topics_by_id: HashMap<TopicId, u32>,
+    topics_by_name: HashMap<Vec<u8>, u32>,
+    brokers: BTreeMap<i32, SocketAddr>,
+    lanes: Vec<LaneIo>,
+    lane_index: BTreeMap<(i32, LaneKind), u32>,
+    free_sockets: Vec<SocketKey>,
+    free_files: Vec<FileKey>,
+    /// Slots with an open file, oldest first: who closes when descriptors run out.
+    open_order: VecDeque<u32>,
+    /// Slots with images, oldest first: who gives memory back when it runs out.
+    warm_order: VecDeque<u32>,
+    /// Slots that wait for a descriptor.
+    waiting_for_file: BTreeSet<u32>,
+    timers: BTreeSet<(Nanoseconds, u32)>,
+    flusher: Flusher,
+    /// Operations that met a full disk, to be tried again.
+    retries: VecDeque<(operations::SegmentKey, RetryKind)>,
+    /// Index entries that met a full disk.
+    index_retries: Vec<twinlog_io::disk::Job>,
+    disk_full_until: Option<Nanoseconds>,
+    /// Slots that are to be given back.
+    leaving: BTreeSet<u32>,
+    halted: Option<Fault>,
+    draining: bool,
+    drained: bool,
+    events: VecDeque<Event>,
+    counters: Arc<ShardCounters>,
+    completions: Vec<Completion>,
+}
+
+/// What is tried again after a full disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RetryKind {
+    Open,
+    Allocate,
+    Write(crate::segment_writer::WritePlan, FileKey),
+}
+
+impl<E: Engine> Shard<E> {
+    pub fn new(engine: E, options: ShardOptions, counters: Arc<ShardCounters>) -> Self {
+        let pool = Pool::new(engine.arena().size_bytes());
+        Self {
+            credits: Credits::new(options.bytes_per_second),
+            operations: Operations::default(),
+            slots: Vec::new(),
+            by_key: HashMap::new(),
+            topics_by_id: HashMap::new(),
+            topics_by_name: HashMap::new(),
+            brokers: BTreeMap::new(),
+            lanes: Vec::new(),
+            lane_index: BTreeMap::new(),
+            free_sockets: (0..options.sockets_max).rev().map(SocketKey).collect(),
+            free_files: (0..options.files_max).rev().map(FileKey).collect(),
+            open_order: VecDeque::new(),
+            warm_order: VecDeque::new(),
+            waiting_for_file: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            flusher: Flusher::new(&options),
+            retries: VecDeque::new(),
+            index_retries: Vec::new(),
+            disk_full_until: None,
+            leaving: BTreeSet::new(),
+            halted: None,
+            draining: false,
+            drained: false,
+            events: VecDeque::new(),
+            counters,
+            completions: Vec::new(),
+            pool,
+            engine,
+            options,
+        }
+    }
+
+    /// Everything is flushed and closed, or the log directory was given up: the loop may end.
+    pub fn is_done(&self) -> bool {
+        self.drained && self.events.is_empty()
+    }
+
+    /// The next event for the control core.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Puts back an event that could not be delivered now.
+    pub fn event_again(&mut self, event: Event) {
+        self.events.push_front(event);
+    }
+
+    pub fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// One turn of the loop: wait for something, handle it, start what follows from it.
+    pub fn turn(&mut self) -> Result<(), EngineError> {
+        let until = if self.events.is_empty() { self.deadline() } else { Some(0) };
+        let mut completions = std::mem::take(&mut self.completions);
+        self.engine.wait(until, &mut completions)?;
+        for Completion { token, outcome } in completions.drain(..) {
+            let pending = self.operations.finish(token);
+            self.completed(pending, outcome);
+        }
+        self.completions = completions;
+        self.housekeeping();
+        Ok(())
+    }
+
+    fn completed(&mut self, pending: Pending, outcome: Outcome) {
+        match (pending, outcome) {
+            (Pending::Job(work), Outcome::Job(outcome)) => match work {
+                Work::AppendIndexes | Work::Checkpoint | Work::SyncAll => self.flush_job_done(work, outcome),
+                _ => self.file_job_done(work, outcome),
+            },
+            (Pending::Connect { lane }, outcome) => self.connect_done(lane, result_of(outcome)),
+            (Pending::Send { lane, span }, outcome) => self.send_done(lane, span, result_of(outcome)),
+            (Pending::ReceiveScratch { lane }, outcome) => self.scratch_received(lane, result_of(outcome)),
+            (Pending::ReceiveDirect { lane, slot }, outcome) => {
+                self.direct_received(lane, slot, result_of(outcome));
+            }
+            (Pending::CloseSocket { lane }, _) => self.socket_closed(lane),
+            (Pending::Write { segment, plan, file }, outcome) => {
+                self.write_done(segment, plan, file, result_of(outcome));
+            }
+            (Pending::Load { segment, position, span }, outcome) => {
+                self.load_done(segment, position, span, result_of(outcome));
+            }
+            (Pending::Sync { segment, closing, .. }, outcome) => {
+                self.sync_done(segment, closing, result_of(outcome));
+            }
+            (Pending::CloseFile { segment, file }, _) => self.file_closed(segment, file),
+            (pending, outcome) => panic!("{pending:?} was answered by {outcome:?}"),
+        }
+    }
+
+    /// What depends on time rather than on one completion.
+    fn housekeeping(&mut self) {
+        let now = self.engine.now();
+        while let Some((at, slot)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            if let Some(entry) = &mut self.slots[slot as usize] {
+                entry.partition.tick(now);
+                self.route_partition(slot);
+            }
+        }
+        if self.disk_full_until.is_some_and(|until| until <= now) {
+            self.disk_full_until = None;
+            self.retry_after_full_disk();
+        }
+        self.tend_lanes(now);
+        self.tend_flushes(now);
+        self.finish_drain();
+        self.counters.turned_at.store(now, Ordering::Relaxed);
+        self.counters.pool_free_bytes.store(self.pool.free_bytes(), Ordering::Relaxed);
+    }
+
+    fn deadline(&self) -> Option<Nanoseconds> {
+        let lanes = self.lanes.iter().filter_map(|lane| lane.lane.deadline()).min();
+        let timer = self.timers.first().map(|(at, _)| *at);
+        // Credits come back with time and with memory; look again soon while a lane waits for either.
+        let credit = self.lanes.iter().any(LaneIo::waits_for_credit).then(|| self.engine.now() + SECOND / 500);
+        let flush = self.flusher.deadline();
+        [lanes, timer, credit, flush, self.disk_full_until].into_iter().flatten().min()
+    }
+
+    /// Whether nothing new may be started towards the source.
+    fn is_quiet(&self) -> bool {
+        self.draining || self.halted.is_some() || self.disk_full_until.is_some()
+    }
+
+    /// The log directory cannot be trusted any more: page state is unknowable after a failed write or sync.
+    fn halt(&mut self, action: &'static str, path: String, error: SystemError) {
+        if self.halted.is_some() {
+            return;
+        }
+        let fault = Fault::Disk { action, path, errno: error.0 };
+        self.halted = Some(fault.clone());
+        self.events.push_back(Event::Halted { fault });
+        for index in 0..self.lanes.len() {
+            self.lanes[index].lane.failed(twinlog_sync::lane::LaneFault::Moved);
+            self.route_lane(index as u32);
+        }
+    }
+
+    /// A command from the control core.
+    pub fn command(&mut self, command: Command) {
+        match command {
+            Command::Broker { id, address } => self.broker_is(id, address),
+            Command::AddPartition(add) => self.add_partition(*add),
+            Command::Leader { key, leader } => self.with_partition(key, |partition| match leader {
+                Some(leader) => partition.leader_is(leader),
+                None => partition.leader_is_gone(),
+            }),
+            Command::Resume { key } => self.with_partition(key, Partition::resume),
+            Command::Stop { key, fault } => {
+                let now = self.engine.now();
+                self.with_partition(key, |partition| partition.fault(now, fault));
+            }
+            Command::Remove { key } => self.remove_partition(key),
+            Command::Drain => {
+                self.draining = true;
+                for index in 0..self.lanes.len() {
+                    self.lanes[index].lane.failed(twinlog_sync::lane::LaneFault::Moved);
+                    self.route_lane(index as u32);
+                }
+            }
+        }
+    }
+}
+
+/// A failed operation is an error of the system; a job never arrives here.
+fn result_of(outcome: Outcome) -> Result<u32, SystemError> {
+    match outcome {
+        Outcome::Done(bytes) => Ok(bytes),
+        Outcome::Failed(error) => Err(error),
+        Outcome::Job(_) => panic!("a job's outcome for an operation that is none"),
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    fn submit(&mut self, pending: Pending, operation: Operation) {
+        let token = self.operations.start(pending);
+        self.engine.submit(token, operation);
+    }
+}

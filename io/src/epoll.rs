@@ -1,0 +1,441 @@
+//! The engine for hosts that forbid io_uring: the same contract, slower.
+//!
+//! Owns: an epoll instance, nonblocking sockets, and a second helper thread that does what the ring does for files.
+//! It must never block outside [`Engine::wait`]; file calls block, so they are the helper's.
+//!
+//! ```text
+//!   submit(Receive, Send) --> lane of the socket --> attempts --> recv/send at once --> done
+//!                                     ^                              | EAGAIN
+//!                                     '---- edge from epoll <--------'
+//!   submit(Write, Read, Sync) --> "twinlog-writes" thread --> answer + wake
+//!   submit(Job, CloseFile)    --> "twinlog-files" thread  --> answer + wake
+//! ```
+//!
+//! Invariants: a lane holds one slot; every slot on a lane either stands in `attempts` or waits for an edge that
+//! will come, because the last attempt met EAGAIN. The registration is edge-triggered, so nothing is ever
+//! re-registered. No kernel work outlives a call on a socket, so closing one completes its lanes at once.
+
+use crate::arena::{Access, Arena, Loan, Mapping};
+use crate::clock;
+use crate::disk::Job;
+use crate::engine::{Engine, EngineError, EngineName, EngineOptions, EngineReport};
+use crate::flight::{Flight, FlightKind, Receive, assert_not_empty};
+use crate::helper::{Answer, Helper, Transfer, TransferKind, Work};
+use crate::operation::{Completion, FileKey, Operation, Outcome, SocketKey, Span, SystemError, Token};
+use crate::rows::{Lane, Rows};
+use crate::slots::Slots;
+use crate::sockets;
+use crate::wake::Waker;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, sockopt};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What the eventfd is registered as; sockets are registered as their keys, which are 32 bits wide.
+const WAKE: u64 = u64::MAX;
+
+/// Events taken per call; more are left for the next one.
+const EVENTS_MAX: usize = 64;
+
+/// See the file's header.
+pub struct EpollEngine {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    /// Dropped before the arena: their threads finish what they are at.
+    jobs: Helper,
+    transfers: Helper,
+    arena: Arena,
+    mapping: Arc<Mapping>,
+    slots: Slots<Flight>,
+    sockets: Rows,
+    files: Rows,
+    /// Slots to try without waiting for an edge.
+    attempts: Vec<u32>,
+    ready: Vec<Completion>,
+    waker: Waker,
+    outstanding: usize,
+    receive_buffer_bytes: Option<u32>,
+}
+
+impl EpollEngine {
+    pub fn open(options: &EngineOptions) -> Result<(EpollEngine, EngineReport), EngineError> {
+        let call = |call| move |error: Errno| EngineError::Call { call, error: error.into() };
+        let arena = Arena::new(options.arena_bytes)
+            .map_err(|error| EngineError::Arena { bytes: options.arena_bytes, error })?;
+        let mapping = arena.mapping().clone();
+        let waker = Waker::new().map_err(|error| EngineError::Call { call: "eventfd", error })?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(call("epoll_create1"))?;
+        epoll::add(&epoll, waker.descriptor(), epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)
+            .map_err(call("epoll_ctl"))?;
+        let start = |name| Helper::start(name, &options.helper_cores, waker.clone(), mapping.clone());
+        let (jobs, transfers) = (start("twinlog-files")?, start("twinlog-writes")?);
+        let report = EngineReport {
+            engine: EngineName::Epoll,
+            ring_refused: None,
+            buffers_unregistered: None,
+            files_registered: false,
+            deferred_completions: false,
+            arena_bytes: arena.size_bytes(),
+        };
+        let engine = EpollEngine {
+            events: Vec::with_capacity(EVENTS_MAX),
+            slots: Slots::with_capacity(options.queue_entries),
+            sockets: Rows::new("socket", options.sockets_max),
+            files: Rows::new("file", options.files_max),
+            attempts: Vec::new(),
+            ready: Vec::new(),
+            outstanding: 0,
+            receive_buffer_bytes: options.receive_buffer_bytes,
+            epoll,
+            jobs,
+            transfers,
+            arena,
+            mapping,
+            waker,
+        };
+        Ok((engine, report))
+    }
+
+    fn connect(&mut self, token: Token, socket: SocketKey, address: SocketAddr) {
+        self.sockets.take(socket.0);
+        match sockets::create(address, self.receive_buffer_bytes, SocketFlags::NONBLOCK) {
+            Ok(descriptor) => self.sockets.install(socket.0, descriptor),
+            Err(error) => return self.answer(token, Outcome::Failed(error)),
+        }
+        self.sockets.start(socket.0);
+        let kind = FlightKind::Connect { socket, address: Box::new(address.as_any()) };
+        let slot = self.slots.insert(Flight { token, kind });
+        self.sockets.occupy(socket.0, Lane::Connect, slot);
+        let descriptor = self.sockets.descriptor(socket.0).expect("just installed");
+        let connected = rustix::net::connect(descriptor, &address);
+        // Only now: a socket that never tried to connect reports a hang-up at once.
+        let flags =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(u64::from(socket.0));
+        let registered = epoll::add(&self.epoll, descriptor, data, flags);
+        match (connected, registered) {
+            (Err(Errno::INPROGRESS), Ok(())) => {}
+            (Err(Errno::INPROGRESS) | Ok(()), Err(error)) | (Err(error), _) => self.land(slot, Err(error)),
+            (Ok(()), Ok(())) => self.land(slot, Ok(0)),
+        }
+    }
+
+    fn receive(&mut self, token: Token, socket: SocketKey, into: Span, fill: bool) {
+        let loan = self.lend(into, Access::KernelWrites);
+        self.sockets.start(socket.0);
+        let receive = Receive { socket, loan, received: 0, fill };
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Receive(receive) });
+        self.sockets.occupy(socket.0, Lane::Receive, slot);
+        self.attempts.push(slot);
+    }
+
+    fn send(&mut self, token: Token, socket: SocketKey, from: Span) {
+        let loan = self.lend(from, Access::KernelReads);
+        self.sockets.start(socket.0);
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Send { socket, loan } });
+        self.sockets.occupy(socket.0, Lane::Send, slot);
+        self.attempts.push(slot);
+    }
+
+    fn close_socket(&mut self, token: Token, socket: SocketKey) {
+        let idle = self.sockets.close(socket.0, token);
+        for slot in self.sockets.lanes(socket.0).into_iter().flatten() {
+            self.attempts.retain(|attempt| *attempt != slot);
+            self.land(slot, Err(Errno::CANCELED));
+        }
+        if idle {
+            self.end_socket(socket, token);
+        }
+    }
+
+    fn end_socket(&mut self, socket: SocketKey, token: Token) {
+        // Closing the only descriptor of a socket takes it out of epoll too.
+        drop(self.sockets.release(socket.0));
+        self.answer(token, Outcome::Done(0));
+    }
+
+    fn transfer(
+        &mut self,
+        token: Token,
+        file: FileKey,
+        position: u64,
+        kind: TransferKind,
+        span: Option<Span>,
+    ) {
+        let access = if kind == TransferKind::Read { Access::KernelWrites } else { Access::KernelReads };
+        let loan = span.map(|span| self.lend(span, access));
+        let descriptor = self.files.start(file.0);
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Transfer { file, loan } });
+        let address = span.map_or(std::ptr::null_mut(), |span| self.arena.address(span));
+        let length = span.map_or(0, |span| span.length);
+        self.transfers.submit(slot, Work::Transfer(Transfer { kind, descriptor, position, address, length }));
+    }
+
+    fn close_file(&mut self, token: Token, file: FileKey) {
+        if self.files.close(file.0, token) {
+            self.end_file(file, token);
+        }
+    }
+
+    fn end_file(&mut self, file: FileKey, token: Token) {
+        let descriptor = self.files.release(file.0).expect("a taken file row holds a descriptor");
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Plain });
+        self.jobs.submit(slot, Work::Close(descriptor));
+    }
+
+    fn job(&mut self, token: Token, job: Job) {
+        job.check();
+        job.opened_keys().for_each(|file| self.files.take(file.0));
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Plain });
+        self.jobs.submit(slot, Work::Job(job));
+    }
+
+    fn collect_answers(&mut self) {
+        while let Some((slot, answer)) = self.jobs.next().or_else(|| self.transfers.next()) {
+            match answer {
+                Answer::Transferred(result) => {
+                    self.land(slot, result.map_err(|error| Errno::from_raw_os_error(error.0)));
+                }
+                Answer::Closed => {
+                    let token = self.slots.remove(slot).token;
+                    self.answer(token, Outcome::Done(0));
+                }
+                Answer::Job { outcome, opened } => {
+                    let token = self.slots.remove(slot).token;
+                    for (_, file, descriptor) in opened {
+                        self.files.install(file.0, descriptor);
+                    }
+                    if outcome.failed.is_some() {
+                        outcome.opened_keys().for_each(|file| drop(self.files.release(file.0)));
+                    }
+                    self.answer(token, Outcome::Job(outcome));
+                }
+            }
+        }
+    }
+
+    /// Tries what stands on a lane; it lands, or an edge will bring it back.
+    fn attempt(&mut self, slot: u32) {
+        match &self.slots.at(slot).kind {
+            FlightKind::Connect { socket, .. } => {
+                let descriptor = self.sockets.descriptor(socket.0).expect("a connect is in flight on it");
+                let result = sockopt::socket_error(descriptor).and_then(|error| error);
+                self.land(slot, result.map(|()| 0));
+            }
+            FlightKind::Receive(_) => self.attempt_receive(slot),
+            FlightKind::Send { socket, loan } => {
+                let descriptor = self.sockets.descriptor(socket.0).expect("a send is in flight on it");
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                match rustix::net::send(descriptor, self.arena.bytes(loan.span()), flags) {
+                    Err(Errno::AGAIN) => {}
+                    Err(Errno::INTR) => self.attempts.push(slot),
+                    result => self.land(slot, result.map(|count| count as u32)),
+                }
+            }
+            FlightKind::Transfer { .. } | FlightKind::Plain => panic!("slot {slot} stands on no lane"),
+        }
+    }
+
+    fn attempt_receive(&mut self, slot: u32) {
+        loop {
+            let FlightKind::Receive(receive) = &mut self.slots.at(slot).kind else {
+                panic!("slot {slot}: no receive")
+            };
+            let (missing, socket, fill) = (receive.missing(), receive.socket.0, receive.fill);
+            let set = *self.sockets.low_water_bytes(socket);
+            let descriptor = self.sockets.descriptor(socket).expect("a receive is in flight on it");
+            // SAFETY: the span is lent to this receive for writing, so no other reference into it exists.
+            let bytes = unsafe {
+                std::slice::from_raw_parts_mut(self.arena.address(missing), missing.length as usize)
+            };
+            match rustix::net::recv(descriptor, bytes, RecvFlags::DONTWAIT) {
+                Ok((_, count)) => {
+                    receive.received += count as u32;
+                    if count == 0 || !fill || receive.missing().length == 0 {
+                        return self.land(slot, Ok(0));
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let mark = sockets::low_water(missing.length, fill, set);
+                    if mark != set {
+                        // Lowering the mark below what has arrived raises the edge at once, so none is missed.
+                        if let Err(error) = sockets::set_low_water(descriptor, mark) {
+                            return self.land(slot, Err(Errno::from_raw_os_error(error.0)));
+                        }
+                        *self.sockets.low_water_bytes(socket) = mark;
+                    }
+                    return;
+                }
+                Err(error) => return self.land(slot, Err(error)),
+            }
+        }
+    }
+
+    /// Ends a flight: the answer, the loan, the row.
+    fn land(&mut self, slot: u32, result: Result<u32, Errno>) {
+        let Flight { token, kind } = self.slots.remove(slot);
+        let outcome = match (&kind, result) {
+            // What came before an error or the end is delivered; the next receive meets the error or the end again.
+            (FlightKind::Receive(Receive { received: received @ 1.., .. }), _) => Outcome::Done(*received),
+            (_, Ok(count)) => Outcome::Done(count),
+            (_, Err(error)) => Outcome::Failed(error.into()),
+        };
+        self.answer(token, outcome);
+        match kind {
+            FlightKind::Connect { socket, .. } => self.finish_socket(socket, Lane::Connect),
+            FlightKind::Receive(Receive { socket, loan, .. }) => {
+                self.arena.give_back(loan);
+                self.finish_socket(socket, Lane::Receive);
+            }
+            FlightKind::Send { socket, loan } => {
+                self.arena.give_back(loan);
+                self.finish_socket(socket, Lane::Send);
+            }
+            FlightKind::Transfer { file, loan } => {
+                loan.into_iter().for_each(|loan| self.arena.give_back(loan));
+                if let Some(close) = self.files.finish(file.0) {
+                    self.end_file(file, close);
+                }
+            }
+            FlightKind::Plain => panic!("slot {slot} ends in collect_answers"),
+        }
+    }
+
+    fn finish_socket(&mut self, socket: SocketKey, lane: Lane) {
+        self.sockets.vacate(socket.0, lane);
+        if let Some(close) = self.sockets.finish(socket.0) {
+            self.end_socket(socket, close);
+        }
+    }
+
+    fn answer(&mut self, token: Token, outcome: Outcome) {
+        self.ready.push(Completion { token, outcome });
+    }
+
+    fn lend(&mut self, span: Span, access: Access) -> Loan {
+        assert_not_empty(span);
+        assert!(
+            Arc::ptr_eq(self.arena.mapping(), &self.mapping),
+            "the engine's arena was swapped for another"
+        );
+        self.arena.lend(span, access)
+    }
+
+    /// Sleeps until an edge, and turns edges into attempts. True when somebody woke us.
+    fn poll(&mut self, until: Option<u64>) -> Result<bool, EngineError> {
+        let nanoseconds = until.map(|until| until.saturating_sub(clock::monotonic_nanoseconds()));
+        let timeout = nanoseconds.map(|nanoseconds| Timespec {
+            tv_sec: (nanoseconds / 1_000_000_000) as i64,
+            tv_nsec: (nanoseconds % 1_000_000_000) as i64,
+        });
+        self.events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(EngineError::Call { call: "epoll_wait", error: SystemError::from(error) });
+            }
+        }
+        let mut woken = false;
+        for event in &self.events {
+            let key = event.data.u64();
+            if key == WAKE {
+                woken |= self.waker.take();
+                continue;
+            }
+            let ended = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+            for (lane, edge) in [
+                (Lane::Connect, epoll::EventFlags::OUT | ended),
+                (Lane::Receive, epoll::EventFlags::IN | epoll::EventFlags::RDHUP | ended),
+                (Lane::Send, epoll::EventFlags::OUT | ended),
+            ] {
+                // The event's structure is packed, so the field is copied before it is looked at.
+                let flags = event.flags;
+                if flags.intersects(edge) {
+                    self.attempts.extend(self.sockets.lane(key as u32, lane));
+                }
+            }
+        }
+        Ok(woken)
+    }
+
+    fn work_off_attempts(&mut self) {
+        let mut attempts = std::mem::take(&mut self.attempts);
+        // An edge and a submit may both have listed a slot; the second attempt would find it gone.
+        attempts.sort_unstable();
+        attempts.dedup();
+        for slot in attempts.drain(..) {
+            self.attempt(slot);
+        }
+        if self.attempts.is_empty() {
+            self.attempts = attempts;
+        }
+    }
+}
+
+impl Engine for EpollEngine {
+    fn now(&self) -> u64 {
+        clock::monotonic_nanoseconds()
+    }
+
+    fn wall_clock_ms(&self) -> i64 {
+        clock::wall_clock_ms()
+    }
+
+    fn submit(&mut self, token: Token, operation: Operation) {
+        self.outstanding += 1;
+        match operation {
+            Operation::Connect { socket, address } => self.connect(token, socket, address),
+            Operation::Receive { socket, into, fill } => self.receive(token, socket, into, fill),
+            Operation::Send { socket, from } => self.send(token, socket, from),
+            Operation::CloseSocket { socket } => self.close_socket(token, socket),
+            Operation::Write { file, position, from } => {
+                self.transfer(token, file, position, TransferKind::Write, Some(from));
+            }
+            Operation::Read { file, position, into } => {
+                self.transfer(token, file, position, TransferKind::Read, Some(into));
+            }
+            Operation::Sync { file } => self.transfer(token, file, 0, TransferKind::Sync, None),
+            Operation::CloseFile { file } => self.close_file(token, file),
+            Operation::Job(job) => self.job(token, job),
+        }
+    }
+
+    fn wait(&mut self, until: Option<u64>, completions: &mut Vec<Completion>) -> Result<(), EngineError> {
+        let mut woken = false;
+        loop {
+            self.work_off_attempts();
+            // Past already: only look.
+            let sleep_until = if self.ready.is_empty() && self.attempts.is_empty() { until } else { Some(0) };
+            woken |= self.poll(sleep_until)?;
+            self.work_off_attempts();
+            self.collect_answers();
+            let over = until.is_some_and(|until| until <= clock::monotonic_nanoseconds());
+            if woken || over || !self.ready.is_empty() {
+                break;
+            }
+        }
+        self.outstanding -= self.ready.len();
+        completions.append(&mut self.ready);
+        Ok(())
+    }
+
+    fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    fn arena_mut(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.outstanding
+    }
+}

@@ -1,0 +1,542 @@
+//! The io_uring engine: the loop that every record byte of the product passes through.
+//!
+//! Owns: the ring, the arena, the socket and file tables, and the operations in flight. It must never block outside
+//! [`Engine::wait`], copy a byte, or know what the bytes mean.
+//!
+//! ```text
+//!             submit(token, operation)                         wait(until, completions)
+//!                     |                                                  ^
+//!    arena.lend(span) | Flight{token, loan} -> slot                      | arena.give_back(loan), slot freed
+//!                     v                                                  |
+//!    backlog --> submission queue =====io_uring_enter=====> kernel ===> completion queue
+//!                                        (one call flushes                 |  a short receive that should fill
+//!                                         and waits)                       '--> goes back with the rest of its span
+//!
+//!    Job, close of a file --> helper thread --> answer + wake ------------------^
+//! ```
+//!
+//! Who owns a buffer when: before submit the caller; from submit until the completion is delivered the kernel, and the
+//! loan in the slot makes every other use assert; from then on the caller again. A flight of the kernel leaves its slot
+//! in one place only, [`RingEngine::land`], on the kernel's word that it is done.
+//!
+//! Invariants: one completion-queue entry per slot; a socket's close is answered after every flight of that socket;
+//! `outstanding` = submitted minus delivered. On drop everything is cancelled and awaited. If the kernel does
+//! not let go in time (a dead disk), the arena's memory is leaked rather than freed under it.
+
+use crate::arena::{Access, Arena, Loan, Mapping};
+use crate::clock;
+use crate::disk::Job;
+use crate::engine::{Engine, EngineError, EngineOptions, EngineReport};
+use crate::flight::{Flight, FlightKind, Receive, assert_not_empty};
+use crate::helper::{Answer, Helper, Work};
+use crate::operation::{Completion, FileKey, Operation, Outcome, SocketKey, Span, SystemError, Token};
+use crate::ring_setup::{self, PreparedRing};
+use crate::rows::{Lane, Rows};
+use crate::slots::Slots;
+use crate::sockets;
+use crate::wake::Waker;
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{Shutdown, SocketFlags};
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+/// `user_data` of entries that are not operations; slots are 32 bits wide.
+const WAKE: u64 = u64::MAX;
+const CANCEL: u64 = u64::MAX - 1;
+
+/// IORING_RECVSEND_POLL_FIRST: wait for the socket before the first attempt.
+const POLL_FIRST: u16 = 1;
+
+/// How long a drop waits for the kernel to let go of the arena before it is leaked. Longer only delays the
+/// exit of a process whose disk is dead.
+const DRAIN_NANOSECONDS_MAX: u64 = 5_000_000_000;
+
+/// See the file's header.
+pub struct RingEngine {
+    ring: IoUring,
+    arena: Arena,
+    /// A second count of the arena's memory: it outlives the ring even if the arena was swapped away.
+    mapping: Arc<Mapping>,
+    slots: Slots<Flight>,
+    sockets: Rows,
+    files: Rows,
+    /// Entries that did not fit in the submission queue yet, in order.
+    backlog: VecDeque<squeue::Entry>,
+    /// Completions that needed no kernel, delivered by the next wait.
+    ready: Vec<Completion>,
+    helper: Helper,
+    waker: Waker,
+    outstanding: usize,
+    /// The engine is being dropped: nothing is resumed.
+    draining: bool,
+    /// Row of the first file in the registered table; `None` = plain descriptors.
+    first_file_row: Option<u32>,
+    buffers_registered: bool,
+    poll_first: bool,
+    enter_flags: EnterFlags,
+    receive_buffer_bytes: Option<u32>,
+    /// The kernel accepts one issuing thread per ring.
+    not_send: PhantomData<*const ()>,
+}
+
+impl RingEngine {
+    /// Opens the engine on the thread that will use it.
+    pub fn open(options: &EngineOptions) -> Result<(RingEngine, EngineReport), EngineError> {
+        let arena = Arena::new(options.arena_bytes)
+            .map_err(|error| EngineError::Arena { bytes: options.arena_bytes, error })?;
+        let PreparedRing { ring, report, poll_first } = ring_setup::prepare(options, &arena)?;
+        let waker = Waker::new().map_err(|error| EngineError::Call { call: "eventfd", error })?;
+        let mapping = arena.mapping().clone();
+        let helper = Helper::start("twinlog-files", &options.helper_cores, waker.clone(), mapping.clone())?;
+        let mut enter_flags = EnterFlags::EXT_ARG | EnterFlags::GETEVENTS;
+        // Sleeping in a ring is no disk wait: it would show as load and raise the clock frequency.
+        enter_flags.set(EnterFlags::NO_IOWAIT, ring.params().is_feature_no_iowait());
+        let mut engine = RingEngine {
+            slots: Slots::with_capacity(options.queue_entries),
+            sockets: Rows::new("socket", options.sockets_max),
+            files: Rows::new("file", options.files_max),
+            backlog: VecDeque::with_capacity(options.queue_entries as usize),
+            ready: Vec::new(),
+            outstanding: 0,
+            draining: false,
+            first_file_row: report.files_registered.then_some(options.sockets_max),
+            buffers_registered: report.buffers_unregistered.is_none(),
+            receive_buffer_bytes: options.receive_buffer_bytes,
+            not_send: PhantomData,
+            ring,
+            arena,
+            mapping,
+            helper,
+            waker,
+            poll_first,
+            enter_flags,
+        };
+        engine.listen_for_wakes();
+        Ok((engine, report))
+    }
+
+    fn connect(&mut self, token: Token, socket: SocketKey, address: SocketAddr) {
+        self.sockets.take(socket.0);
+        let created = sockets::create(address, self.receive_buffer_bytes, SocketFlags::empty());
+        let opened = created.and_then(|descriptor| {
+            self.register(self.socket_row(socket), descriptor.as_raw_fd())?;
+            Ok(descriptor)
+        });
+        match opened {
+            Ok(descriptor) => self.sockets.install(socket.0, descriptor),
+            Err(error) => return self.answer(token, Outcome::Failed(error)),
+        }
+        let descriptor = self.sockets.start(socket.0);
+        let address = Box::new(address.as_any());
+        let (pointer, length) = (address.as_ptr().cast(), address.addr_len());
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Connect { socket, address } });
+        self.sockets.occupy(socket.0, Lane::Connect, slot);
+        self.push(slot, self.socket_row(socket), descriptor, |target| {
+            opcode::Connect::new(target, pointer, length).build()
+        });
+    }
+
+    fn receive(&mut self, token: Token, socket: SocketKey, into: Span, fill: bool) {
+        let loan = self.lend(into, Access::KernelWrites);
+        self.sockets.start(socket.0);
+        let receive = Receive { socket, loan, received: 0, fill };
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Receive(receive) });
+        self.sockets.occupy(socket.0, Lane::Receive, slot);
+        self.push_receive(slot);
+    }
+
+    /// Asks for what is missing of a receive. A large one waits for the socket first, with a low-water mark, and comes
+    /// back as soon as the mark is reached; a small one lets the kernel wait for all of it.
+    fn push_receive(&mut self, slot: u32) {
+        let FlightKind::Receive(receive) = &self.slots.at(slot).kind else {
+            panic!("slot {slot} is no receive")
+        };
+        let (socket, missing, fill) = (receive.socket, receive.missing(), receive.fill);
+        let set = *self.sockets.low_water_bytes(socket.0);
+        let mark = sockets::low_water(missing.length, fill && self.poll_first, set);
+        let descriptor = self.sockets.descriptor(socket.0).expect("a receive is in flight on it");
+        if mark != set {
+            if let Err(error) = sockets::set_low_water(descriptor, mark) {
+                // A mark we do not know could be above what is missing: never wait on it.
+                return self.land(slot, -error.0);
+            }
+            *self.sockets.low_water_bytes(socket.0) = mark;
+        }
+        let descriptor = self.sockets.descriptor(socket.0).expect("as above").as_raw_fd();
+        let address = self.arena.address(missing);
+        let (priority, flags) = match (fill, mark) {
+            (true, 1) => (0, libc::MSG_WAITALL),
+            (true, _) => (POLL_FIRST, 0),
+            (false, _) => (0, 0),
+        };
+        self.push(slot, self.socket_row(socket), descriptor, |target| {
+            opcode::Recv::new(target, address, missing.length).ioprio(priority).flags(flags).build()
+        });
+    }
+
+    fn send(&mut self, token: Token, socket: SocketKey, from: Span) {
+        let loan = self.lend(from, Access::KernelReads);
+        let descriptor = self.sockets.start(socket.0);
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Send { socket, loan } });
+        self.sockets.occupy(socket.0, Lane::Send, slot);
+        let address = self.arena.address(from);
+        // WAITALL: the kernel itself resumes a short send. NOSIGNAL: a gone peer is an answer, not a SIGPIPE.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        self.push(slot, self.socket_row(socket), descriptor, |target| {
+            opcode::Send::new(target, address, from.length).flags(flags).build()
+        });
+    }
+
+    fn close_socket(&mut self, token: Token, socket: SocketKey) {
+        if self.sockets.close(socket.0, token) {
+            return self.end_socket(socket, token);
+        }
+        // Shutdown ends what the kernel already works on, cancel what it only waits with.
+        if let Some(descriptor) = self.sockets.descriptor(socket.0) {
+            let _ = rustix::net::shutdown(descriptor, Shutdown::Both);
+        }
+        self.sockets.lanes(socket.0).into_iter().flatten().for_each(|slot| self.push_cancel(slot));
+    }
+
+    fn end_socket(&mut self, socket: SocketKey, token: Token) {
+        if let Some(descriptor) = self.sockets.release(socket.0) {
+            self.unregister(self.socket_row(socket));
+            drop(descriptor);
+        }
+        self.answer(token, Outcome::Done(0));
+    }
+
+    fn write(&mut self, token: Token, file: FileKey, position: u64, from: Span) {
+        let loan = self.lend(from, Access::KernelReads);
+        let descriptor = self.files.start(file.0);
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Transfer { file, loan: Some(loan) } });
+        let (address, fixed) = (self.arena.address(from), self.fixed_buffer(from));
+        self.push(slot, self.file_row(file), descriptor, |target| match fixed {
+            Some(index) => {
+                opcode::WriteFixed::new(target, address, from.length, index).offset(position).build()
+            }
+            None => opcode::Write::new(target, address, from.length).offset(position).build(),
+        });
+    }
+
+    fn read(&mut self, token: Token, file: FileKey, position: u64, into: Span) {
+        let loan = self.lend(into, Access::KernelWrites);
+        let descriptor = self.files.start(file.0);
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Transfer { file, loan: Some(loan) } });
+        let (address, fixed) = (self.arena.address(into), self.fixed_buffer(into));
+        self.push(slot, self.file_row(file), descriptor, |target| match fixed {
+            Some(index) => {
+                opcode::ReadFixed::new(target, address, into.length, index).offset(position).build()
+            }
+            None => opcode::Read::new(target, address, into.length).offset(position).build(),
+        });
+    }
+
+    fn sync(&mut self, token: Token, file: FileKey) {
+        let descriptor = self.files.start(file.0);
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Transfer { file, loan: None } });
+        self.push(slot, self.file_row(file), descriptor, |target| {
+            opcode::Fsync::new(target).flags(FsyncFlags::DATASYNC).build()
+        });
+    }
+
+    fn close_file(&mut self, token: Token, file: FileKey) {
+        if self.files.close(file.0, token) {
+            self.end_file(file, token);
+        }
+    }
+
+    fn end_file(&mut self, file: FileKey, token: Token) {
+        let descriptor = self.files.release(file.0).expect("a taken file row holds a descriptor");
+        self.unregister(self.file_row(file));
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Plain });
+        self.helper.submit(slot, Work::Close(descriptor));
+    }
+
+    fn job(&mut self, token: Token, job: Job) {
+        job.check();
+        job.opened_keys().for_each(|file| self.files.take(file.0));
+        let slot = self.slots.insert(Flight { token, kind: FlightKind::Plain });
+        self.helper.submit(slot, Work::Job(job));
+    }
+
+    /// Takes the helper's answers over: files opened by a job get their rows here, on the shard's thread.
+    fn collect_answers(&mut self) {
+        while let Some((slot, answer)) = self.helper.next() {
+            let token = self.slots.remove(slot).token;
+            let outcome = match answer {
+                Answer::Closed => Outcome::Done(0),
+                Answer::Transferred(_) => panic!("the ring asks its helper for no transfers"),
+                Answer::Job { mut outcome, opened } => {
+                    for (step, file, descriptor) in opened {
+                        match self.register(self.file_row(file), descriptor.as_raw_fd()) {
+                            Ok(()) => self.files.install(file.0, descriptor),
+                            Err(error) => outcome.fail(step, error),
+                        }
+                    }
+                    if outcome.failed.is_some() {
+                        outcome.opened_keys().for_each(|file| drop(self.files.release(file.0)));
+                    }
+                    Outcome::Job(outcome)
+                }
+            };
+            self.answer(token, outcome);
+        }
+    }
+
+    /// The kernel is done with a slot. A receive that should fill goes back with the rest; all else is answered.
+    fn land(&mut self, slot: u32, result: i32) {
+        let flight = self.slots.at(slot);
+        if let FlightKind::Receive(receive) = &mut flight.kind {
+            receive.received += u32::try_from(result).unwrap_or(0);
+            let interrupted = result == -libc::EINTR || result == -libc::EAGAIN;
+            let partial = result > 0 && receive.fill && receive.missing().length > 0;
+            if (interrupted || partial) && !self.draining && !self.sockets.is_closing(receive.socket.0) {
+                return self.push_receive(slot);
+            }
+        }
+        let Flight { token, kind } = self.slots.remove(slot);
+        let outcome = match kind {
+            // What came before an error or the end is delivered; the next receive meets the error or the end again.
+            FlightKind::Receive(Receive { received: received @ 1.., .. }) => Outcome::Done(received),
+            // Nothing sent or written yet, nothing wrong: a short operation, which the caller resumes.
+            FlightKind::Send { .. } if result == -libc::EINTR || result == -libc::EAGAIN => Outcome::Done(0),
+            _ if result < 0 => Outcome::Failed(SystemError(-result)),
+            _ => Outcome::Done(result as u32),
+        };
+        self.answer(token, outcome);
+        match kind {
+            FlightKind::Connect { socket, address } => {
+                // Read by the kernel when it took the entry, so needed at least until now.
+                drop(address);
+                self.finish_socket(socket, Lane::Connect);
+            }
+            FlightKind::Receive(Receive { socket, loan, .. }) => {
+                self.arena.give_back(loan);
+                self.finish_socket(socket, Lane::Receive);
+            }
+            FlightKind::Send { socket, loan } => {
+                self.arena.give_back(loan);
+                self.finish_socket(socket, Lane::Send);
+            }
+            FlightKind::Transfer { file, loan } => {
+                loan.into_iter().for_each(|loan| self.arena.give_back(loan));
+                if let Some(close) = self.files.finish(file.0) {
+                    self.end_file(file, close);
+                }
+            }
+            FlightKind::Plain => panic!("the helper, not the kernel, answers slot {slot}"),
+        }
+    }
+
+    fn finish_socket(&mut self, socket: SocketKey, lane: Lane) {
+        self.sockets.vacate(socket.0, lane);
+        if let Some(close) = self.sockets.finish(socket.0) {
+            self.end_socket(socket, close);
+        }
+    }
+
+    fn answer(&mut self, token: Token, outcome: Outcome) {
+        self.ready.push(Completion { token, outcome });
+    }
+
+    fn lend(&mut self, span: Span, access: Access) -> Loan {
+        assert_not_empty(span);
+        assert!(
+            Arc::ptr_eq(self.arena.mapping(), &self.mapping),
+            "the engine's arena was swapped for another"
+        );
+        self.arena.lend(span, access)
+    }
+
+    fn fixed_buffer(&self, span: Span) -> Option<u16> {
+        if self.buffers_registered { ring_setup::buffer_index(span) } else { None }
+    }
+
+    fn socket_row(&self, socket: SocketKey) -> u32 {
+        socket.0
+    }
+
+    fn file_row(&self, file: FileKey) -> u32 {
+        self.first_file_row.unwrap_or(0) + file.0
+    }
+
+    fn register(&self, row: u32, descriptor: RawFd) -> Result<(), SystemError> {
+        if self.first_file_row.is_none() {
+            return Ok(());
+        }
+        let updated = self.ring.submitter().register_files_update(row, &[descriptor]);
+        updated.map(drop).map_err(|error| SystemError::from_std(&error))
+    }
+
+    fn unregister(&self, row: u32) {
+        // Setting a row to -1 cannot fail for want of anything; if it did, the next register of the row overwrites it.
+        let _ = self.register(row, -1);
+    }
+
+    /// Queues the entry of a flight, addressed through the registered table where there is one.
+    fn push(&mut self, slot: u32, row: u32, descriptor: RawFd, entry: impl FnOnce(Fd) -> squeue::Entry) {
+        let entry = match self.first_file_row {
+            // `Fixed(row)` in the crate's words: the same field with this flag.
+            Some(_) => entry(Fd(row as RawFd)).flags(squeue::Flags::FIXED_FILE),
+            None => entry(Fd(descriptor)),
+        };
+        self.queue(entry.user_data(u64::from(slot)));
+    }
+
+    fn push_cancel(&mut self, slot: u32) {
+        self.queue(opcode::AsyncCancel::new(u64::from(slot)).build().user_data(CANCEL));
+    }
+
+    fn listen_for_wakes(&mut self) {
+        let event = Fd(self.waker.descriptor().as_raw_fd());
+        self.queue(opcode::PollAdd::new(event, libc::POLLIN as u32).build().user_data(WAKE));
+    }
+
+    fn queue(&mut self, entry: squeue::Entry) {
+        // SAFETY: an entry points to a lent span or a boxed address; its slot holds either until the entry lands.
+        if !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn refill_submission_queue(&mut self) {
+        let mut submission = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `queue`; a waiting entry's slot stays taken.
+            if unsafe { submission.push(entry) }.is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// One system call: hands the queue over, runs the kernel's deferred work, and sleeps if told to.
+    fn enter(&mut self, sleep: bool, until: Option<u64>) -> Result<(), EngineError> {
+        let queued = self.ring.submission().len() as u32;
+        let timeout_nanoseconds =
+            until.map_or(0, |until| until.saturating_sub(clock::monotonic_nanoseconds()));
+        let timeout = Timespec::new()
+            .sec(timeout_nanoseconds / 1_000_000_000)
+            .nsec((timeout_nanoseconds % 1_000_000_000) as u32);
+        let arguments = match until {
+            Some(_) if sleep => SubmitArgs::new().timespec(&timeout),
+            _ => SubmitArgs::new(),
+        };
+        let flags = self.enter_flags.bits();
+        // SAFETY: EXT_ARG is set and the argument is the structure it announces; the timeout lives through the call.
+        let result =
+            unsafe { self.ring.submitter().enter(queued, u32::from(sleep), flags, Some(&arguments)) };
+        match result.map_err(|error| SystemError::from_std(&error)) {
+            // ETIME: the deadline. EINTR: a signal. EBUSY: the completion queue is full, reaping it is next.
+            // EAGAIN: the kernel had no memory for a request just now, the entries are still queued.
+            Ok(_) | Err(SystemError(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(error) => Err(EngineError::Call { call: "io_uring_enter", error }),
+        }
+    }
+
+    /// Lands what has completed. True when somebody woke us.
+    fn reap(&mut self) -> bool {
+        let mut woken = false;
+        while let Some(entry) = self.next_entry() {
+            match entry.user_data() {
+                CANCEL => {}
+                WAKE => {
+                    woken |= self.waker.take();
+                    self.listen_for_wakes();
+                }
+                slot => self.land(slot as u32, entry.result()),
+            }
+        }
+        woken
+    }
+
+    fn next_entry(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
+    }
+}
+
+impl Engine for RingEngine {
+    fn now(&self) -> u64 {
+        clock::monotonic_nanoseconds()
+    }
+
+    fn wall_clock_ms(&self) -> i64 {
+        clock::wall_clock_ms()
+    }
+
+    fn submit(&mut self, token: Token, operation: Operation) {
+        self.outstanding += 1;
+        match operation {
+            Operation::Connect { socket, address } => self.connect(token, socket, address),
+            Operation::Receive { socket, into, fill } => self.receive(token, socket, into, fill),
+            Operation::Send { socket, from } => self.send(token, socket, from),
+            Operation::CloseSocket { socket } => self.close_socket(token, socket),
+            Operation::Write { file, position, from } => self.write(token, file, position, from),
+            Operation::Read { file, position, into } => self.read(token, file, position, into),
+            Operation::Sync { file } => self.sync(token, file),
+            Operation::CloseFile { file } => self.close_file(token, file),
+            Operation::Job(job) => self.job(token, job),
+        }
+    }
+
+    fn wait(&mut self, until: Option<u64>, completions: &mut Vec<Completion>) -> Result<(), EngineError> {
+        let mut woken = false;
+        loop {
+            self.refill_submission_queue();
+            let sleep = self.ready.is_empty() && !woken && self.backlog.is_empty();
+            let sleep = sleep && until.is_none_or(|until| until > clock::monotonic_nanoseconds());
+            self.enter(sleep, until)?;
+            woken |= self.reap();
+            self.collect_answers();
+            let over = until.is_some_and(|until| until <= clock::monotonic_nanoseconds());
+            if self.backlog.is_empty() && (woken || over || !self.ready.is_empty()) {
+                break;
+            }
+        }
+        self.outstanding -= self.ready.len();
+        completions.append(&mut self.ready);
+        Ok(())
+    }
+
+    fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    fn arena_mut(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.outstanding
+    }
+}
+
+impl Drop for RingEngine {
+    fn drop(&mut self) {
+        self.draining = true;
+        let of_kernel = |(_, flight): &(u32, &Flight)| !matches!(flight.kind, FlightKind::Plain);
+        let slots: Vec<u32> = self.slots.iter().filter(of_kernel).map(|(slot, _)| slot).collect();
+        slots.into_iter().for_each(|slot| self.push_cancel(slot));
+        let deadline = clock::monotonic_nanoseconds() + DRAIN_NANOSECONDS_MAX;
+        let mut completions = Vec::new();
+        while self.slots.iter().any(|entry| of_kernel(&entry)) {
+            let late = clock::monotonic_nanoseconds() >= deadline;
+            if late || self.wait(Some(deadline), &mut completions).is_err() {
+                // The kernel may still write into the arena: better lost than changing under a new owner.
+                std::mem::forget(self.mapping.clone());
+                return;
+            }
+            completions.clear();
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! How a ring is made: flags, tables and buffers, each with what happens when the kernel refuses it.
+//!
+//! Owns: everything between io_uring_setup and the first operation. It must never submit an operation.
+//!
+//! ```text
+//!   wanted                             kernel   without it
+//!   SINGLE_ISSUER + DEFER_TASKRUN      6.1      COOP_TASKRUN (5.19), then no flag at all
+//!   sparse table of files              5.19     plain descriptors
+//!   registered buffers                 5.1      plain buffers (memlock limit too low: the common case in containers)
+//!   wait with a timeout (EXT_ARG)      5.11     refused: epoll is the better engine
+//!   workers pinned and bounded         5.14/15  left as they are
+//! ```
+
+use crate::arena::Arena;
+use crate::engine::{EngineError, EngineName, EngineOptions, EngineReport};
+use crate::operation::SystemError;
+use io_uring::{IoUring, Probe, opcode};
+
+/// The kernel's limit for one registered buffer.
+pub(crate) const REGISTERED_BUFFER_BYTES_MAX: u64 = 1 << 30;
+
+/// Completions per submission entry: with room for every operation in flight the kernel never has to overflow
+/// into memory of its own, which costs it an allocation each.
+const COMPLETIONS_PER_ENTRY: u32 = 8;
+
+/// The kernel's own limit is 65,536 completions.
+const COMPLETION_ENTRIES_MAX: u32 = 32_768;
+
+/// A ring and what the kernel granted.
+pub(crate) struct PreparedRing {
+    pub(crate) ring: IoUring,
+    pub(crate) report: EngineReport,
+    /// RECV may be told to wait for the socket first (5.19).
+    pub(crate) poll_first: bool,
+}
+
+pub(crate) fn prepare(options: &EngineOptions, arena: &Arena) -> Result<PreparedRing, EngineError> {
+    let (ring, deferred_completions) = set_up(options)?;
+    require(&ring)?;
+    let submitter = ring.submitter();
+    let table_rows = options.sockets_max + options.files_max;
+    let files_registered = submitter.register_files_sparse(table_rows).is_ok();
+    let buffers_unregistered = register_arena(&ring, arena).err();
+    let mut workers = [options.kernel_workers_max; 2];
+    // Both only steer the kernel's helpers; an older kernel goes on without.
+    let _ = submitter.register_iowq_max_workers(&mut workers);
+    if !options.helper_cores.is_empty() {
+        let _ = submitter.register_iowq_aff(&cpu_set(&options.helper_cores));
+    }
+    let report = EngineReport {
+        engine: EngineName::IoUring,
+        ring_refused: None,
+        buffers_unregistered,
+        files_registered,
+        deferred_completions,
+        arena_bytes: arena.size_bytes(),
+    };
+    Ok(PreparedRing { ring, report, poll_first: files_registered })
+}
+
+/// The best flags this kernel knows; it answers EINVAL to those it does not.
+fn set_up(options: &EngineOptions) -> Result<(IoUring, bool), EngineError> {
+    let entries = options.queue_entries.next_power_of_two();
+    let completions = (entries * COMPLETIONS_PER_ENTRY).min(COMPLETION_ENTRIES_MAX);
+    let build = |flavour: u32| {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_clamp().setup_cqsize(completions);
+        match flavour {
+            // Completions are worked off only inside our own wait: no interrupt of a running shard, no lock on the way.
+            0 => builder.setup_submit_all().setup_single_issuer().setup_defer_taskrun(),
+            1 => builder.setup_submit_all().setup_coop_taskrun(),
+            _ => &mut builder,
+        };
+        builder.build(entries)
+    };
+    let mut refused = SystemError::INVALID;
+    for flavour in 0..3 {
+        match build(flavour) {
+            Ok(ring) => return Ok((ring, flavour == 0)),
+            Err(error) => refused = SystemError::from_std(&error),
+        }
+        if refused != SystemError::INVALID {
+            break;
+        }
+    }
+    Err(EngineError::RingRefused { error: refused, sysctl: disabled_sysctl() })
+}
+
+/// kernel.io_uring_disabled: 0 open, 1 for privileged processes and one group, 2 for nobody. Absent before 6.6.
+pub(crate) fn disabled_sysctl() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
+}
+
+fn require(ring: &IoUring) -> Result<(), EngineError> {
+    let parameters = ring.params();
+    let features = [
+        (parameters.is_feature_ext_arg(), "waiting with a timeout"),
+        (parameters.is_feature_nodrop(), "completions that are never dropped"),
+        (parameters.is_feature_submit_stable(), "arguments read at submission"),
+        (parameters.is_feature_fast_poll(), "sockets without worker threads"),
+    ];
+    if let Some((_, missing)) = features.into_iter().find(|(present, _)| !present) {
+        return Err(EngineError::RingTooOld { missing });
+    }
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|error| EngineError::Call {
+        call: "io_uring_register probe",
+        error: SystemError::from_std(&error),
+    })?;
+    match missing_operation(&probe) {
+        Some(missing) => Err(EngineError::RingTooOld { missing }),
+        None => Ok(()),
+    }
+}
+
+/// The first operation of ours that the kernel does not know.
+pub(crate) fn missing_operation(probe: &Probe) -> Option<&'static str> {
+    let needed = [
+        (opcode::Connect::CODE, "CONNECT"),
+        (opcode::Recv::CODE, "RECV"),
+        (opcode::Send::CODE, "SEND"),
+        (opcode::Write::CODE, "WRITE"),
+        (opcode::WriteFixed::CODE, "WRITE_FIXED"),
+        (opcode::Read::CODE, "READ"),
+        (opcode::ReadFixed::CODE, "READ_FIXED"),
+        (opcode::Fsync::CODE, "FSYNC"),
+        (opcode::PollAdd::CODE, "POLL_ADD"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
+    ];
+    needed.into_iter().find(|(code, _)| !probe.is_supported(*code)).map(|(_, name)| name)
+}
+
+/// Registers the arena as buffers of 1 GiB, in order: buffer `i` starts at `i` GiB.
+fn register_arena(ring: &IoUring, arena: &Arena) -> Result<(), SystemError> {
+    let mut buffers = Vec::new();
+    let mut start = 0;
+    while start < arena.size_bytes() {
+        let length = (arena.size_bytes() - start).min(REGISTERED_BUFFER_BYTES_MAX);
+        let span = crate::operation::Span { start, length: length as u32 };
+        buffers.push(libc::iovec { iov_base: arena.address(span).cast(), iov_len: length as usize });
+        start += length;
+    }
+    // SAFETY: the buffers lie in the arena's mapping; the engine keeps its count until the ring is gone (or leaks it).
+    unsafe { ring.submitter().register_buffers(&buffers) }.map_err(|error| SystemError::from_std(&error))
+}
+
+/// The registered buffer that holds the whole span; a span across a border uses the plain operation.
+pub(crate) fn buffer_index(span: crate::operation::Span) -> Option<u16> {
+    let first = span.start / REGISTERED_BUFFER_BYTES_MAX;
+    let last = (span.end() - 1) / REGISTERED_BUFFER_BYTES_MAX;
+    if first == last { u16::try_from(first).ok() } else { None }
+}
+
+fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
+    // SAFETY: a CPU mask of zeroes is the empty mask.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for core in cores.iter().filter(|core| **core < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the core is below the size of the mask.
+        unsafe { libc::CPU_SET(*core, &mut set) };
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::Span;
+
+    #[test]
+    fn a_span_across_two_registered_buffers_uses_neither() {
+        let border = REGISTERED_BUFFER_BYTES_MAX;
+        assert_eq!(buffer_index(Span { start: 0, length: 4096 }), Some(0));
+        assert_eq!(buffer_index(Span { start: border - 4096, length: 4096 }), Some(0));
+        assert_eq!(buffer_index(Span { start: border, length: 4096 }), Some(1));
+        assert_eq!(buffer_index(Span { start: border - 4096, length: 8192 }), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! How many bytes may be asked for: memory that can take them, and the link's bandwidth.
+//!
+//! Both are spent before a fetch is sent. Memory comes back when the answer has been received (its
+//! bytes then sit in images, which the pool counts); bandwidth comes back with time. The tail lane
+//! is served first: it may spend the last quarter of either, which catching up may not touch.
+
+use crate::{Nanoseconds, SECOND};
+
+/// Which of the two lanes asks (tail before catch-up).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LaneKind {
+    /// Partitions near the source's end: small answers, low delay.
+    Tail,
+    /// Partitions far behind: large answers.
+    CatchUp,
+}
+
+/// A fetch below this is not worth its round trip; with less to give, the lane waits.
+pub const GRANT_BYTES_MIN: u64 = 64 * 1024;
+
+/// Bytes per second of a link, as a bucket that holds one second.
+#[derive(Clone, Debug)]
+pub struct Bandwidth {
+    /// 0: unlimited.
+    bytes_per_second: u64,
+    tokens: u64,
+    filled_at: Nanoseconds,
+}
+
+impl Bandwidth {
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, tokens: bytes_per_second, filled_at: 0 }
+    }
+
+    fn refill(&mut self, now: Nanoseconds) {
+        let elapsed = now.saturating_sub(self.filled_at);
+        let gained = u128::from(elapsed) * u128::from(self.bytes_per_second) / u128::from(SECOND);
+        if gained > 0 {
+            let room = self.bytes_per_second - self.tokens;
+            self.tokens += u64::try_from(gained).unwrap_or(u64::MAX).min(room);
+            self.filled_at = now;
+        }
+    }
+
+    fn available(&mut self, now: Nanoseconds, kind: LaneKind) -> u64 {
+        if self.bytes_per_second == 0 {
+            return u64::MAX;
+        }
+        self.refill(now);
+        match kind {
+            LaneKind::Tail => self.tokens,
+            LaneKind::CatchUp => self.tokens.saturating_sub(self.bytes_per_second / 4),
+        }
+    }
+}
+
+/// The credits of one shard.
+#[derive(Clone, Debug)]
+pub struct Credits {
+    bandwidth: Bandwidth,
+    /// Bytes promised to fetches under way.
+    reserved: u64,
+}
+
+impl Credits {
+    /// `bytes_per_second` is this shard's share of `link.bytes.per.second`, 0 for no cap.
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bandwidth: Bandwidth::new(bytes_per_second), reserved: 0 }
+    }
+
+    /// Grants up to `wanted` bytes to a fetch, given the pool's free bytes, or nothing.
+    pub fn reserve(&mut self, now: Nanoseconds, kind: LaneKind, wanted: u64, pool_free: u64, pool_size: u64) -> Option<u64> {
+        let keep = match kind {
+            LaneKind::Tail => 0,
+            LaneKind::CatchUp => pool_size / 4,
+        };
+        let memory = pool_free.saturating_sub(self.reserved).saturating_sub(keep);
+        // A cap below the smallest fetch must still move: then one such fetch may overdraw the bucket.
+        let floor = GRANT_BYTES_MIN.min(wanted);
+        let bandwidth = self.bandwidth.available(now, kind);
+        let small_cap = self.bandwidth.bytes_per_second < 4 * floor && bandwidth > 0;
+        let granted = wanted.min(memory).min(if small_cap { floor } else { bandwidth });
+        if granted < floor {
+            return None;
+        }
+        self.reserved += granted;
+        Some(granted)
+    }
+
+    /// The fetch is over: its promise is released and what it really brought is charged.
+    pub fn settle(&mut self, granted: u64, received: u64) {
+        assert!(granted <= self.reserved, "{granted} bytes settled of {} reserved", self.reserved);
+        self.reserved -= granted;
+        if self.bandwidth.bytes_per_second > 0 {
+            self.bandwidth.tokens = self.bandwidth.tokens.saturating_sub(received);
+        }
+    }
+
+    /// Bytes promised to fetches under way.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn promises_never_exceed_the_pool_and_the_tail_gets_the_last_quarter() {
+        let mut credits = Credits::new(0);
+        let (free, size) = (16 * MIB, 16 * MIB);
+        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), Some(12 * MIB));
+        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), None);
+        assert_eq!(credits.reserve(0, LaneKind::Tail, 16 * MIB, free, size), Some(4 * MIB));
+        assert_eq!(credits.reserve(0, LaneKind::Tail, MIB, free, size), None);
+        credits.settle(12 * MIB, 10 * MIB);
+        assert_eq!(credits.reserved(), 4 * MIB);
+    }
+
+    #[test]
+    fn the_link_never_takes_more_than_its_rate_over_time() {
+        let rate = 8 * MIB;
+        let mut credits = Credits::new(rate);
+        let mut received = 0;
+        for tick in 0..1000u64 {
+            let now = tick * SECOND / 100;
+            if let Some(granted) = credits.reserve(now, LaneKind::CatchUp, 4 * MIB, 64 * MIB, 64 * MIB) {
+                credits.settle(granted, granted);
+                received += granted;
+            }
+        }
+        assert!(received <= rate * 11, "{received} bytes in 10 s at {rate} bytes/s and one bucket");
+        assert!(received >= rate * 9, "the cap is also used: {received}");
+    }
+
+    #[test]
+    fn a_cap_smaller_than_one_fetch_still_moves() {
+        let mut credits = Credits::new(1000);
+        let mut received = 0;
+        for tick in 0..1000u64 {
+            if let Some(granted) = credits.reserve(tick * SECOND, LaneKind::CatchUp, MIB, 64 * MIB, 64 * MIB) {
+                credits.settle(granted, 1000);
+                received += 1000;
+            }
+        }
+        assert!(received >= 900_000);
+    }
+}

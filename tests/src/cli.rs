@@ -1,0 +1,238 @@
+//! The program under test as a process: started, watched, killed, and its last word read.
+//!
+//! Owns the child and what it prints. The path of the program comes from the test
+//! (`env!("CARGO_BIN_EXE_...")`), so that this library needs no program to build. A program that is
+//! dropped while it runs is killed.
+
+use crate::poll;
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+/// How to start the program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Program {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), arguments: Vec::new() }
+    }
+
+    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_str().expect("arguments of tests are UTF-8").to_owned());
+        self
+    }
+
+    pub fn arguments<A: AsRef<OsStr>>(self, arguments: impl IntoIterator<Item = A>) -> Self {
+        arguments.into_iter().fold(self, |program, argument| program.argument(argument))
+    }
+
+    pub fn spawn(&self) -> Running {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.path.display()));
+        let stdout = Captured::of(child.stdout.take().expect("piped"));
+        let stderr = Captured::of(child.stderr.take().expect("piped"));
+        Running {
+            child,
+            stdout,
+            stderr,
+            line: format!("{} {}", self.path.display(), self.arguments.join(" ")),
+        }
+    }
+
+    /// Starts the program and waits for its end.
+    pub fn run(&self) -> Finished {
+        self.spawn().wait()
+    }
+}
+
+/// The program while it runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+    line: String,
+}
+
+impl Running {
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits until the kernel has taken the process down.
+    pub fn kill_hard(mut self) -> Finished {
+        // It may have ended by itself between two looks: its status tells.
+        let _ = self.child.kill();
+        self.wait()
+    }
+
+    /// SIGTERM: the program should drain and end.
+    pub fn terminate(&self) {
+        let process = self.child.id().to_string();
+        let status = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &process]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -TERM {process} failed");
+    }
+
+    /// Waits until the program has printed `text`, to either stream.
+    pub fn poll_until_printed(&mut self, text: &str) {
+        let what = format!("{} prints {text:?}", self.line);
+        poll::poll_until(&what, || {
+            let printed = self.stdout.text().contains(text) || self.stderr.text().contains(text);
+            if !printed && let Some(status) = self.child.try_wait().expect("a child can be asked") {
+                // Its last words may still be on their way through the pipe.
+                self.stdout.finish();
+                self.stderr.finish();
+                let late = self.stdout.text().contains(text) || self.stderr.text().contains(text);
+                assert!(
+                    late,
+                    "{} ended with {status} before it printed {text:?}:\n{}",
+                    self.line,
+                    self.stderr.text()
+                );
+                return true;
+            }
+            printed
+        });
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// Waits for the end; a program that never ends is killed and fails the test with what it printed.
+    pub fn wait(mut self) -> Finished {
+        let ended =
+            poll::poll_within(poll::HANG_LIMIT, || self.child.try_wait().expect("a child can be asked"));
+        let Some(status) = ended else {
+            panic!("{} did not end; it printed:\n{}{}", self.line, self.stdout.text(), self.stderr.text());
+        };
+        self.stdout.finish();
+        self.stderr.finish();
+        let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
+        Finished { status, stdout, stderr, line: std::mem::take(&mut self.line) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already ended after `wait`: both calls then do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program after its end.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    line: String,
+}
+
+impl Finished {
+    /// The exit code, `None` when a signal ended it.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Fails the test with everything printed unless the exit code is `code`.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code(), Some(code), "{} printed:\n{}{}", self.line, self.stdout, self.stderr);
+        self
+    }
+
+    /// The report of `--output json`: the last line of standard output that is a JSON object.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let mut objects =
+            self.stdout.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let report = objects.find(Value::is_object);
+        report.unwrap_or_else(|| {
+            panic!("{} printed no JSON object:\n{}{}", self.line, self.stdout, self.stderr)
+        })
+    }
+}
+
+/// One stream of the child, read all the time so that the child never waits for us.
+#[derive(Debug)]
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Captured {
+    fn of(mut stream: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let filled = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut piece = [0; 8192];
+            while let Ok(length @ 1..) = stream.read(&mut piece) {
+                filled.lock().expect("no reader panics").extend_from_slice(&piece[..length]);
+            }
+        });
+        Self { bytes, reader: Some(reader) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().expect("no reader panics")).into_owned()
+    }
+
+    /// Waits for the end of the stream, which follows the end of the child.
+    fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no reader panics");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Program {
+        Program::new("sh").arguments(["-c", script])
+    }
+
+    #[test]
+    fn the_last_json_object_of_the_output_is_the_report() {
+        let finished = shell("echo '{\"a\":1}'; echo '{\"a\":2}'; echo done; exit 1").run().expect_code(1);
+        assert_eq!(finished.json()["a"], 2);
+    }
+
+    #[test]
+    fn a_killed_program_has_no_exit_code_but_its_output() {
+        let mut running = shell("echo started; exec sleep 1000").spawn();
+        running.poll_until_printed("started");
+        assert!(running.is_running());
+        let finished = running.kill_hard();
+        assert_eq!((finished.code(), finished.stdout.as_str()), (None, "started\n"));
+    }
+
+    #[test]
+    fn a_terminated_program_can_end_in_its_own_way() {
+        let mut running =
+            shell("trap 'echo drained; exit 0' TERM; echo up; while :; do sleep 0.01; done").spawn();
+        running.poll_until_printed("up");
+        running.terminate();
+        assert_eq!(running.wait().expect_code(0).stdout, "up\ndrained\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "before it printed")]
+    fn waiting_for_words_of_a_program_that_has_ended_fails() {
+        shell("echo other words").spawn().poll_until_printed("these words");
+    }
+}

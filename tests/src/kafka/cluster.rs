@@ -1,0 +1,314 @@
+//! A KRaft cluster of one or three brokers on this machine, for as long as a test needs it.
+//!
+//! Owns the directory of the cluster, its nodes, their properties and the scenario process. Brokers
+//! are numbered from 1. One broker is its own controller; three have a separate one (node 100), so that
+//! killing a broker never touches the quorum. Everything waits on what brokers say, never on time.
+//!
+//! ```text
+//!   <temporary>/node-1/{server.properties, start-N.output, data/<topic>-<partition>/...}
+//!   <temporary>/node-100/...                                    the controller of three
+//!   <temporary>/scenario.output
+//! ```
+
+use super::artifacts;
+use super::node::{Node, Signal, directory_of};
+use super::ports::{self, Port};
+use super::scenario::Scenario;
+use super::watchdog::{KEEP_VARIABLE, Watchdog};
+use crate::poll;
+use std::fmt::Write;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::thread;
+
+const CONTROLLER_ID: i32 = 100;
+/// The controller keeps metadata of a few topics only.
+const CONTROLLER_HEAP_MEGABYTES: u32 = 192;
+/// Enough for thousands of partitions; a test with ten thousand asks for 2048.
+const BROKER_HEAP_MEGABYTES: u32 = 384;
+const TOOL_HEAP_MEGABYTES: u32 = 256;
+
+/// Small and quick: internal topics of a few partitions, retention and cleaning within a second,
+/// a dead broker noticed after three.
+const COMMON: &str = "\
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+auto.create.topics.enable=false
+offsets.topic.num.partitions=5
+transaction.state.log.num.partitions=5
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=500
+log.segment.delete.delay.ms=100
+log.cleaner.backoff.ms=200
+log.cleaner.threads=1
+log.cleaner.dedupe.buffer.size=8388608
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+controlled.shutdown.retry.backoff.ms=500
+";
+
+/// What kind of cluster a test wants.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// 1 or 3.
+    pub brokers: usize,
+    /// Broker properties that win over ours.
+    pub overrides: Vec<(String, String)>,
+    pub heap_megabytes: u32,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self { brokers: 1, overrides: Vec::new(), heap_megabytes: BROKER_HEAP_MEGABYTES }
+    }
+}
+
+impl ClusterOptions {
+    pub fn with_override(mut self, name: &str, value: &str) -> Self {
+        self.overrides.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+#[derive(Debug)]
+pub struct Cluster {
+    /// Broker `i` is at `i - 1`.
+    brokers: Vec<Node>,
+    controller: Option<Node>,
+    /// The controller's port of a combined node, ours as long as the cluster.
+    _quorum: Option<Port>,
+    scenario: Scenario,
+    directory: PathBuf,
+    /// Last: it removes the directory of all the others.
+    watchdog: Watchdog,
+}
+
+impl Cluster {
+    /// Starts a cluster and returns when every broker serves.
+    pub fn start(options: ClusterOptions) -> Self {
+        assert!(matches!(options.brokers, 1 | 3), "a cluster has 1 or 3 brokers, not {}", options.brokers);
+        artifacts::kafka();
+        let directory =
+            tempfile::Builder::new().prefix("twinlog-kafka-").tempdir().expect("a directory").keep();
+        let watchdog = Watchdog::over(&directory);
+        let cluster_id = random_uuid();
+        let (controller, brokers, quorum) = if options.brokers == 1 {
+            combined(&directory, &options)
+        } else {
+            separate(&directory, &options)
+        };
+        format_all(&cluster_id, controller.as_ref(), &brokers);
+        for node in controller.iter().chain(&brokers) {
+            node.launch(&watchdog);
+        }
+        // Its compilation and the start of the brokers take as long as each other: side by side.
+        let scenario = Scenario::launch(&addresses(&brokers), &directory.join("scenario.output"), &watchdog);
+        for node in controller.iter().chain(&brokers) {
+            node.poll_until_ready();
+        }
+        Self { brokers, controller, _quorum: quorum, scenario, directory, watchdog }
+    }
+
+    /// `host:port` of every broker, running or not, separated by commas.
+    pub fn bootstrap(&self) -> String {
+        addresses(&self.brokers)
+    }
+
+    /// `host:port` of one broker.
+    pub fn address(&self, broker: usize) -> String {
+        addresses(&self.brokers[broker - 1..broker])
+    }
+
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// Where broker `broker` keeps `<topic>-<partition>/`.
+    pub fn log_directory(&self, broker: usize) -> &Path {
+        &self.broker(broker).data_directory
+    }
+
+    pub fn partition_directory(&self, broker: usize, topic: &str, partition: i32) -> PathBuf {
+        self.log_directory(broker).join(format!("{topic}-{partition}"))
+    }
+
+    /// The broker that leads a partition, `None` while nobody does.
+    pub fn leader_of(&self, topic: &str, partition: usize) -> Option<usize> {
+        let leader = self.scenario.describe_topic(topic)[partition].leader;
+        usize::try_from(leader).ok()
+    }
+
+    /// SIGKILL: nothing is flushed, nothing is handed over.
+    pub fn kill_broker(&self, broker: usize) {
+        self.broker(broker).kill(&self.watchdog);
+    }
+
+    /// SIGTERM: leadership is handed over, the log is closed and its indexes are trimmed.
+    pub fn stop_broker(&self, broker: usize) {
+        self.broker(broker).stop(&self.watchdog);
+    }
+
+    /// Starts a broker that was killed or stopped and waits until it serves.
+    pub fn restart_broker(&self, broker: usize) {
+        self.broker(broker).launch(&self.watchdog);
+        self.broker(broker).poll_until_ready();
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers any more.
+    pub fn pause_broker(&self, broker: usize) {
+        self.broker(broker).signal(Signal::Stop);
+    }
+
+    /// SIGCONT after [`Cluster::pause_broker`].
+    pub fn continue_broker(&self, broker: usize) {
+        self.broker(broker).signal(Signal::Continue);
+    }
+
+    /// Waits until the log cleaner of `broker` has been over a partition at least up to `offset`.
+    pub fn poll_until_compacted(&self, broker: usize, topic: &str, partition: i32, offset: i64) {
+        let checkpoint = self.log_directory(broker).join("cleaner-offset-checkpoint");
+        let wanted = format!("{topic} {partition} ");
+        poll::poll_until(&format!("{topic}-{partition} is cleaned up to {offset}"), || {
+            let text = fs::read_to_string(&checkpoint).unwrap_or_default();
+            let cleaned = text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse::<i64>().ok());
+            cleaned.is_some_and(|cleaned| cleaned >= offset)
+        });
+    }
+
+    /// Runs one of Kafka's tools (a class of `kafka-tools`) to its end.
+    pub fn tool(&self, class: &str, arguments: &[&str]) -> Output {
+        run_tool(class, arguments)
+    }
+
+    fn broker(&self, broker: usize) -> &Node {
+        &self.brokers[broker - 1]
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.scenario.end(&self.watchdog);
+        for node in self.brokers.iter().chain(&self.controller) {
+            node.kill(&self.watchdog);
+        }
+        if thread::panicking() {
+            let directory = self.directory.display();
+            artifacts::say(&format!(
+                "the failed test's cluster was in {directory} ({KEEP_VARIABLE}=1 keeps it)"
+            ));
+        }
+    }
+}
+
+/// Runs one of Kafka's tools to its end, with no cluster needed.
+pub fn run_tool(class: &str, arguments: &[&str]) -> Output {
+    let mut command = artifacts::kafka().java(TOOL_HEAP_MEGABYTES);
+    // Only the tool itself speaks: log lines between its own would have to be told apart.
+    command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error").arg(class).args(arguments);
+    command.stdin(Stdio::null()).output().expect("Java can be started")
+}
+
+fn addresses(brokers: &[Node]) -> String {
+    brokers.iter().map(|node| format!("127.0.0.1:{}", node.port.number)).collect::<Vec<_>>().join(",")
+}
+
+/// The controller where it is a process of its own, the brokers, the quorum's port where it is not.
+type Nodes = (Option<Node>, Vec<Node>, Option<Port>);
+
+/// One node that is broker and controller.
+fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
+    let (port, quorum) = (ports::take(), ports::take());
+    let mut properties = properties(options, quorum.number);
+    let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
+    let both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
+    write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
+        .expect("a string takes everything");
+    let node = Node::create(1, port, directory_of(directory, 1), options.heap_megabytes, &properties);
+    (None, vec![node], Some(quorum))
+}
+
+/// A controller and its brokers.
+fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
+    let quorum = ports::take();
+    let common = properties(options, quorum.number);
+    let brokers = (1..=options.brokers as i32).map(|id| {
+        let port = ports::take();
+        let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
+        let properties =
+            format!("{common}process.roles=broker\nlisteners={listener}\nadvertised.listeners={listener}\n");
+        Node::create(id, port, directory_of(directory, id), options.heap_megabytes, &properties)
+    });
+    let brokers = brokers.collect();
+    let properties =
+        format!("{common}process.roles=controller\nlisteners=CONTROLLER://127.0.0.1:{}\n", quorum.number);
+    let folder = directory_of(directory, CONTROLLER_ID);
+    let controller = Node::create(CONTROLLER_ID, quorum, folder, CONTROLLER_HEAP_MEGABYTES, &properties);
+    (Some(controller), brokers, None)
+}
+
+fn properties(options: &ClusterOptions, quorum_port: u16) -> String {
+    let replicas = options.brokers;
+    let mut text = format!("{COMMON}controller.quorum.bootstrap.servers=127.0.0.1:{quorum_port}\n");
+    for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
+        writeln!(text, "{topic}.replication.factor={replicas}").expect("a string takes everything");
+    }
+    // Java's property files let the later line win.
+    for (name, value) in &options.overrides {
+        writeln!(text, "{name}={value}").expect("a string takes everything");
+    }
+    text
+}
+
+/// Formats every node at once: each costs the start of a JVM.
+fn format_all(cluster_id: &str, controller: Option<&Node>, brokers: &[Node]) {
+    thread::scope(|scope| {
+        for node in controller.into_iter().chain(brokers) {
+            let is_controller = controller.is_none_or(|controller| controller.id == node.id);
+            let first = if is_controller { "--standalone" } else { "--no-initial-controllers" };
+            scope.spawn(move || node.format(cluster_id, &[first]));
+        }
+    });
+}
+
+/// A random id in Kafka's text form: 16 bytes as 22 characters of the URL-safe alphabet.
+fn random_uuid() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("random bytes");
+    // A leading dash would be read as an option by the tool that formats.
+    bytes[0] &= 0x7f;
+    let bits = u128::from_be_bytes(bytes);
+    let digit = |place: u32| ALPHABET[(bits >> (122 - 6 * place) & 63) as usize] as char;
+    let mut text: String = (0..21).map(digit).collect();
+    text.push(ALPHABET[((bits << 4) & 63) as usize] as char);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_id_has_the_form_that_kafka_reads() {
+        let id = random_uuid();
+        assert_eq!(id.len(), 22);
+        assert!(!id.starts_with('-'));
+        assert_ne!(id, random_uuid());
+    }
+
+    #[test]
+    fn overrides_come_after_what_they_override() {
+        let options = ClusterOptions::default().with_override("num.io.threads", "8");
+        let text = properties(&options, 9);
+        assert!(text.rfind("num.io.threads=8") > text.find("num.io.threads=4"));
+    }
+}
