@@ -203,7 +203,9 @@ fn words(tokens: TokenStream) -> Vec<String> {
 }
 
 fn sleeps_only_in_polls(file: &SourceFile, syntax: &syn::File) -> Vec<Finding> {
-    let in_tests = file.is_in("tests") || file.path.contains("/tests/");
+    // The tests of a long file lie beside it, in `<name>_tests.rs`.
+    let beside = file.stem() == "tests" || file.stem().ends_with("_tests");
+    let in_tests = beside || file.is_in("tests") || file.path.contains("/tests/");
     let mut sleeps = Sleeps { file, function: Vec::new(), in_tests, findings: Vec::new() };
     sleeps.visit_file(syntax);
     sleeps.findings
@@ -306,6 +308,7 @@ mod tests {
         assert_eq!(rules("tests/tests/a.rs", "fn f() { std::thread::sleep(A); }\n"), [(2, rule)]);
         assert!(rules("tests/tests/a.rs", "fn poll_it() { std::thread::sleep(A); }\n").is_empty());
         assert!(rules("daemon/src/a.rs", "fn back_off() { std::thread::sleep(A); }\n").is_empty());
+        assert_eq!(rules("sync/src/lane_tests.rs", "fn f() { std::thread::sleep(A); }\n"), [(2, rule)]);
         let module = "#[cfg(test)]\nmod tests { fn f() { std::thread::sleep(A); } }\n";
         assert_eq!(rules("daemon/src/a.rs", module), [(3, rule)]);
         assert_eq!(rules("tests/tests/a.rs", "fn f() { assert!(thread::sleep(A)); }\n"), [(2, rule)]);
