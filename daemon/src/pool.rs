@@ -8,7 +8,7 @@
 //! slow disk or ten thousand partitions become back-pressure and never more memory. A slab whose pieces
 //! are all free again goes back to the free slabs and may be cut differently.
 
-use twinlog_io::operation::Span;
+use twinlog_io::Span;
 
 /// A stream's image: one write of 1 MiB costs a tenth of sixteen of 64 KiB. Larger ones would tie up
 /// memory per active partition without making writes cheaper.

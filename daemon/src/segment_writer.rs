@@ -17,10 +17,11 @@
 
 use crate::pool::{Class, Pool};
 use std::collections::VecDeque;
-use twinlog_io::arena::Arena;
-use twinlog_io::operation::Span;
+use twinlog_io::Arena;
+use twinlog_io::Span;
 use twinlog_log_segment::segment::{BLOCK_BYTES, align_down};
-use twinlog_log_segment::{BATCH_HEADER_BYTES, Offset};
+use twinlog_log_segment::batch::BATCH_HEADER_BYTES;
+use twinlog_log_segment::offset::Offset;
 
 /// Images that wait for the end of a batch before the first is written unverified. Raising it lets one
 /// large batch hold more memory back.

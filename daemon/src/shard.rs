@@ -38,8 +38,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use twinlog_io::engine::{Engine, EngineError};
-use twinlog_io::operation::{Completion, FileKey, Operation, Outcome, SocketKey, SystemError};
+use twinlog_io::{Engine, EngineError};
+use twinlog_io::{Completion, FileKey, Operation, Outcome, SocketKey, SystemError};
 use twinlog_log_segment::files::TopicId;
 use twinlog_sync::credits::{Credits, LaneKind};
 use twinlog_sync::fault::Fault;
@@ -131,7 +131,7 @@ pub struct Shard<E: Engine> {
     /// Operations that met a full disk, to be tried again.
     retries: VecDeque<(operations::SegmentKey, RetryKind)>,
     /// Index entries that met a full disk.
-    index_retries: Vec<twinlog_io::disk::Job>,
+    index_retries: Vec<twinlog_io::Job>,
     disk_full_until: Option<Nanoseconds>,
     /// Slots that are to be given back.
     leaving: BTreeSet<u32>,

@@ -78,7 +78,8 @@ impl Credits {
         // A cap below the smallest fetch must still move: then one such fetch may overdraw the bucket.
         let floor = GRANT_BYTES_MIN.min(wanted);
         let bandwidth = self.bandwidth.available(now, kind);
-        let small_cap = self.bandwidth.bytes_per_second < 4 * floor && bandwidth > 0;
+        let capped = self.bandwidth.bytes_per_second > 0;
+        let small_cap = capped && self.bandwidth.bytes_per_second < 4 * floor && bandwidth > 0;
         let granted = wanted.min(memory).min(if small_cap { floor } else { bandwidth });
         if granted < floor {
             return None;

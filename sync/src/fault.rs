@@ -5,7 +5,9 @@
 
 use alloc::string::String;
 use core::fmt;
-use twinlog_log_segment::{BatchError, LeaderEpoch, Offset, TopicId};
+use twinlog_log_segment::batch::BatchError;
+use twinlog_log_segment::files::TopicId;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 
 /// Who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! `restart` are the two named events that move several at once; they are persisted first.
 //! All offsets are exclusive: the next one that is not yet there.
 
-use twinlog_log_segment::Offset;
+use twinlog_log_segment::offset::Offset;
 
 /// The ledger of one partition. Fields are read freely and moved only by the methods below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

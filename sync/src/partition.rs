@@ -27,9 +27,12 @@ use crate::wire::fetch_request::{FetchPosition, Topic};
 use crate::wire::fetch_response::{PartitionHead, PartitionTail};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use twinlog_log_segment::{
-    AbortedTransaction, BatchHeader, ControlKind, EpochHistory, LeaderEpoch, Offset, OpenTransactions,
-};
+use twinlog_log_segment::batch::BatchHeader;
+use twinlog_log_segment::control::ControlKind;
+use twinlog_log_segment::epoch::{EPOCHS_MAX, EpochHistory};
+use twinlog_log_segment::index::AbortedTransaction;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
+use twinlog_log_segment::transaction::{OPEN_TRANSACTIONS_MAX, OpenTransactions};
 
 /// Wrong bytes at the same offset are asked for this often before the partition stops: a torn answer
 /// heals at once, a rotten source replica does not, and each try costs one fetch.
@@ -289,7 +292,7 @@ impl Partition {
         if header.base_offset < expected && self.holds_batches {
             return Err(Fault::Overlaps { expected, base_offset: header.base_offset });
         }
-        let (epoch, latest) = (header.partition_leader_epoch, self.latest_epoch());
+        let (epoch, latest) = (header.leader_epoch, self.latest_epoch());
         if epoch < latest {
             return Err(Fault::EpochWentBack { offset: header.base_offset, epoch, latest });
         }
@@ -308,13 +311,13 @@ impl Partition {
         control: Option<ControlKind>,
     ) -> Result<Accepted, Fault> {
         let start = header.base_offset.max(self.ledger.fetch());
-        let new_epoch = header.partition_leader_epoch > self.latest_epoch();
+        let new_epoch = header.leader_epoch > self.latest_epoch();
         if new_epoch {
-            let bound = twinlog_log_segment::EPOCHS_MAX;
-            let recorded = self.epochs.record(header.partition_leader_epoch, start);
+            let bound = EPOCHS_MAX;
+            let recorded = self.epochs.record(header.leader_epoch, start);
             recorded.map_err(|_| Fault::TooMany { what: "leader epochs of the source", bound })?;
         }
-        let bound = twinlog_log_segment::OPEN_TRANSACTIONS_MAX;
+        let bound = OPEN_TRANSACTIONS_MAX;
         let aborted = self
             .transactions
             .on_batch(header, control)

@@ -169,7 +169,8 @@ fn listed(key: PartitionKey, entry: &Entry) -> FetchPartition {
 mod tests {
     use super::*;
     use alloc::string::ToString;
-    use twinlog_log_segment::{LeaderEpoch, Offset, TopicId};
+    use twinlog_log_segment::files::TopicId;
+    use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 
     fn topic() -> Arc<Topic> {
         Arc::new(Topic { name: "t".to_string(), id: TopicId([7; 16]) })

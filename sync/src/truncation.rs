@@ -5,7 +5,8 @@
 //! partition (decisions 1 and 2; ref: KIP-101, KIP-279, KIP-320).
 
 use crate::fault::{Fault, TruncationStop};
-use twinlog_log_segment::{EpochHistory, LeaderEpoch, Offset};
+use twinlog_log_segment::epoch::EpochHistory;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 
 /// `on.truncation`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -71,7 +72,7 @@ pub enum Decision {
 /// the common end is the smaller of both ends; where we do not, everything we hold above the next
 /// lower epoch is foreign to the source.
 pub fn common_end(epochs: &EpochHistory, log_end: Offset, epoch: LeaderEpoch, end: Offset) -> Offset {
-    let our_end = epochs.end_of(epoch, log_end).unwrap_or(Offset::ZERO);
+    let our_end = epochs.end_of(epoch, log_end).map_or(log_end, |ours| ours.start);
     our_end.min(end).min(log_end)
 }
 

@@ -15,9 +15,9 @@ use super::partition_log::{FileState, Segment};
 use super::{DISK_FULL_PAUSE, RetryKind, Shard};
 use crate::segment_writer::WritePlan;
 use std::sync::atomic::Ordering::Relaxed;
-use twinlog_io::disk::{Job, JobOutcome, Step, StepOutput};
-use twinlog_io::engine::Engine;
-use twinlog_io::operation::{FileKey, Operation, Span, SystemError};
+use twinlog_io::{Job, JobOutcome, Step, StepOutput};
+use twinlog_io::Engine;
+use twinlog_io::{FileKey, Operation, Span, SystemError};
 use twinlog_log_segment::files::SegmentFile;
 use twinlog_log_segment::segment::next_preallocation;
 use twinlog_sync::fault::Fault;
@@ -99,7 +99,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    fn try_close_idle(&mut self, slot: u32) -> bool {
+    pub(super) fn try_close_idle(&mut self, slot: u32) -> bool {
         let Some(entry) = self.slots[slot as usize].as_mut() else { return true };
         let segment = &mut entry.log.active;
         let FileState::Open(file) = segment.file else { return false };
@@ -322,7 +322,8 @@ impl<E: Engine> Shard<E> {
     }
 
     pub(super) fn start_load(&mut self, key: SegmentKey, position: u64, span: Span) {
-        let Some(segment) = self.segment_mut(key) else { return };
+        let entry = self.slots[key.slot as usize].as_mut().expect("a partition that loads stays");
+        let segment = entry.log.segment(key.base).expect("a segment that loads stays");
         match segment.file {
             FileState::Open(file) => {
                 let pending = Pending::Load { segment: key, position, span };

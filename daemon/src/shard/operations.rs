@@ -4,7 +4,7 @@
 //! search and a completion of a row that was used again is a broken invariant, not a mix-up.
 
 use crate::segment_writer::WritePlan;
-use twinlog_io::operation::{FileKey, Span, Token};
+use twinlog_io::{FileKey, Span, Token};
 use twinlog_log_segment::offset::Offset;
 
 /// Which segment of a partition an operation belongs to; a segment's base names it.

@@ -16,8 +16,8 @@ use super::mailbox::PartitionCounters;
 use super::operations::{Pending, SegmentKey};
 use crate::segment_writer::Place;
 use std::sync::atomic::Ordering::Relaxed;
-use twinlog_io::engine::Engine;
-use twinlog_io::operation::{Operation, Span, SystemError};
+use twinlog_io::Engine;
+use twinlog_io::{Operation, Span, SystemError};
 use twinlog_log_segment::batch::{BatchHeader, LEADER_EPOCH_AT};
 use twinlog_log_segment::control::ControlKind;
 use twinlog_log_segment::walk::WalkEvent;
@@ -331,7 +331,7 @@ impl<E: Engine> Shard<E> {
             return Ingested::Refused(None);
         }
         let stamp = entry.log.checkpoint.stamp_epoch();
-        if header.partition_leader_epoch != stamp {
+        if header.leader_epoch != stamp {
             let position = segment.writer.verified().position + LEADER_EPOCH_AT.start as u64;
             segment.writer.stamp(self.engine.arena_mut(), position, &stamp.0.to_be_bytes());
         }

@@ -11,7 +11,7 @@ use super::partition_log::{FileState, PartitionLog};
 use super::{Shard, Slot};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use twinlog_io::engine::Engine;
+use twinlog_io::Engine;
 use twinlog_sync::credits::LaneKind;
 use twinlog_sync::lane::{Lane, LaneFault};
 use twinlog_sync::ledger::Ledger;

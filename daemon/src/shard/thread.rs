@@ -5,8 +5,8 @@ use super::{Shard, ShardOptions};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use twinlog_io::engine::{AnyEngine, Engine, EngineError, EngineOptions, EnginePreference, EngineReport, open_engine};
-use twinlog_io::wake::Waker;
+use twinlog_io::{AnyEngine, Engine, EngineError, EngineOptions, EnginePreference, EngineReport, open_engine};
+use twinlog_io::Waker;
 
 /// What the control core holds of a running shard.
 pub struct ShardHandle {
@@ -35,7 +35,7 @@ pub fn spawn(
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         if let Some(core) = core {
             // A refused pin (a container's cpuset) costs speed, not correctness; `check` reports it.
-            let _ = twinlog_io::placement::pin_current_thread(&[core]);
+            let _ = twinlog_io::pin_current_thread(&[core]);
         }
         match open_engine(&engine, preference) {
             Ok((engine, report)) => {
@@ -50,7 +50,7 @@ pub fn spawn(
     });
     let thread = thread.map_err(|error| EngineError::Call {
         call: "starting a data thread",
-        error: twinlog_io::operation::SystemError::from_std(&error),
+        error: twinlog_io::SystemError::from_std(&error),
     })?;
     let (report, waker) = report.recv().expect("the thread answers before it ends")?;
     Ok(ShardHandle { commands, events, waker, counters, report, thread })

@@ -13,7 +13,8 @@ use super::{API_KEY_FETCH, Writer};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use twinlog_log_segment::{LeaderEpoch, Offset, TopicId};
+use twinlog_log_segment::files::TopicId;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 
 /// First version that names topics by id.
 pub const VERSION_WITH_TOPIC_IDS: i16 = 13;

@@ -17,7 +17,8 @@
 //! [`ATOM_BYTES_MAX`]. Splitting the stream anywhere gives the same events.
 
 use super::{Reader, WireError};
-use twinlog_log_segment::{LeaderEpoch, TopicId};
+use twinlog_log_segment::files::TopicId;
+use twinlog_log_segment::offset::LeaderEpoch;
 
 /// Largest piece that must be in the scratch at once: a topic name with its length.
 pub const ATOM_BYTES_MAX: usize = 512;

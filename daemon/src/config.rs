@@ -1,0 +1,28 @@
+//! What an operator may say: one table of keys, a TOML file, flags over it, and typed settings out of it.
+//!
+//! ```text
+//!   file (TOML)  --flatten--> raw values by scope --+
+//!   flags        ---------------------------------> + --key table: parse, bounds--> Settings
+//! ```
+//! Configuration is parsed, not sanitised: an unknown key or a value out of its bound refuses to start
+//! with a sentence that names key, value, bound and reason. Values of keys that may hold secrets are
+//! never printed, not even when they are refused.
+
+mod error;
+mod explain;
+mod file;
+mod key;
+mod settings;
+mod topic_pattern;
+mod value;
+
+pub use error::ConfigError;
+pub use explain::{explain, markdown_table};
+pub use file::RawConfig;
+pub use key::{KEYS, Key, Kind, Scope, key};
+pub use settings::{LinkSettings, Settings, SourceSettings};
+pub use topic_pattern::{PatternError, TopicPattern};
+pub use value::{HostPort, RawValue, Value, ValueError, parse_bytes};
+
+/// The link of a command line that names none.
+pub const DEFAULT_LINK: &str = "default";

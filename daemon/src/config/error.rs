@@ -1,0 +1,92 @@
+//! Why a configuration is refused: which key, which value, which bound, and what to do.
+
+use super::key::{Key, Scope};
+use super::value::ValueError;
+use std::fmt;
+use std::path::PathBuf;
+use twinlog_log_segment::files::NameError;
+
+/// One reason. Values appear only for keys of the table, none of which holds a secret.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    File { path: PathBuf, error: std::io::ErrorKind },
+    /// Not TOML. The line's text is left out: it may hold a password.
+    Syntax { path: PathBuf, line: usize, message: String },
+    UnknownKey { key: String, table: String, nearest: Option<&'static str> },
+    /// A key of the table at the wrong place.
+    Misplaced { key: &'static Key, table: String },
+    /// Kafka has it, this program does not understand it yet.
+    Unsupported { key: String, table: String },
+    /// Neither text, number, truth value nor a list of texts.
+    Shape { key: String, table: String },
+    Missing { key: &'static Key },
+    Value { key: &'static Key, value: String, why: ValueError },
+    /// Two values that exclude each other.
+    Conflict { key: &'static str, value: u64, other: &'static str, other_value: u64, why: &'static str },
+    LinkName { name: String, error: Option<NameError> },
+    NoLink,
+    SeveralLinks { names: Vec<String> },
+    NoSuchLink { name: String, known: Vec<String> },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, error } => write!(f, "cannot read {}: {error}", path.display()),
+            Self::Syntax { path, line, message } => {
+                write!(f, "{} line {line} is not TOML: {message}", path.display())
+            }
+            Self::UnknownKey { key, table, nearest } => {
+                write!(f, "{key} in {table} is not a key")?;
+                match nearest {
+                    Some(nearest) => write!(f, "; did you mean {nearest}?"),
+                    None => write!(f, "; `twinlog config explain` lists all keys"),
+                }
+            }
+            Self::Misplaced { key, table } => {
+                write!(f, "{} stands in {table}, its place is {}", key.name, key.scope)
+            }
+            Self::Unsupported { key, table } => write!(
+                f,
+                "{key} in {table}: connections are PLAINTEXT only so far; remove it, or mirror through a \
+                 listener without TLS and SASL"
+            ),
+            Self::Shape { key, table } => {
+                write!(f, "{key} in {table} must be text, a number or a list of texts")
+            }
+            Self::Missing { key } => match key.scope {
+                Scope::Daemon => write!(f, "{} is missing: {}", key.name, key.help),
+                scope => write!(f, "{} is missing in {scope}: {}", key.name, key.help),
+            },
+            Self::Value { key, value, why } => {
+                write!(f, "{} = {value} is refused: {why}; allowed: {}", key.name, key.kind)
+            }
+            Self::Conflict { key, value, other, other_value, why } => {
+                write!(f, "{key} = {value} does not go with {other} = {other_value}: {why}")
+            }
+            Self::LinkName { name, error: Some(error) } => write!(
+                f,
+                "link name {name:?} is refused, it becomes a directory and follows the rule for topic names: {error}"
+            ),
+            Self::LinkName { name, error: None } => write!(
+                f,
+                "link name {name:?} is refused: a name that begins with a dot would hide its directory"
+            ),
+            Self::NoLink => {
+                write!(f, "no link is configured: give --source and --topic, or a [link.NAME] table")
+            }
+            Self::SeveralLinks { names } => write!(
+                f,
+                "the links {} stand in one file, one process runs one link: name it with --link, each with a \
+                 data.dir of its own",
+                names.join(", ")
+            ),
+            Self::NoSuchLink { name, known } => {
+                write!(f, "link {name:?} is not in the file, which has {}", known.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}

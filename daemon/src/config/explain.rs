@@ -1,0 +1,68 @@
+//! The key table as text: for `twinlog config explain`, and for the reference in the README.
+
+use super::key::{KEYS, Key, key, nearest};
+use std::fmt::Write;
+
+/// What `config explain [KEY]` prints. `Err` holds the sentence for an unknown key.
+pub fn explain(name: Option<&str>) -> Result<String, String> {
+    let Some(name) = name else {
+        let width = KEYS.iter().map(|key| key.path().len()).max().unwrap_or(0);
+        let mut text = String::new();
+        for key in KEYS {
+            let _ = writeln!(text, "{:width$}  {} {}", key.path(), key.help, default_of(key));
+        }
+        return Ok(text);
+    };
+    // The full path as `config explain` itself prints it is accepted too.
+    let bare = name.strip_prefix("link.NAME.source.").or(name.strip_prefix("link.NAME.")).unwrap_or(name);
+    let Some(key) = key(bare) else {
+        let hint = nearest(bare).map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
+        return Err(format!("{name} is not a key{hint}"));
+    };
+    let mut text = format!("{}\n  {}\n", key.path(), key.help);
+    let _ = writeln!(text, "  place:      {}", key.scope);
+    let _ = writeln!(text, "  allowed:    {}", key.kind);
+    let _ = writeln!(text, "  default:    {}", if key.default.is_empty() { "none" } else { key.default });
+    let _ = writeln!(text, "  reloadable: {}", if key.reloadable { "yes" } else { "no, restart the daemon" });
+    Ok(text)
+}
+
+/// The table as the README shows it.
+pub fn markdown_table() -> String {
+    let mut text = String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
+    for key in KEYS {
+        let allowed = key.kind.to_string().replace('|', "\\|");
+        let default = if key.default.is_empty() { "" } else { &format!("`{}`", key.default) };
+        let _ = writeln!(text, "| `{}` | {default} | {allowed} | {} |", key.path(), key.help);
+    }
+    text
+}
+
+fn default_of(key: &Key) -> String {
+    match key.default {
+        "" if key.is_required() => "(required)".to_owned(),
+        "" => String::new(),
+        default => format!("({default})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_explained_alone_and_in_the_list() {
+        let list = explain(None).unwrap();
+        let table = markdown_table();
+        for key in KEYS {
+            assert!(list.contains(key.help) && table.contains(&key.path()), "{}", key.name);
+            assert!(explain(Some(key.name)).unwrap().contains(key.help));
+            assert!(explain(Some(&key.path())).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_its_neighbour() {
+        assert_eq!(explain(Some("flush.mss")).unwrap_err(), "flush.mss is not a key; did you mean flush.ms?");
+    }
+}

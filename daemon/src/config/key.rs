@@ -1,0 +1,243 @@
+//! The one table of configuration keys: name, place, default, bound and meaning.
+//!
+//! Everything that speaks of keys reads this table: the file's parser, `config explain`, the reference
+//! in the README. A key that is not here does not exist. Names that Kafka has are Kafka's.
+
+use std::fmt;
+
+/// Where in the file a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// At the top level.
+    Daemon,
+    /// In `[link.NAME]`.
+    Link,
+    /// In `[link.NAME.source]`.
+    Source,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Daemon => "the top level",
+            Self::Link => "[link.NAME]",
+            Self::Source => "[link.NAME.source]",
+        })
+    }
+}
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Path,
+    /// `auto`, or a list such as `1,3-5`.
+    Cores,
+    /// `auto`, or one number.
+    Core,
+    /// A number of bytes, with or without a unit.
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    Milliseconds {
+        min: u64,
+        max: u64,
+    },
+    Number {
+        min: u64,
+        max: u64,
+    },
+    Choice(&'static [&'static str]),
+    /// `HOST:PORT`, one or more.
+    Servers,
+    /// Topic names and anchored regular expressions.
+    Topics,
+    Text {
+        bytes_max: usize,
+    },
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path => write!(f, "a directory"),
+            Self::Cores => write!(f, "auto, or cores such as 1,3-5"),
+            Self::Core => write!(f, "auto, or one core"),
+            Self::Bytes { min, max } => {
+                write!(f, "{} to {}", Bytes(*min), Bytes(*max))
+            }
+            Self::Milliseconds { min, max } => write!(f, "{min} to {max} ms"),
+            Self::Number { min, max } => write!(f, "{min} to {max}"),
+            Self::Choice(choices) => write!(f, "{}", choices.join(" | ")),
+            Self::Servers => write!(f, "HOST:PORT, one or more"),
+            Self::Topics => write!(f, "topic names or regular expressions"),
+            Self::Text { bytes_max } => write!(f, "text of at most {bytes_max} bytes"),
+        }
+    }
+}
+
+/// A number of bytes as people write it.
+pub(super) struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let whole = units.iter().find(|(shift, _)| self.0 >= 1 << shift && self.0.trailing_zeros() >= *shift);
+        match whole {
+            Some((shift, unit)) => write!(f, "{} {unit}", self.0 >> shift),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub name: &'static str,
+    pub scope: Scope,
+    pub kind: Kind,
+    /// As it would stand in a file; empty where there is none.
+    pub default: &'static str,
+    /// Whether a running daemon can take a new value.
+    pub reloadable: bool,
+    /// One line.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// A key without a default must be given.
+    pub fn is_required(&self) -> bool {
+        self.default.is_empty() && !matches!(self.kind, Kind::Text { .. })
+    }
+
+    /// Name with the table it stands in.
+    pub fn path(&self) -> String {
+        match self.scope {
+            Scope::Daemon => self.name.to_owned(),
+            Scope::Link => format!("link.NAME.{}", self.name),
+            Scope::Source => format!("link.NAME.source.{}", self.name),
+        }
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+/// Kafka's own fields for sizes are signed 32-bit numbers: a larger value cannot be sent or stored.
+const INT_MAX: u64 = i32::MAX as u64;
+/// Longest interval: beyond an hour a forgotten zero looks like a daemon that does nothing.
+const HOUR_MS: u64 = 3_600_000;
+/// Below it one shard has no room for the images of a few busy partitions.
+pub const MEMORY_BYTES_MIN: u64 = 64 * MIB;
+
+const fn daemon(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, scope: Scope::Daemon, kind, default, reloadable: false, help }
+}
+
+const fn link(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, scope: Scope::Link, kind, default, reloadable: false, help }
+}
+
+const fn source(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, scope: Scope::Source, kind, default, reloadable: false, help }
+}
+
+const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Bytes { min, max }
+}
+
+const fn milliseconds(min: u64, max: u64) -> Kind {
+    Kind::Milliseconds { min, max }
+}
+
+/// Every key, by scope.
+pub const KEYS: &[Key] = &[
+    daemon("data.dir", Kind::Path, "", "Directory of the store; one daemon holds it at a time."),
+    daemon("data.cores", Kind::Cores, "auto", "Cores of the data shards; auto = all but the control core."),
+    daemon("control.core", Kind::Core, "auto", "Core of everything else; auto = the lowest that is no data core."),
+    daemon("memory.bytes", bytes(MEMORY_BYTES_MIN, TIB), "512MiB", "Memory of the whole process."),
+    daemon("engine", Kind::Choice(&["auto", "ring", "epoll"]), "auto", "How I/O is done; auto = io_uring, and epoll where it is refused."),
+    daemon("direct.io", Kind::Choice(&["auto", "off"]), "auto", "O_DIRECT; auto falls back to the page cache where a file system refuses it."),
+    link("topics", Kind::Topics, "", "What to mirror: a legal topic name is literal, anything else an anchored regular expression."),
+    link("isolation.level", Kind::Choice(&["read_committed", "read_uncommitted"]), "read_committed", "Copy up to the source's last stable offset, or up to its high watermark."),
+    link("on.truncation", Kind::Choice(&["bounded", "follow", "stop"]), "bounded", "When the source lost data that we hold: cut within the two bounds below, always, or never."),
+    link("truncation.bytes.max", bytes(0, INT_MAX * 1024), "64MiB", "Most bytes of a partition that on.truncation = bounded cuts."),
+    link("truncation.percent.max", Kind::Number { min: 0, max: 100 }, "1", "Most percent of a partition that on.truncation = bounded cuts."),
+    link("on.gap", Kind::Choice(&["stop", "continue"]), "stop", "When the source deleted data before it was mirrored: stop the partition, or name the gap and go on behind it."),
+    link("flush.ms", milliseconds(1, HOUR_MS), "250", "Longest time between arrival and flush while tailing."),
+    link("flush.catchup.ms", milliseconds(1, HOUR_MS), "5000", "The same while catching up."),
+    link("flush.catchup.bytes", bytes(MIB, TIB), "256MiB", "Bytes after which a flush is due while catching up."),
+    link("checkpoint.ms", milliseconds(10, HOUR_MS), "1000", "Time between checkpoints; a restart reads again what lies behind the last one."),
+    link("fsync", Kind::Choice(&["interval", "batch", "none"]), "interval", "When a flush reaches the device: with flush.ms, after every answer, or whenever the system likes."),
+    link("segment.bytes", bytes(MIB, INT_MAX), "256MiB", "Size at which a segment file is closed and the next one begun."),
+    link("batch.bytes.max", bytes(64 * KIB, GIB), "64MiB", "Largest record batch; a larger one stops its partition."),
+    link("link.bytes.per.second", bytes(0, TIB), "0", "Most bytes per second that the link reads, tail first; 0 = no limit."),
+    link("replica.fetch.min.bytes", Kind::Number { min: 1, max: INT_MAX }, "1", "Bytes for which the source may hold an answer back."),
+    link("replica.fetch.wait.max.ms", milliseconds(0, 60_000), "500", "Longest time for which the source may hold an answer back."),
+    link("replica.fetch.max.bytes", bytes(4 * KIB, GIB), "4MiB", "Most bytes of one partition in one answer; a larger batch still arrives."),
+    link("replica.fetch.response.max.bytes", bytes(4 * KIB, GIB), "16MiB", "Most bytes of one answer."),
+    source("bootstrap.servers", Kind::Servers, "", "Brokers to ask first."),
+    source("security.protocol", Kind::Choice(&["PLAINTEXT"]), "PLAINTEXT", "How connections are made; the only one that is understood so far."),
+    source("client.id", Kind::Text { bytes_max: 255 }, "twinlog", "Name by which the source's quotas and logs know us."),
+    source("client.rack", Kind::Text { bytes_max: 255 }, "", "Rack of this host, for reading from the nearest replica."),
+    source("metadata.max.age.ms", milliseconds(100, HOUR_MS), "30000", "Time between looks for new topics, partitions and leaders; Kafka's own default is 300000."),
+    source("request.timeout.ms", milliseconds(100, HOUR_MS), "30000", "Time after which an unanswered request counts as failed."),
+];
+
+/// A key of the table by its name.
+pub fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The name of the table that is nearest to a misspelt one, when one is near.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let scored = KEYS.iter().map(|key| (distance(name, key.name), key.name));
+    let (edits, found) = scored.min()?;
+    // A third of the letters wrong is another word, not a slip.
+    (edits * 3 <= name.len().max(found.len())).then_some(found)
+}
+
+/// Levenshtein's distance.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], index + 1);
+        for (column, candidate) in other.iter().enumerate() {
+            let changed = corner + usize::from(letter != *candidate);
+            corner = row[column + 1];
+            row[column + 1] = changed.min(corner + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RawValue, Value};
+
+    #[test]
+    fn every_default_lies_within_its_own_bound() {
+        for key in KEYS.iter().filter(|key| !key.is_required()) {
+            let parsed = Value::parse(key, &RawValue::Text(key.default.to_owned()));
+            assert!(parsed.is_ok(), "{}: {parsed:?}", key.name);
+        }
+    }
+
+    #[test]
+    fn every_name_stands_once_and_has_a_sentence() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..index].iter().all(|other| other.name != key.name), "{}", key.name);
+            assert!(key.help.ends_with('.') && !key.help.contains('\n'), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn a_slip_finds_its_key_and_another_word_finds_none() {
+        assert_eq!(nearest("bootstrap.server"), Some("bootstrap.servers"));
+        assert_eq!(nearest("isolation.levle"), Some("isolation.level"));
+        assert_eq!(nearest("acks"), None);
+    }
+}

@@ -1,0 +1,381 @@
+//! Typed settings: what every other module reads.
+//!
+//! Invariant: a [`Settings`] exists only when every value is within its bound and no two exclude each other.
+
+use super::error::ConfigError;
+use super::file::{RawConfig, RawLink};
+use super::key::{KEYS, Scope, key};
+use super::topic_pattern::TopicPattern;
+use super::value::{HostPort, RawValue, Value};
+use crate::shard::FsyncPolicy;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use twinlog_io::{CoreChoice, EnginePreference};
+use twinlog_log_segment::files::check_topic_name;
+use twinlog_sync::truncation::{OnGap, OnTruncation, TruncationPolicy};
+use twinlog_sync::wire::fetch_request::IsolationLevel;
+
+/// Where the source is and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct SourceSettings {
+    pub bootstrap_servers: Vec<HostPort>,
+    pub client_id: String,
+    pub client_rack: String,
+    pub metadata_max_age: Duration,
+    pub request_timeout: Duration,
+}
+
+/// One link.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    pub name: String,
+    pub source: SourceSettings,
+    pub topics: Vec<TopicPattern>,
+    pub isolation_level: IsolationLevel,
+    pub truncation: TruncationPolicy,
+    pub flush_ms: u64,
+    pub flush_catch_up_ms: u64,
+    pub flush_catch_up_bytes: u64,
+    pub checkpoint_ms: u64,
+    pub fsync: FsyncPolicy,
+    pub segment_bytes: u32,
+    pub batch_bytes_max: u32,
+    /// 0 for no limit.
+    pub bytes_per_second: u64,
+    pub fetch_bytes_min: u32,
+    pub fetch_wait_max_ms: u32,
+    pub fetch_bytes_max: u32,
+    pub fetch_response_bytes_max: u32,
+}
+
+/// The daemon and its one link.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub data_cores: CoreChoice,
+    /// `None`: chosen.
+    pub control_core: Option<usize>,
+    pub memory_bytes: u64,
+    pub engine: EnginePreference,
+    pub direct_io: bool,
+    pub link: LinkSettings,
+}
+
+impl Settings {
+    /// Where partition directories lie, and nothing else.
+    pub fn link_directory(&self) -> PathBuf {
+        self.data_dir.join(&self.link.name)
+    }
+
+    pub fn journal_directory(&self) -> PathBuf {
+        journal_directory(&self.data_dir, &self.link.name)
+    }
+
+    pub fn cuts_directory(&self) -> PathBuf {
+        self.data_dir.join(".twinlog").join("cuts").join(&self.link.name)
+    }
+
+    /// Parses everything that was said. `link` chooses among several links.
+    pub fn from_raw(raw: &RawConfig, link: Option<&str>) -> Result<Self, ConfigError> {
+        let daemon = Values::parse(&raw.daemon, Scope::Daemon)?;
+        let (name, chosen) = choose_link(raw, link)?;
+        let link = LinkSettings::from_raw(name, chosen)?;
+        Ok(Self {
+            data_dir: daemon.path("data.dir"),
+            data_cores: daemon.cores("data.cores"),
+            control_core: daemon.core("control.core"),
+            memory_bytes: daemon.number("memory.bytes"),
+            engine: match daemon.choice("engine") {
+                "ring" => EnginePreference::Ring,
+                "epoll" => EnginePreference::Epoll,
+                _ => EnginePreference::Auto,
+            },
+            direct_io: daemon.choice("direct.io") == "auto",
+            link,
+        })
+    }
+}
+
+/// Where the checkpoints of a link lie.
+pub(crate) fn journal_directory(data_dir: &std::path::Path, link: &str) -> PathBuf {
+    data_dir.join(".twinlog").join(link)
+}
+
+/// A link's name becomes a directory beside ours.
+pub(crate) fn check_link_name(name: &str) -> Result<(), ConfigError> {
+    let wrong = |error| ConfigError::LinkName { name: name.to_owned(), error };
+    check_topic_name(name).map_err(|error| wrong(Some(error)))?;
+    if name.starts_with('.') { Err(wrong(None)) } else { Ok(()) }
+}
+
+fn choose_link<'a>(raw: &'a RawConfig, wanted: Option<&str>) -> Result<(&'a str, &'a RawLink), ConfigError> {
+    let mut links = raw.links.iter();
+    match (wanted, links.next(), links.next()) {
+        (_, None, _) => Err(ConfigError::NoLink),
+        (Some(name), Some(_), _) => raw
+            .links
+            .get_key_value(name)
+            .map(|(name, link)| (name.as_str(), link))
+            .ok_or_else(|| ConfigError::NoSuchLink { name: name.to_owned(), known: raw.link_names() }),
+        (None, Some((name, link)), None) => Ok((name, link)),
+        (None, Some(_), Some(_)) => Err(ConfigError::SeveralLinks { names: raw.link_names() }),
+    }
+}
+
+impl LinkSettings {
+    fn from_raw(name: &str, raw: &RawLink) -> Result<Self, ConfigError> {
+        check_link_name(name)?;
+        let source = Values::parse(&raw.source, Scope::Source)?;
+        let link = Values::parse(&raw.link, Scope::Link)?;
+        let settings = Self {
+            name: name.to_owned(),
+            source: SourceSettings {
+                bootstrap_servers: source.servers("bootstrap.servers"),
+                client_id: source.text("client.id"),
+                client_rack: source.text("client.rack"),
+                metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
+                request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
+            },
+            topics: link.topics("topics"),
+            isolation_level: match link.choice("isolation.level") {
+                "read_uncommitted" => IsolationLevel::ReadUncommitted,
+                _ => IsolationLevel::ReadCommitted,
+            },
+            truncation: truncation_policy(&link),
+            flush_ms: link.number("flush.ms"),
+            flush_catch_up_ms: link.number("flush.catchup.ms"),
+            flush_catch_up_bytes: link.number("flush.catchup.bytes"),
+            checkpoint_ms: link.number("checkpoint.ms"),
+            fsync: match link.choice("fsync") {
+                "batch" => FsyncPolicy::Batch,
+                "none" => FsyncPolicy::None,
+                _ => FsyncPolicy::Interval,
+            },
+            segment_bytes: link.small("segment.bytes"),
+            batch_bytes_max: link.small("batch.bytes.max"),
+            bytes_per_second: link.number("link.bytes.per.second"),
+            fetch_bytes_min: link.small("replica.fetch.min.bytes"),
+            fetch_wait_max_ms: link.small("replica.fetch.wait.max.ms"),
+            fetch_bytes_max: link.small("replica.fetch.max.bytes"),
+            fetch_response_bytes_max: link.small("replica.fetch.response.max.bytes"),
+        };
+        settings.check_pairs()?;
+        Ok(settings)
+    }
+
+    fn check_pairs(&self) -> Result<(), ConfigError> {
+        let exceeds = |key, value: u64, other, other_value: u64, why| {
+            let wrong = value > other_value;
+            if wrong { Err(ConfigError::Conflict { key, value, other, other_value, why }) } else { Ok(()) }
+        };
+        exceeds(
+            "replica.fetch.max.bytes",
+            self.fetch_bytes_max.into(),
+            "replica.fetch.response.max.bytes",
+            self.fetch_response_bytes_max.into(),
+            "one partition cannot bring more than its whole answer",
+        )?;
+        exceeds(
+            "replica.fetch.min.bytes",
+            self.fetch_bytes_min.into(),
+            "replica.fetch.response.max.bytes",
+            self.fetch_response_bytes_max.into(),
+            "the source would hold every answer back until the longest wait",
+        )?;
+        exceeds(
+            "replica.fetch.wait.max.ms",
+            self.fetch_wait_max_ms.into(),
+            "request.timeout.ms",
+            u64::try_from(self.source.request_timeout.as_millis() / 2).expect("bounded by the key table"),
+            "half of the timeout at most, or a source with nothing to say looks dead",
+        )
+    }
+}
+
+fn truncation_policy(link: &Values) -> TruncationPolicy {
+    TruncationPolicy {
+        on_truncation: match link.choice("on.truncation") {
+            "follow" => OnTruncation::Follow,
+            "stop" => OnTruncation::Stop,
+            _ => OnTruncation::Bounded,
+        },
+        on_gap: match link.choice("on.gap") {
+            "continue" => OnGap::Continue,
+            _ => OnGap::Stop,
+        },
+        bytes_max: link.number("truncation.bytes.max"),
+        percent_max: link.small("truncation.percent.max"),
+    }
+}
+
+/// Parsed values of one scope, defaults included: every key of the scope is there.
+struct Values(BTreeMap<&'static str, Value>);
+
+impl Values {
+    fn parse(raw: &BTreeMap<&'static str, RawValue>, scope: Scope) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        for key in KEYS.iter().filter(|key| key.scope == scope) {
+            let given = raw.get(key.name);
+            if given.is_none() && key.is_required() {
+                return Err(ConfigError::Missing { key });
+            }
+            let default = RawValue::Text(key.default.to_owned());
+            let text = given.unwrap_or(&default);
+            let value = Value::parse(key, text)
+                .map_err(|why| ConfigError::Value { key, value: text.to_string(), why })?;
+            values.insert(key.name, value);
+        }
+        Ok(Self(values))
+    }
+
+    fn value(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or_else(|| panic!("{name} is no key of its scope: {:?}", key(name)))
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        let Value::Number(number) = self.value(name) else { panic!("{name} is no number") };
+        *number
+    }
+
+    /// A number whose bound in the table lies within 32 bits.
+    fn small(&self, name: &str) -> u32 {
+        u32::try_from(self.number(name)).expect("the key table bounds it")
+    }
+
+    fn choice(&self, name: &str) -> &'static str {
+        let Value::Choice(choice) = self.value(name) else { panic!("{name} is no choice") };
+        choice
+    }
+
+    fn text(&self, name: &str) -> String {
+        let Value::Text(text) = self.value(name) else { panic!("{name} is no text") };
+        text.clone()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let Value::Path(path) = self.value(name) else { panic!("{name} is no path") };
+        path.clone()
+    }
+
+    fn cores(&self, name: &str) -> CoreChoice {
+        let Value::Cores(cores) = self.value(name) else { panic!("{name} is no core list") };
+        cores.clone()
+    }
+
+    fn core(&self, name: &str) -> Option<usize> {
+        let Value::Core(core) = self.value(name) else { panic!("{name} is no core") };
+        *core
+    }
+
+    fn servers(&self, name: &str) -> Vec<HostPort> {
+        let Value::Servers(servers) = self.value(name) else { panic!("{name} is no server list") };
+        servers.clone()
+    }
+
+    fn topics(&self, name: &str) -> Vec<TopicPattern> {
+        let Value::Topics(topics) = self.value(name) else { panic!("{name} is no topic list") };
+        topics.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Kind, ValueError};
+
+    fn minimal() -> RawConfig {
+        let mut raw = RawConfig::default();
+        raw.set("west", "data.dir", RawValue::Text("/d".into()));
+        raw.set("west", "topics", RawValue::List(vec!["orders".into()]));
+        raw.set("west", "bootstrap.servers", RawValue::Text("a:1,b:2".into()));
+        raw
+    }
+
+    fn with(name: &str, value: &str) -> Result<Settings, ConfigError> {
+        let mut raw = minimal();
+        raw.set("west", name, RawValue::Text(value.into()));
+        Settings::from_raw(&raw, None)
+    }
+
+    #[test]
+    fn three_values_are_enough_and_the_rest_are_the_documented_defaults() {
+        let settings = Settings::from_raw(&minimal(), None).unwrap();
+        assert_eq!(settings.link_directory(), PathBuf::from("/d/west"));
+        assert_eq!(settings.memory_bytes, 512 << 20);
+        let link = &settings.link;
+        assert_eq!(link.source.bootstrap_servers.len(), 2);
+        assert_eq!((link.flush_ms, link.flush_catch_up_ms), (250, 5_000));
+        assert_eq!(link.truncation, TruncationPolicy::default());
+        assert_eq!((link.fetch_bytes_max, link.fetch_response_bytes_max), (4 << 20, 16 << 20));
+        assert_eq!(link.isolation_level, IsolationLevel::ReadCommitted);
+    }
+
+    #[test]
+    fn each_missing_value_is_named() {
+        for name in ["data.dir", "topics", "bootstrap.servers"] {
+            let mut raw = minimal();
+            raw.daemon.remove(name);
+            let link = raw.links.get_mut("west").unwrap();
+            link.link.remove(name);
+            link.source.remove(name);
+            let error = Settings::from_raw(&raw, None).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{name} is missing")), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_key_refuses_what_lies_beyond_its_bound_and_takes_the_bound() {
+        for key in KEYS {
+            match key.kind {
+                Kind::Bytes { min, max } | Kind::Milliseconds { min, max } | Kind::Number { min, max } => {
+                    let beyond = max.checked_add(1).unwrap().to_string();
+                    let error = with(key.name, &beyond).unwrap_err();
+                    assert!(matches!(error, ConfigError::Value { why: ValueError::OutOfBound, .. }), "{error}");
+                    assert!(error.to_string().contains(key.name) && error.to_string().contains(&beyond));
+                    if min > 0 {
+                        assert!(with(key.name, &(min - 1).to_string()).is_err(), "{}", key.name);
+                    }
+                    for bound in [min, max] {
+                        let taken = with(key.name, &bound.to_string());
+                        let fits = matches!(taken, Ok(_) | Err(ConfigError::Conflict { .. }));
+                        assert!(fits, "{} = {bound}: {taken:?}", key.name);
+                    }
+                }
+                Kind::Choice(choices) => {
+                    assert!(with(key.name, "neither").is_err(), "{}", key.name);
+                    choices.iter().for_each(|choice| assert!(with(key.name, choice).is_ok(), "{choice}"));
+                }
+                Kind::Text { bytes_max } => assert!(with(key.name, &"x".repeat(bytes_max + 1)).is_err()),
+                Kind::Path | Kind::Cores | Kind::Core | Kind::Servers | Kind::Topics => {
+                    assert!(with(key.name, "\0,(").is_err(), "{}", key.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_exclude_each_other_are_refused_with_both() {
+        let text = with("replica.fetch.max.bytes", "32MiB").unwrap_err().to_string();
+        assert!(text.contains("replica.fetch.response.max.bytes = 16777216"), "{text}");
+        assert!(matches!(with("request.timeout.ms", "900"), Err(ConfigError::Conflict { .. })));
+    }
+
+    #[test]
+    fn tls_is_refused_with_what_is_allowed() {
+        let text = with("security.protocol", "SASL_SSL").unwrap_err().to_string();
+        assert!(text.contains("SASL_SSL") && text.contains("allowed: PLAINTEXT"), "{text}");
+    }
+
+    #[test]
+    fn a_link_is_chosen_by_name_and_its_name_is_a_safe_directory() {
+        let mut raw = minimal();
+        raw.set("east", "topics", RawValue::Text("x".into()));
+        assert!(matches!(Settings::from_raw(&raw, None), Err(ConfigError::SeveralLinks { .. })));
+        assert_eq!(Settings::from_raw(&raw, Some("west")).unwrap().link.name, "west");
+        assert!(matches!(Settings::from_raw(&raw, Some("north")), Err(ConfigError::NoSuchLink { .. })));
+        for bad in ["", "..", ".twinlog", "a/b", "a b"] {
+            assert!(check_link_name(bad).is_err(), "{bad}");
+        }
+    }
+}

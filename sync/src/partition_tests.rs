@@ -1,0 +1,187 @@
+//! The partition machine: what it accepts, what it refuses, and where each fault leads.
+
+use super::*;
+use crate::fault::code;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use twinlog_log_segment::batch::BATCH_HEADER_BYTES;
+use twinlog_log_segment::files::TopicId;
+use twinlog_log_segment::testing::BatchBuilder;
+
+const MIB: u32 = 1 << 20;
+
+fn at(value: i64) -> Offset {
+    Offset::new(value).unwrap()
+}
+
+fn header(base: i64, last_delta: u32, epoch: i32) -> BatchHeader {
+    let bytes =
+        BatchBuilder::at(base).records(1, 10).last_offset_delta(last_delta).leader_epoch(epoch).build();
+    BatchHeader::parse(bytes[..BATCH_HEADER_BYTES].try_into().unwrap(), MIB).unwrap()
+}
+
+fn partition(log_start: i64, end: i64, holds_batches: bool) -> Partition {
+    let topic = Arc::new(Topic { name: "t".to_string(), id: TopicId([1; 16]) });
+    let recovered = Recovered {
+        ledger: Ledger::recovered(at(log_start), at(end)),
+        epochs: EpochHistory::new(),
+        transactions: OpenTransactions::new(),
+        holds_batches,
+    };
+    let mut partition =
+        Partition::new(PartitionKey { topic: 0, index: 0 }, topic, recovered, MIB, 8 * MIB);
+    partition.leader_is(Leader { broker: 1, epoch: LeaderEpoch(4) });
+    drain(&mut partition);
+    partition
+}
+
+fn drain(partition: &mut Partition) -> Vec<Action> {
+    core::iter::from_fn(|| partition.poll()).collect()
+}
+
+fn head(error: i16, log_start: i64, end: i64) -> PartitionHead {
+    PartitionHead {
+        index: 0,
+        error,
+        high_watermark: end,
+        last_stable_offset: end,
+        log_start_offset: log_start,
+        preferred_read_replica: -1,
+        records_bytes: 0,
+    }
+}
+
+#[test]
+fn a_batch_moves_the_fetch_offset_over_gaps_and_records_its_epoch() {
+    let mut partition = partition(0, 0, false);
+    assert!(partition.answer_begins(1, &head(0, 0, 100)));
+    let first = header(10, 4, 2);
+    partition.accept_header(&first).unwrap();
+    let accepted = partition.accept_batch(&first, None).unwrap();
+    assert!(accepted.new_epoch);
+    assert_eq!(partition.ledger.fetch(), at(15));
+    let second = header(20, 0, 2);
+    partition.accept_header(&second).unwrap();
+    assert!(!partition.accept_batch(&second, None).unwrap().new_epoch);
+    let position = partition.position().unwrap();
+    assert_eq!((position.fetch_offset, position.last_fetched_epoch), (at(21), LeaderEpoch(2)));
+    assert_eq!(position.current_leader_epoch, LeaderEpoch(4));
+}
+
+#[test]
+fn only_the_first_batch_of_an_empty_log_may_start_below_the_expected_offset() {
+    let mut empty = partition(3, 3, false);
+    let middle = header(0, 9, 0);
+    empty.accept_header(&middle).unwrap();
+    empty.accept_batch(&middle, None).unwrap();
+    assert_eq!(empty.ledger.fetch(), at(10));
+    assert!(matches!(empty.accept_header(&header(8, 5, 0)), Err(Fault::Overlaps { .. })));
+    assert!(matches!(empty.accept_header(&header(2, 3, 0)), Err(Fault::BelowExpected { .. })));
+    let emptied_by_retention = partition(3, 3, true);
+    assert!(matches!(emptied_by_retention.accept_header(&middle), Err(Fault::Overlaps { .. })));
+}
+
+#[test]
+fn an_epoch_that_goes_back_is_refused() {
+    let mut partition = partition(0, 0, false);
+    let batch = header(0, 0, 5);
+    partition.accept_batch(&batch, None).unwrap();
+    assert!(matches!(partition.accept_header(&header(1, 0, 4)), Err(Fault::EpochWentBack { .. })));
+}
+
+#[test]
+fn wrong_bytes_are_fetched_again_a_bounded_number_of_times_then_the_partition_stops() {
+    let mut partition = partition(0, 0, false);
+    let fault = Fault::BelowExpected { expected: at(5), last_offset: at(1) };
+    let mut now = 0;
+    for _ in 0..REFETCHES_MAX {
+        partition.fault(now, fault.clone());
+        assert_eq!(drain(&mut partition), [Action::LeaveSession]);
+        now = partition.deadline().unwrap();
+        partition.tick(now);
+        assert_eq!(drain(&mut partition), [Action::UpdateSession]);
+    }
+    partition.fault(now, fault.clone());
+    assert_eq!(*partition.state(), State::Stopped(fault.clone()));
+    assert_eq!(drain(&mut partition), [Action::LeaveSession, Action::Stopped(fault)]);
+    assert!(partition.position().is_none());
+    partition.resume();
+    assert_eq!(*partition.state(), State::Fetching);
+}
+
+#[test]
+fn an_old_format_stops_at_once() {
+    let mut partition = partition(0, 0, false);
+    let fault = Fault::Batch(twinlog_log_segment::batch::BatchError::OldMagic { base_offset: 0, magic: 1 });
+    partition.fault(0, fault.clone());
+    assert_eq!(*partition.state(), State::Stopped(fault));
+}
+
+#[test]
+fn out_of_range_and_divergence_wait_for_a_classification() {
+    for diverging in [false, true] {
+        let mut partition = partition(0, 10, true);
+        if diverging {
+            assert!(partition.answer_begins(1, &head(0, 0, 5)));
+            let tail = PartitionTail { diverging_epoch: Some((LeaderEpoch(0), 5)), current_leader: None };
+            partition.answer_ends(1, &tail, &RecordsOutcome::default());
+        } else {
+            assert!(!partition.answer_begins(1, &head(code::OFFSET_OUT_OF_RANGE, -1, -1)));
+        }
+        assert_eq!(*partition.state(), State::Classifying);
+        let actions = drain(&mut partition);
+        assert!(matches!(actions[..], [Action::LeaveSession, Action::Classify(_)]), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_moved_leader_is_rediscovered_and_an_older_epoch_is_stale_news() {
+    let mut partition = partition(0, 10, true);
+    partition.answer_begins(1, &head(code::NOT_LEADER_OR_FOLLOWER, -1, -1));
+    assert_eq!(drain(&mut partition), [Action::LeaveSession, Action::RefreshMetadata]);
+    let tail = PartitionTail { diverging_epoch: None, current_leader: Some((2, LeaderEpoch(5))) };
+    partition.answer_ends(1, &tail, &RecordsOutcome::default());
+    partition.leader_is(Leader { broker: 1, epoch: LeaderEpoch(4) });
+    assert_eq!(partition.broker(), Some(2));
+    partition.tick(partition.deadline().unwrap());
+    assert_eq!(*partition.state(), State::Fetching);
+}
+
+#[test]
+fn a_batch_larger_than_the_limit_is_asked_for_whole_before_it_is_given_up() {
+    let mut partition = partition(0, 0, false);
+    let records = RecordsOutcome { records_bytes: MIB, whole_batches: 0, cut_off_batch_bytes: 3 << 20 };
+    partition.answer_begins(1, &head(0, 0, 10));
+    partition.answer_ends(1, &PartitionTail::default(), &records);
+    assert_eq!(partition.position().unwrap().bytes_max, 3 << 20);
+    partition.answer_ends(1, &PartitionTail::default(), &records);
+    assert!(matches!(partition.state(), State::BackingOff { .. }));
+}
+
+#[test]
+fn the_log_start_follows_the_source_up_to_what_is_flushed() {
+    let mut partition = partition(0, 10, true);
+    partition.answer_begins(1, &head(0, 7, 20));
+    assert_eq!(drain(&mut partition), [Action::Trimmed(at(7))]);
+    partition.answer_begins(1, &head(0, 15, 20));
+    assert_eq!(drain(&mut partition), [Action::Trimmed(at(10))]);
+}
+
+#[test]
+fn a_partition_tails_when_it_has_caught_up_and_catches_up_when_answers_stay_full() {
+    let mut partition = partition(0, 0, false);
+    assert_eq!(partition.lane(), LaneKind::CatchUp);
+    let batch = header(0, 9, 0);
+    partition.answer_begins(1, &head(0, 0, 10));
+    partition.accept_batch(&batch, None).unwrap();
+    let small = RecordsOutcome { records_bytes: 100, whole_batches: 1, cut_off_batch_bytes: 0 };
+    partition.answer_ends(1, &PartitionTail::default(), &small);
+    assert_eq!(partition.lane(), LaneKind::Tail);
+    let full = RecordsOutcome { records_bytes: MIB, ..small };
+    partition.answer_begins(1, &head(0, 0, 1000));
+    for _ in 0..3 {
+        assert_eq!(partition.lane(), LaneKind::Tail);
+        partition.answer_ends(1, &PartitionTail::default(), &full);
+    }
+    assert_eq!(partition.lane(), LaneKind::CatchUp);
+}
