@@ -13,11 +13,15 @@
 //!   kafka::dump        Kafka's own DumpLogSegments, its complaints made an error
 //!   kafka::indexes     what that tool does not see
 //!   cli                the program under test as a process
+//!   mirror             a data directory that the program under test fills from a cluster
+//!   sim                a world of clock, network, disk and brokers around the product's machines
 //!   poll               the only place that waits
 //!   tidy               the house rules
 //! ```
 
 pub mod cli;
 pub mod kafka;
+pub mod mirror;
 pub mod poll;
+pub mod sim;
 pub mod tidy;

@@ -1,0 +1,120 @@
+//! A data directory that the program under test fills from a cluster, and the questions asked of it.
+//!
+//! Owns the directory. Compares it with the broker's own files by [`crate::kafka::batches`], never by
+//! the product's reader.
+
+use crate::cli::{Finished, Program};
+use crate::kafka::batches::{self, CopyBound, Difference, assert_identical};
+use crate::kafka::dump::{Gaps, assert_clean};
+use crate::kafka::indexes::aborted_transactions;
+use crate::kafka::{Cluster, Isolation};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// See the file's header.
+pub struct Mirror {
+    program: PathBuf,
+    bootstrap: String,
+    directory: TempDir,
+    topics: Vec<String>,
+    arguments: Vec<String>,
+}
+
+impl Mirror {
+    /// A mirror of `topics`, with nothing stored yet. `program` is the binary under test.
+    pub fn new(program: &str, bootstrap: &str, topics: &[&str]) -> Self {
+        Self {
+            program: program.into(),
+            bootstrap: bootstrap.to_owned(),
+            directory: tempfile::tempdir().expect("a directory"),
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Adds a flag to every run.
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    pub fn data_directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn partition_directory(&self, topic: &str, partition: i32) -> PathBuf {
+        self.directory.path().join("default").join(format!("{topic}-{partition}"))
+    }
+
+    /// `twinlog run`, tailing until it is told to stop.
+    pub fn tailing(&self) -> Program {
+        let mut program = Program::new(&self.program).argument("run");
+        program = program.arguments(["--source", &self.bootstrap, "--output", "json", "--memory", "96MiB"]);
+        program = program.argument("--data-dir").argument(self.directory.path());
+        for topic in &self.topics {
+            program = program.arguments(["--topic", topic]);
+        }
+        program.arguments(&self.arguments)
+    }
+
+    /// `twinlog run --until-caught-up` to its end.
+    pub fn catch_up(&self) -> Finished {
+        self.tailing().argument("--until-caught-up").run()
+    }
+
+    /// The same, and it must have got there; its report.
+    pub fn caught_up(&self) -> Value {
+        self.catch_up().expect_code(0).json()
+    }
+
+    /// `twinlog verify`, over the files and, with `source`, against the cluster.
+    pub fn verify(&self, source: bool) -> Finished {
+        let program = Program::new(&self.program).argument("verify");
+        let program = program.argument("--data-dir").argument(self.directory.path());
+        if source { program.arguments(["--source", &self.bootstrap]) } else { program }.run()
+    }
+
+    /// `twinlog mirror resume` with these arguments.
+    pub fn resume(&self, arguments: &[&str]) -> Finished {
+        let program = Program::new(&self.program).arguments(["mirror", "resume"]).arguments(arguments);
+        program.argument("--data-dir").argument(self.directory.path()).run()
+    }
+
+    /// Every batch of the broker's log below `end` is in the mirror with the same bytes, and nothing else.
+    #[track_caller]
+    pub fn assert_same(&self, cluster: &Cluster, broker: usize, topic: &str, isolation: Isolation) {
+        let starts = cluster.scenario().start_offsets(topic);
+        let ends = cluster.scenario().end_offsets(topic, isolation);
+        for (partition, (start, end)) in starts.iter().zip(&ends).enumerate() {
+            let partition = i32::try_from(partition).expect("few partitions");
+            let source = cluster.partition_directory(broker, topic, partition);
+            let mirror = self.partition_directory(topic, partition);
+            let equal = assert_identical(&source, &mirror, *start, CopyBound::Exactly(*end));
+            assert!(equal.end_offset >= *end, "{topic}-{partition} ends at {} of {end}", equal.end_offset);
+        }
+    }
+
+    /// As [`Self::assert_same`], but an answer: for a mirror that is still running.
+    pub fn difference(&self, source: &Path, topic: &str, partition: i32, start: i64) -> Option<Difference> {
+        let mirror = self.partition_directory(topic, partition);
+        batches::compare(source, &mirror, start, CopyBound::Prefix).err()
+    }
+
+    /// Kafka's own tool finds nothing wrong with any of the partitions.
+    #[track_caller]
+    pub fn assert_dump_clean(&self, topic: &str, partitions: i32, gaps: Gaps) {
+        let directories: Vec<PathBuf> =
+            (0..partitions).map(|partition| self.partition_directory(topic, partition)).collect();
+        assert_clean(&directories, gaps);
+    }
+
+    /// The transaction index names the same aborted transactions as the broker's.
+    #[track_caller]
+    pub fn assert_same_aborts(&self, source: &Path, topic: &str, partition: i32) -> usize {
+        let ours = aborted_transactions(&self.partition_directory(topic, partition)).expect("readable");
+        let theirs = aborted_transactions(source).expect("readable");
+        assert_eq!(ours, theirs, "aborted transactions of {topic}-{partition}");
+        ours.len()
+    }
+}
