@@ -16,11 +16,12 @@ mod settings;
 mod topic_pattern;
 mod value;
 
-pub use error::ConfigError;
+pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
 pub use key::{KEYS, Key, Kind, Scope, key};
 pub use settings::{LinkSettings, Settings, SourceSettings};
+pub(crate) use settings::{check_link_name, journal_directory};
 pub use topic_pattern::{PatternError, TopicPattern};
 pub use value::{HostPort, RawValue, Value, ValueError, parse_bytes};
 

@@ -140,3 +140,117 @@ pub(crate) fn record_cut(
     checkpoint.encode(&mut bytes);
     files.replace(&place.join(CUT_RECORD), bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_disk::MemoryDisk;
+    use crate::store::written_log::{at, empty_disk, journal_directory, partition};
+    use twinlog_log_segment::checkpoint::CheckpointError;
+    use twinlog_log_segment::files::TopicId;
+
+    fn record(partition: i32, generation: u64) -> PartitionCheckpoint {
+        let partition = TopicPartition::new("orders", partition).unwrap();
+        let mut checkpoint = PartitionCheckpoint::empty(partition, TopicId([1; 16]), at(5));
+        checkpoint.generation = generation;
+        checkpoint
+    }
+
+    fn encoded(records: &[PartitionCheckpoint]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        bytes
+    }
+
+    fn plant(disk: &mut MemoryDisk, name: &str, bytes: &[u8]) {
+        disk.plant(&journal_directory().join(name), bytes);
+    }
+
+    fn generations(disk: &mut MemoryDisk) -> Vec<u64> {
+        let journal = load(disk, &journal_directory()).unwrap();
+        journal.checkpoints.values().map(|checkpoint| checkpoint.generation).collect()
+    }
+
+    #[test]
+    fn the_highest_generation_counts_wherever_it_stands() {
+        let mut disk = empty_disk();
+        assert_eq!(generations(&mut disk), [0; 0]);
+        plant(&mut disk, "journal-0", &encoded(&[record(0, 3), record(1, 9), record(0, 4)]));
+        plant(&mut disk, "journal-merged", &encoded(&[record(0, 7), record(1, 8)]));
+        plant(&mut disk, "history", b"not a journal");
+        plant(&mut disk, "journal-0.tmp", &encoded(&[record(0, 99)]));
+        assert_eq!(generations(&mut disk), [7, 9]);
+    }
+
+    #[test]
+    fn a_torn_end_is_the_end() {
+        let bytes = encoded(&[record(0, 1), record(0, 2)]);
+        for length in bytes.len() / 2..bytes.len() {
+            let mut disk = empty_disk();
+            plant(&mut disk, "journal-0", &bytes[..length]);
+            assert_eq!(generations(&mut disk), [1], "{length} bytes");
+        }
+        let mut disk = empty_disk();
+        plant(&mut disk, "journal-0", &[&bytes[..], &[0; 4096]].concat());
+        assert_eq!(generations(&mut disk), [2]);
+    }
+
+    #[test]
+    fn a_newer_record_refuses_with_its_place() {
+        let mut bytes = encoded(&[record(0, 1), record(0, 2)]);
+        let second = bytes.len() / 2;
+        // A longer record than any of ours: its CRC need not be known.
+        bytes[second + 5] = 2;
+        bytes[second + 6..second + 10].copy_from_slice(&u32::MAX.to_be_bytes());
+        let mut disk = empty_disk();
+        plant(&mut disk, "journal-1", &bytes);
+        let error = load(&mut disk, &journal_directory()).unwrap_err();
+        let path = journal_directory().join("journal-1");
+        let newer = CheckpointError::NewerVersion { version: 2 };
+        assert_eq!(error, StoreError::Journal { path, position: second as u64, error: newer });
+        assert!(error.to_string().contains("start the newer program"), "{error}");
+    }
+
+    #[test]
+    fn a_rewrite_leaves_one_journal_and_the_cuts_are_in_it() {
+        let mut disk = empty_disk();
+        plant(&mut disk, "journal-0", &encoded(&[record(3, 3), record(1, 9)]));
+        plant(&mut disk, "journal-1.tmp", b"torn");
+        record_cut(&mut Files::new(&mut disk), &journal_directory(), &record(3, 8)).unwrap();
+        disk.crash(5);
+        assert_eq!(generations(&mut disk), [9, 8]);
+        let journal = load(&mut disk, &journal_directory()).unwrap();
+        assert!(journal.checkpoints.contains_key(&partition()));
+        rewrite(&mut disk, &journal_directory(), &journal).unwrap();
+        disk.crash(6);
+        assert_eq!(disk.files(), [journal_directory().join(MERGED)]);
+        assert_eq!(load(&mut disk, &journal_directory()).unwrap(), journal);
+    }
+
+    #[test]
+    fn a_crash_while_rewriting_loses_no_checkpoint() {
+        for steps in 0..12 {
+            let mut disk = empty_disk();
+            plant(&mut disk, "journal-0", &encoded(&[record(0, 3), record(1, 9)]));
+            record_cut(&mut Files::new(&mut disk), &journal_directory(), &record(0, 8)).unwrap();
+            let journal = load(&mut disk, &journal_directory()).unwrap();
+            disk.die_after(steps);
+            let _ = rewrite(&mut disk, &journal_directory(), &journal);
+            disk.crash(steps as u64);
+            assert_eq!(load(&mut disk, &journal_directory()).unwrap(), journal, "{steps} steps");
+        }
+    }
+
+    #[test]
+    fn a_journal_longer_than_one_read_is_read_on() {
+        let mut disk = empty_disk();
+        let mut bytes = Vec::new();
+        while bytes.len() < STEP_READ_BYTES_MAX as usize + 1000 {
+            let record = encoded(&[record(0, bytes.len() as u64)]);
+            bytes.extend(record.repeat(2000));
+        }
+        bytes.extend(encoded(&[record(0, u64::MAX)]));
+        plant(&mut disk, "journal-0", &bytes);
+        assert_eq!(generations(&mut disk), [u64::MAX]);
+    }
+}

@@ -6,7 +6,8 @@
 //! ```
 //! The arena is a share of `memory.bytes` fixed at the start: what is not here cannot be received, so a
 //! slow disk or ten thousand partitions become back-pressure and never more memory. A slab whose pieces
-//! are all free again goes back to the free slabs and may be cut differently.
+//! are all free again goes back to the free slabs and may be cut differently; one slab is always kept for
+//! bounce blocks, because writing a last block is how every other piece is freed.
 
 use twinlog_io::Span;
 
@@ -26,6 +27,9 @@ pub enum Class {
     /// The image of a stream.
     Large,
 }
+
+/// The slab that is never anything but bounce blocks.
+const BLOCK_SLAB: u32 = 0;
 
 const CUT_CLASSES: [Class; 3] = [Class::Block, Class::Small, Class::Scratch];
 
@@ -71,12 +75,11 @@ impl Pool {
     /// A pool over the first `arena_bytes` of an arena.
     pub fn new(arena_bytes: u64) -> Self {
         let slabs = u32::try_from(arena_bytes / u64::from(SLAB_BYTES)).expect("an arena is below 4 PiB");
-        Self {
-            free_slabs: (0..slabs).rev().collect(),
-            cuts: vec![Cut::default(); slabs as usize],
-            open: Default::default(),
-            slabs,
-        }
+        assert!(slabs >= 2, "a pool of {arena_bytes} bytes cannot hold an image beside its bounce blocks");
+        let mut open: [Vec<u32>; CUT_CLASSES.len()] = Default::default();
+        open[0].push(BLOCK_SLAB);
+        let free_slabs = (1..slabs).rev().collect();
+        Self { free_slabs, cuts: vec![Cut::default(); slabs as usize], open, slabs }
     }
 
     /// A piece of this class, or nothing when memory is used up.
@@ -106,6 +109,11 @@ impl Pool {
         Some(Span { start: start_of(slab) + u64::from(piece * class.bytes()), length: class.bytes() })
     }
 
+    /// Whether a bounce block can be had now.
+    pub fn has_block(&self) -> bool {
+        !self.open[0].is_empty() || !self.free_slabs.is_empty()
+    }
+
     /// Takes a piece back.
     pub fn give(&mut self, span: Span) {
         let slab = u32::try_from(span.start / u64::from(SLAB_BYTES)).expect("the arena's size fits");
@@ -122,7 +130,7 @@ impl Pool {
         let was_full = cut.count == SLAB_BYTES / span.length;
         cut.count -= 1;
         let open = &mut self.open[cut.class_index];
-        if cut.count == 0 {
+        if cut.count == 0 && slab != BLOCK_SLAB {
             open.retain(|each| *each != slab);
             self.free_slabs.push(slab);
         } else if was_full {
@@ -135,8 +143,9 @@ impl Pool {
         self.free_slabs.len() as u64 * u64::from(SLAB_BYTES)
     }
 
+    /// Bytes that can be free at most: all but the slab of bounce blocks.
     pub fn size_bytes(&self) -> u64 {
-        u64::from(self.slabs) * u64::from(SLAB_BYTES)
+        u64::from(self.slabs - 1) * u64::from(SLAB_BYTES)
     }
 }
 
@@ -167,19 +176,20 @@ mod tests {
 
     #[test]
     fn a_class_fills_its_slab_before_it_takes_another() {
-        let mut pool = Pool::new(2 << 20);
+        let mut pool = Pool::new(3 << 20);
         let spans: Vec<_> = (0..64).map(|_| pool.take(Class::Small).unwrap()).collect();
         assert_eq!(pool.free_bytes(), 1 << 20);
         pool.give(spans[17]);
         assert_eq!(pool.take(Class::Small), Some(spans[17]));
         pool.take(Class::Large).unwrap();
-        assert_eq!(pool.take(Class::Block), None);
+        assert_eq!(pool.take(Class::Small), None);
+        assert!(pool.take(Class::Block).is_some(), "a bounce block is there when nothing else is");
     }
 
     #[test]
     #[should_panic(expected = "given back twice")]
     fn a_piece_is_given_back_once() {
-        let mut pool = Pool::new(2 << 20);
+        let mut pool = Pool::new(3 << 20);
         let (kept, span) = (pool.take(Class::Block).unwrap(), pool.take(Class::Block).unwrap());
         assert_ne!(kept, span);
         pool.give(span);

@@ -14,30 +14,34 @@
 //! fell below the checkpoint's, the new checkpoint is durable first, or else the next start would take bytes
 //! for flushed that were only reserved. Must never read again what the checkpoint covers in a normal restart.
 
+mod alarm;
 mod indexes;
-mod scan_files;
+pub(crate) mod scan_files;
 pub(crate) mod segments;
 #[cfg(test)]
 mod tests;
 
 pub use crate::store::StoreError;
+pub use alarm::RecoveryAlarm;
+
 use crate::journal;
 use crate::store::cut;
 use crate::store::files::Files;
-use scan_files::{IndexFilesWritten, ScannedSegment, scan_segment};
-use segments::{Segments, sizes_of};
-use std::fmt;
+use indexes::covered_indexes_are_right;
+use scan_files::{IndexSizes, ScannedSegment, follows, scan_segment, settle_segment};
+use segments::Segments;
 use std::path::{Path, PathBuf};
 use twinlog_io::Disk;
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
+use twinlog_log_segment::digest::LogDigest;
 use twinlog_log_segment::epoch::EpochHistory;
 use twinlog_log_segment::files::{
     LEADER_EPOCH_FILE, LOG_START_FILE, PARTITION_METADATA_FILE, SegmentFile, TopicId, TopicPartition,
     parse_offset_checkpoint, parse_partition_metadata, partition_metadata_text,
 };
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
-use twinlog_log_segment::recovery::{ActiveFile, Decision, Found, IndexFiles, decide};
-use twinlog_log_segment::scan::{ScanReport, ScanStart};
+use twinlog_log_segment::recovery::{Decision, FileSizes, Found, IndexFiles, decide};
+use twinlog_log_segment::scan::ScanStart;
 
 /// What is known of a partition before its files are looked at.
 #[derive(Clone, Debug)]
@@ -63,58 +67,6 @@ pub struct RecoveredPartition {
     /// Any batch is stored, in whatever segment.
     pub holds_batches: bool,
     pub alarms: Vec<RecoveryAlarm>,
-}
-
-/// Something that a mere crash does not explain, or that the operator should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecoveryAlarm {
-    /// Flushed bytes were gone or wrong; they are fetched again.
-    FlushedBytesLost { partition: TopicPartition, checkpoint_end: Offset, recovered_end: Offset },
-    IndexesRebuilt { partition: TopicPartition, segments: usize },
-    /// No checkpoint: which epochs of the source wrote the log is not known.
-    ScannedWithoutCheckpoint { partition: TopicPartition, log_end: Offset },
-    TruncationResumed { partition: TopicPartition, log_end: Offset },
-    RemovalFinished { partition: TopicPartition },
-    /// Segments that no longer follow the log. Nothing in them was ever counted as flushed.
-    UnprovenSegmentsDeleted { partition: TopicPartition, segments: usize, log_end: Offset },
-    /// The first segment begins above the log start that was recorded.
-    LogStartMissing { partition: TopicPartition, log_start: Offset, first_segment: Offset },
-}
-
-impl fmt::Display for RecoveryAlarm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RecoveryAlarm::FlushedBytesLost { partition, checkpoint_end, recovered_end } => write!(
-                f,
-                "{partition}: flushed up to offset {checkpoint_end}, but only {recovered_end} is left and right: \
-                 the rest is fetched again; check the disk"
-            ),
-            RecoveryAlarm::IndexesRebuilt { partition, segments } => {
-                write!(f, "{partition}: index files were incomplete; {segments} segments were indexed anew")
-            }
-            RecoveryAlarm::ScannedWithoutCheckpoint { partition, log_end } => write!(
-                f,
-                "{partition}: no checkpoint was found; a full scan proved offsets up to {log_end}, and which \
-                 epochs of the source wrote them is unknown"
-            ),
-            RecoveryAlarm::TruncationResumed { partition, log_end } => {
-                write!(f, "{partition}: an interrupted truncation to offset {log_end} was completed")
-            }
-            RecoveryAlarm::RemovalFinished { partition } => {
-                write!(f, "{partition}: the removal of an earlier mirror was completed")
-            }
-            RecoveryAlarm::UnprovenSegmentsDeleted { partition, segments, log_end } => write!(
-                f,
-                "{partition}: {segments} segments behind offset {log_end} did not follow it and were deleted; \
-                 they are fetched again"
-            ),
-            RecoveryAlarm::LogStartMissing { partition, log_start, first_segment } => write!(
-                f,
-                "{partition}: the log begins at offset {log_start}, but its first segment at {first_segment}: \
-                 segments were deleted by hand; run `twinlog verify`"
-            ),
-        }
-    }
 }
 
 /// Brings one partition's files and its checkpoint together.
@@ -190,4 +142,278 @@ struct Recovery<'a> {
     alarms: Vec<RecoveryAlarm>,
     /// The end fell below the checkpoint's.
     lowered: bool,
+}
+
+/// What a decision led to.
+struct Outcome {
+    checkpoint: PartitionCheckpoint,
+    holds_batches: bool,
+}
+
+impl Recovery<'_> {
+    fn run(&mut self) -> Result<Outcome, StoreError> {
+        loop {
+            let mut segments = Segments::list(&mut self.files, &self.request.directory)?;
+            let decision = self.decide(&segments)?;
+            if !matches!(decision, Decision::Refuse(_) | Decision::FinishRemoval) {
+                let checkpoint = self.checkpoint.as_ref();
+                segments.remove_orphans(&mut self.files, &self.request.directory, checkpoint)?;
+            }
+            let checkpoint = self.checkpoint.clone();
+            match (decision, checkpoint) {
+                (Decision::StartEmpty, _) => return self.start_empty(),
+                (Decision::FinishRemoval, _) => return self.finish_removal(),
+                (Decision::ScanFromCheckpoint, Some(checkpoint)) => {
+                    return self.scan_from_checkpoint(&checkpoint, &segments);
+                }
+                (Decision::RefetchLost, Some(checkpoint)) => {
+                    let directory = &self.request.directory;
+                    let behind = |base: Offset, _: &FileSizes| base > checkpoint.segment_base;
+                    segments.remove_where(&mut self.files, directory, behind)?;
+                    self.lowered = true;
+                    return self.scan_all(&segments);
+                }
+                (Decision::RebuildIndexes | Decision::ScanAll, _) => return self.scan_all(&segments),
+                (Decision::ResumeTruncation, Some(intent)) => self.resume_truncation(&intent)?,
+                (Decision::Refuse(reason), Some(checkpoint)) => {
+                    return Err(StoreError::Refused {
+                        directory: self.request.directory.clone(),
+                        segment_base: checkpoint.segment_base,
+                        position: checkpoint.position,
+                        reason,
+                    });
+                }
+                (decision, None) => panic!("{decision:?} was decided without a checkpoint"),
+            }
+        }
+    }
+
+    /// Asks the table; a checkpoint whose index files only have the right sizes does not cover them.
+    fn decide(&mut self, segments: &Segments) -> Result<Decision, StoreError> {
+        let live = self.checkpoint.as_ref().filter(|checkpoint| !checkpoint.removed);
+        let base = live.map(|checkpoint| checkpoint.segment_base);
+        let base = base.or_else(|| segments.logs().next().map(|(base, _)| base)).unwrap_or(Offset::ZERO);
+        let later = segments.logs().any(|(other, _)| other > base);
+        let mut found = Found::classify(self.checkpoint.as_ref(), segments.sizes_of(base), later);
+        if let Some(checkpoint) = live
+            && decide(found) == Decision::ScanFromCheckpoint
+            && !covered_indexes_are_right(&mut self.files, &self.request.directory, checkpoint)?
+        {
+            found.indexes = IndexFiles::Shorter;
+        }
+        Ok(decide(found))
+    }
+
+    fn start_empty(&mut self) -> Result<Outcome, StoreError> {
+        let RecoverRequest { partition, topic_id, start_offset, .. } = self.request;
+        let mut checkpoint = PartitionCheckpoint::empty(partition.clone(), *topic_id, *start_offset);
+        record_stamp(&mut checkpoint.stamp_epochs, LeaderEpoch(0), *start_offset);
+        if let Some(removed) = &self.checkpoint {
+            checkpoint.generation = removed.generation;
+            // Else the next start would take what is appended for a part of what was removed.
+            self.lowered = true;
+        }
+        self.log_start = None;
+        Ok(Outcome { checkpoint, holds_batches: false })
+    }
+
+    fn finish_removal(&mut self) -> Result<Outcome, StoreError> {
+        let directory = &self.request.directory;
+        self.files.remove_directory(directory)?;
+        self.files.sync_directory(directory.parent().unwrap_or(Path::new(".")))?;
+        self.alarms.push(RecoveryAlarm::RemovalFinished { partition: self.request.partition.clone() });
+        self.start_empty()
+    }
+
+    fn resume_truncation(&mut self, intent: &PartitionCheckpoint) -> Result<(), StoreError> {
+        let directory = &self.request.directory;
+        let cleared =
+            cut::complete_cut(&mut self.files, directory, &journal::directory_of(directory), intent)?;
+        let (partition, log_end) = (self.request.partition.clone(), cleared.log_end);
+        self.alarms.push(RecoveryAlarm::TruncationResumed { partition, log_end });
+        self.checkpoint = Some(cleared);
+        Ok(())
+    }
+
+    fn scan_from_checkpoint(
+        &mut self,
+        checkpoint: &PartitionCheckpoint,
+        segments: &Segments,
+    ) -> Result<Outcome, StoreError> {
+        let base = checkpoint.segment_base;
+        let before = segments.logs().any(|(other, length)| other < base && length > 0);
+        let held = before || checkpoint.position > 0;
+        let start = ScanStart {
+            position: checkpoint.position,
+            next_offset: checkpoint.log_end,
+            may_start_mid_batch: !held,
+            index: checkpoint.index,
+            open_transactions: checkpoint.open_transactions.clone(),
+            stamp_epochs: checkpoint.stamp_epochs.clone(),
+            digest: LogDigest::new(),
+        };
+        let covered = IndexSizes::covered(checkpoint);
+        let later: Vec<Offset> = segments.logs().map(|(other, _)| other).filter(|other| *other > base).collect();
+        let (scanned, batches) = self.scan_chain(start, covered, &later, segments)?;
+        let checkpoint = advanced(checkpoint.clone(), &scanned);
+        Ok(Outcome { checkpoint, holds_batches: held || batches > 0 })
+    }
+
+    /// Scans every segment from the first one and writes all indexes anew.
+    fn scan_all(&mut self, segments: &Segments) -> Result<Outcome, StoreError> {
+        let bases: Vec<Offset> = segments.logs().map(|(base, _)| base).collect();
+        let known = self.checkpoint.clone();
+        let Some((first, later)) = bases.split_first() else {
+            let Some(known) = known else { return self.start_empty() };
+            return Ok(Outcome { checkpoint: emptied(&known, known.log_end), holds_batches: false });
+        };
+        let start = ScanStart::of_log(*first, *first);
+        let (scanned, batches) = self.scan_chain(start, IndexSizes::default(), later, segments)?;
+        let log_end = scanned.report.next_offset;
+        let partition = self.request.partition.clone();
+        let Some(known) = known else {
+            if batches == 0 {
+                // Opened, never written: where the source begins now is where the log begins.
+                let mut segments = Segments::list(&mut self.files, &self.request.directory)?;
+                segments.remove_where(&mut self.files, &self.request.directory, |_, _| true)?;
+                return self.start_empty();
+            }
+            self.alarms.push(RecoveryAlarm::ScannedWithoutCheckpoint { partition, log_end });
+            let empty = PartitionCheckpoint::empty(self.request.partition.clone(), self.request.topic_id, *first);
+            return Ok(Outcome { checkpoint: advanced(empty, &scanned), holds_batches: true });
+        };
+        if log_end < known.log_end {
+            self.lowered = true;
+            let (checkpoint_end, recovered_end) = (known.log_end, log_end);
+            self.alarms.push(RecoveryAlarm::FlushedBytesLost { partition, checkpoint_end, recovered_end });
+        } else {
+            self.alarms.push(RecoveryAlarm::IndexesRebuilt { partition, segments: bases.len() });
+        }
+        let stamp_epoch = known.stamp_epoch();
+        let mut checkpoint = advanced(known, &scanned);
+        // The epoch of a cut that no batch has followed yet stands in no segment.
+        record_stamp(&mut checkpoint.stamp_epochs, stamp_epoch, log_end);
+        checkpoint.truncating = false;
+        Ok(Outcome { checkpoint, holds_batches: batches > 0 })
+    }
+
+    /// Scans one segment and those that follow it, settles each, and deletes what does not follow. Returns
+    /// the last one and how many batches were seen.
+    fn scan_chain(
+        &mut self,
+        start: ScanStart,
+        covered: IndexSizes,
+        later: &[Offset],
+        segments: &Segments,
+    ) -> Result<(ScannedSegment, u64), StoreError> {
+        let RecoverRequest { directory, batch_bytes_max, .. } = self.request;
+        let files = &mut self.files;
+        let mut scanned = scan_segment(files, directory, start, covered, *batch_bytes_max)?;
+        let mut batches = scanned.report.batches;
+        for base in later {
+            let Some(start) = follows(files, directory, &scanned, *base, *batch_bytes_max)? else {
+                let unproven = |other: Offset, _: &FileSizes| other >= *base;
+                let count = segments.clone().remove_where(files, directory, unproven)?;
+                let (partition, log_end) = (self.request.partition.clone(), scanned.report.next_offset);
+                let alarm = RecoveryAlarm::UnprovenSegmentsDeleted { partition, segments: count, log_end };
+                self.alarms.push(alarm);
+                break;
+            };
+            settle_segment(files, directory, &mut scanned, true)?;
+            scanned = scan_segment(files, directory, start, IndexSizes::default(), *batch_bytes_max)?;
+            batches += scanned.report.batches;
+        }
+        settle_segment(files, directory, &mut scanned, false)?;
+        Ok((scanned, batches))
+    }
+
+    /// What every decision ends with: the log's start, Kafka's small files, and all of it durable.
+    fn finish(mut self, outcome: Outcome) -> Result<RecoveredPartition, StoreError> {
+        let Outcome { mut checkpoint, holds_batches } = outcome;
+        let directory = &self.request.directory;
+        self.files.make_directory(directory, 2)?;
+        self.raise_log_start(&mut checkpoint)?;
+        if self.request.topic_id != TopicId::ZERO {
+            checkpoint.topic_id = self.request.topic_id;
+        }
+        let metadata = partition_metadata_text(checkpoint.topic_id);
+        write_text(&mut self.files, &directory.join(PARTITION_METADATA_FILE), metadata)?;
+        let epochs = checkpoint.stamp_epochs.to_text();
+        write_text(&mut self.files, &directory.join(LEADER_EPOCH_FILE), epochs)?;
+        self.files.sync_directory(directory)?;
+        if self.request.checkpoint.as_ref().is_some_and(|known| *known != checkpoint) {
+            checkpoint.generation += 1;
+        }
+        if self.lowered {
+            journal::record_cut(&mut self.files, &journal::directory_of(directory), &checkpoint)?;
+        }
+        let active = directory.join(SegmentFile::Log.name(checkpoint.segment_base));
+        let file_bytes = self.files.length(&active)?.unwrap_or(0);
+        Ok(RecoveredPartition { checkpoint, file_bytes, holds_batches, alarms: self.alarms })
+    }
+
+    /// Takes over a log start that was recorded later than the checkpoint, and deletes what a trim left.
+    fn raise_log_start(&mut self, checkpoint: &mut PartitionCheckpoint) -> Result<(), StoreError> {
+        let directory = &self.request.directory;
+        let recorded = self.log_start.unwrap_or(checkpoint.log_start);
+        let mut log_start = checkpoint.log_start.max(recorded).min(checkpoint.log_end);
+        let mut segments = Segments::list(&mut self.files, directory)?;
+        segments.remove_below(&mut self.files, directory, log_start, checkpoint.segment_base)?;
+        if let Some((first_segment, _)) = segments.logs().next().filter(|(base, _)| *base > log_start) {
+            let partition = self.request.partition.clone();
+            self.alarms.push(RecoveryAlarm::LogStartMissing { partition, log_start, first_segment });
+            log_start = first_segment;
+        }
+        if log_start > checkpoint.log_start {
+            checkpoint.log_start = log_start;
+            checkpoint.source_epochs.trim_to(log_start);
+            checkpoint.stamp_epochs.trim_to(log_start);
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoint at the end of what was scanned.
+fn advanced(mut checkpoint: PartitionCheckpoint, scanned: &ScannedSegment) -> PartitionCheckpoint {
+    let ScannedSegment { report, sizes } = scanned;
+    checkpoint.segment_base = scanned.base();
+    checkpoint.position = report.valid_position;
+    checkpoint.log_end = report.next_offset;
+    checkpoint.log_start = checkpoint.log_start.min(report.next_offset);
+    checkpoint.index = report.index;
+    checkpoint.offset_index_bytes = sizes.offset;
+    checkpoint.time_index_bytes = sizes.time;
+    checkpoint.transaction_index_bytes = sizes.transaction;
+    checkpoint.open_transactions = report.open_transactions.clone();
+    checkpoint.stamp_epochs = report.stamp_epochs.clone();
+    // What was scanned was written under the latest epoch: a new one is in the journal before its bytes are.
+    checkpoint.source_epochs.truncate_to(report.next_offset);
+    checkpoint
+}
+
+/// The same partition with an empty log that begins at `at`.
+pub(crate) fn emptied(known: &PartitionCheckpoint, at: Offset) -> PartitionCheckpoint {
+    let mut empty = PartitionCheckpoint::empty(known.partition.clone(), known.topic_id, at);
+    empty.generation = known.generation;
+    record_stamp(&mut empty.stamp_epochs, known.stamp_epoch(), at);
+    empty
+}
+
+/// Notes that batches from `start` on are stamped with `epoch`, unless a later epoch is known already.
+pub(crate) fn record_stamp(stamps: &mut EpochHistory, epoch: LeaderEpoch, start: Offset) {
+    if stamps.latest().is_none_or(|latest| latest.epoch < epoch && latest.start <= start)
+        && let Err(error) = stamps.record(epoch, start)
+    {
+        // Only a history of 4096 cuts above one log start is left: its oldest entries say nothing any more.
+        *stamps = EpochHistory::new();
+        assert!(stamps.record(epoch, start).is_ok(), "an empty history accepts any epoch, after {error}");
+    }
+}
+
+/// Writes a small file if it says something else.
+pub(crate) fn write_text(files: &mut Files<'_>, path: &Path, text: String) -> Result<(), StoreError> {
+    if files.read_text(path)?.as_deref() == Some(text.as_str()) {
+        return Ok(());
+    }
+    files.replace(path, text.into_bytes())
 }

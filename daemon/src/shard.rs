@@ -126,6 +126,8 @@ pub struct Shard<E: Engine> {
     warm_order: VecDeque<u32>,
     /// Slots that wait for a descriptor.
     waiting_for_file: BTreeSet<u32>,
+    /// Slots that may have a last block to write and no bounce block for it.
+    waiting_for_block: BTreeSet<u32>,
     timers: BTreeSet<(Nanoseconds, u32)>,
     flusher: Flusher,
     /// Operations that met a full disk, to be tried again.
@@ -169,6 +171,7 @@ impl<E: Engine> Shard<E> {
             open_order: VecDeque::new(),
             warm_order: VecDeque::new(),
             waiting_for_file: BTreeSet::new(),
+            waiting_for_block: BTreeSet::new(),
             timers: BTreeSet::new(),
             flusher: Flusher::new(&options),
             retries: VecDeque::new(),

@@ -27,6 +27,9 @@ use core::fmt;
 
 /// Longest throttle that is obeyed at once: a hostile or broken broker must not silence a lane for ever.
 pub const THROTTLE_MAX: Nanoseconds = 30_000 * MILLISECOND;
+/// Largest answer asked for while tailing. A long poll holds its credits while it waits; raising this
+/// takes memory from catching up, once per source broker.
+const TAIL_RESPONSE_BYTES_MAX: u32 = 2 << 20;
 /// What an answer may hold beside its records: partition heads of ten thousand partitions and more.
 const FRAME_OVERHEAD_BYTES: u32 = 16 << 20;
 
@@ -241,7 +244,11 @@ impl Lane {
     /// Bytes that a fetch now could use, when one may be sent.
     pub fn wants_to_fetch(&self) -> Option<u64> {
         let ready = matches!(self.state, State::Ready { not_before: 0 }) && !self.session.is_empty();
-        ready.then(|| self.session.bytes_wanted(u64::from(self.options.response_bytes_max)))
+        let limit = match self.kind {
+            LaneKind::Tail => self.options.response_bytes_max.min(TAIL_RESPONSE_BYTES_MAX),
+            LaneKind::CatchUp => self.options.response_bytes_max,
+        };
+        ready.then(|| self.session.bytes_wanted(u64::from(limit)))
     }
 
     /// Writes the next fetch, which may bring `granted` bytes.

@@ -37,6 +37,8 @@ use twinlog_log_segment::transaction::{OPEN_TRANSACTIONS_MAX, OpenTransactions};
 /// Wrong bytes at the same offset are asked for this often before the partition stops: a torn answer
 /// heals at once, a rotten source replica does not, and each try costs one fetch.
 pub const REFETCHES_MAX: u32 = 5;
+/// An answer of this size counts as full; the tail lane's own limit must not hide that there is more.
+const FULL_ANSWER_BYTES: u32 = 512 << 10;
 /// Full answers in a row after which a partition counts as catching up.
 const FULL_ANSWERS_TO_CATCH_UP: u32 = 3;
 
@@ -367,8 +369,8 @@ impl Partition {
     }
 
     fn choose_lane(&mut self, records: &RecordsOutcome) {
-        // Half of what was allowed came: there is probably more where it came from.
-        let full = records.records_bytes >= self.bytes_max / 2;
+        // Much of what was allowed came: there is probably more where it came from.
+        let full = records.records_bytes >= FULL_ANSWER_BYTES.min(self.bytes_max / 2);
         self.full_answers = if full { self.full_answers.saturating_add(1) } else { 0 };
         let at_the_end = self.ledger.fetch().value() >= self.source.last_stable_offset.max(0);
         self.lane = match self.lane {

@@ -24,7 +24,7 @@ pub enum ConfigError {
     Value { key: &'static Key, value: String, why: ValueError },
     /// Two values that exclude each other.
     Conflict { key: &'static str, value: u64, other: &'static str, other_value: u64, why: &'static str },
-    LinkName { name: String, error: Option<NameError> },
+    LinkName { name: String, why: LinkNameFault },
     NoLink,
     SeveralLinks { names: Vec<String> },
     NoSuchLink { name: String, known: Vec<String> },
@@ -65,14 +65,9 @@ impl fmt::Display for ConfigError {
             Self::Conflict { key, value, other, other_value, why } => {
                 write!(f, "{key} = {value} does not go with {other} = {other_value}: {why}")
             }
-            Self::LinkName { name, error: Some(error) } => write!(
-                f,
-                "link name {name:?} is refused, it becomes a directory and follows the rule for topic names: {error}"
-            ),
-            Self::LinkName { name, error: None } => write!(
-                f,
-                "link name {name:?} is refused: a name that begins with a dot would hide its directory"
-            ),
+            Self::LinkName { name, why } => {
+                write!(f, "link name {name:?} is refused, it becomes a directory: {why}")
+            }
             Self::NoLink => {
                 write!(f, "no link is configured: give --source and --topic, or a [link.NAME] table")
             }
@@ -90,3 +85,23 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Why a link may not be called so.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LinkNameFault {
+    /// The rule for topic names holds for links too.
+    Name(NameError),
+    Hidden,
+    /// Something of ours is called so.
+    Reserved,
+}
+
+impl fmt::Display for LinkNameFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(error) => write!(f, "{error}"),
+            Self::Hidden => write!(f, "one that begins with a dot would be hidden"),
+            Self::Reserved => write!(f, "the exports of truncations are kept under this name"),
+        }
+    }
+}

@@ -2,19 +2,23 @@
 //!
 //! Invariant: a [`Settings`] exists only when every value is within its bound and no two exclude each other.
 
-use super::error::ConfigError;
+use super::error::{ConfigError, LinkNameFault};
 use super::file::{RawConfig, RawLink};
 use super::key::{KEYS, Scope, key};
 use super::topic_pattern::TopicPattern;
 use super::value::{HostPort, RawValue, Value};
+use crate::journal::OWN_DIRECTORY;
 use crate::shard::FsyncPolicy;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlog_io::{CoreChoice, EnginePreference};
 use twinlog_log_segment::files::check_topic_name;
 use twinlog_sync::truncation::{OnGap, OnTruncation, TruncationPolicy};
 use twinlog_sync::wire::fetch_request::IsolationLevel;
+
+/// Where truncated bytes are exported, below our own directory.
+const CUTS_DIRECTORY: &str = "cuts";
 
 /// Where the source is and how it is spoken to.
 #[derive(Clone, Debug)]
@@ -73,7 +77,7 @@ impl Settings {
     }
 
     pub fn cuts_directory(&self) -> PathBuf {
-        self.data_dir.join(".twinlog").join("cuts").join(&self.link.name)
+        self.data_dir.join(OWN_DIRECTORY).join(CUTS_DIRECTORY).join(&self.link.name)
     }
 
     /// Parses everything that was said. `link` chooses among several links.
@@ -98,15 +102,19 @@ impl Settings {
 }
 
 /// Where the checkpoints of a link lie.
-pub(crate) fn journal_directory(data_dir: &std::path::Path, link: &str) -> PathBuf {
-    data_dir.join(".twinlog").join(link)
+pub(crate) fn journal_directory(data_dir: &Path, link: &str) -> PathBuf {
+    data_dir.join(OWN_DIRECTORY).join(link)
 }
 
 /// A link's name becomes a directory beside ours.
 pub(crate) fn check_link_name(name: &str) -> Result<(), ConfigError> {
-    let wrong = |error| ConfigError::LinkName { name: name.to_owned(), error };
-    check_topic_name(name).map_err(|error| wrong(Some(error)))?;
-    if name.starts_with('.') { Err(wrong(None)) } else { Ok(()) }
+    let wrong = |why| Err(ConfigError::LinkName { name: name.to_owned(), why });
+    match check_topic_name(name) {
+        Err(error) => wrong(LinkNameFault::Name(error)),
+        Ok(()) if name.starts_with('.') => wrong(LinkNameFault::Hidden),
+        Ok(()) if name == CUTS_DIRECTORY => wrong(LinkNameFault::Reserved),
+        Ok(()) => Ok(()),
+    }
 }
 
 fn choose_link<'a>(raw: &'a RawConfig, wanted: Option<&str>) -> Result<(&'a str, &'a RawLink), ConfigError> {
@@ -374,7 +382,7 @@ mod tests {
         assert!(matches!(Settings::from_raw(&raw, None), Err(ConfigError::SeveralLinks { .. })));
         assert_eq!(Settings::from_raw(&raw, Some("west")).unwrap().link.name, "west");
         assert!(matches!(Settings::from_raw(&raw, Some("north")), Err(ConfigError::NoSuchLink { .. })));
-        for bad in ["", "..", ".twinlog", "a/b", "a b"] {
+        for bad in ["", "..", ".twinlog", "cuts", "a/b", "a b"] {
             assert!(check_link_name(bad).is_err(), "{bad}");
         }
     }

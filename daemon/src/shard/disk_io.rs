@@ -151,7 +151,11 @@ impl<E: Engine> Shard<E> {
         let segment = entry.log.segment(key.base)?;
         let FileState::Open(file) = segment.file else { return None };
         let (arena, limit) = (self.engine.arena_mut(), segment.allocated);
-        Some((segment.writer.next_write(arena, &mut self.pool, limit, pressed)?, file))
+        let plan = segment.writer.next_write(arena, &mut self.pool, limit, pressed);
+        if plan.is_none() && !self.pool.has_block() {
+            self.waiting_for_block.insert(key.slot);
+        }
+        Some((plan?, file))
     }
 
     fn start_write(&mut self, key: SegmentKey, plan: WritePlan, file: FileKey) {
@@ -283,6 +287,9 @@ impl<E: Engine> Shard<E> {
         if plan.bounce {
             let start = plan.span.end() - 4096;
             self.pool.give(Span { start, length: 4096 });
+            if let Some(waiting) = self.waiting_for_block.pop_first() {
+                self.write_due(waiting);
+            }
         }
         let pool = &mut self.pool;
         let entry = self.slots[key.slot as usize].as_mut().expect("a segment with writes stays");

@@ -188,6 +188,8 @@ impl<E: Engine> Shard<E> {
             Place::NoMemory => {
                 self.lanes[index as usize].stall = Stall::Memory;
                 self.counters.memory_stalls.fetch_add(1, Relaxed);
+                // Its own full images may go first, before their last batch is whole.
+                self.write_due(slot);
                 self.make_room();
                 Step::Wait
             }

@@ -225,6 +225,7 @@ impl<E: Engine> Shard<E> {
         self.open_order.retain(|each| *each != slot);
         self.warm_order.retain(|each| *each != slot);
         self.waiting_for_file.remove(&slot);
+        self.waiting_for_block.remove(&slot);
         if !self.draining {
             self.events.push_back(Event::Removed { key });
         }
@@ -253,5 +254,13 @@ impl<E: Engine> Shard<E> {
             State::Stopped(_) => PartitionState::Stopped,
         };
         counters.state.store(state as u32, Relaxed);
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    /// After a drain every piece of memory is back in the pool; anything else is a leak.
+    pub fn assert_all_memory_is_free(&self) {
+        assert_eq!(self.pool.free_bytes(), self.pool.size_bytes(), "memory was not given back");
+        assert_eq!(self.engine.arena().loans(), 0, "the kernel still holds memory");
     }
 }

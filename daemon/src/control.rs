@@ -1,0 +1,22 @@
+//! The control core: one low-priority thread that decides what is mirrored, and never touches a record.
+//!
+//! ```text
+//!   run ---> placement, lock, shards; signals, systemd, progress, the report
+//!    \--> supervisor ---> discovery      what the source has, what changed     (pure)
+//!           |   |   \---> source_client  Metadata, ends of logs and epochs     (tokio, plain TCP)
+//!           |   \-------> store_work     recovery, cuts, trims                 (blocking pool)
+//!           \-----------> shard_link     commands out, events in               (bounded mailboxes)
+//! ```
+//! It may stall for seconds without slowing a shard. Nothing that blocks runs on its thread.
+
+pub mod check;
+pub mod discovery;
+pub mod instruction;
+mod mirror;
+mod progress;
+mod report;
+pub mod run;
+mod shard_link;
+pub mod source_client;
+mod store_work;
+mod supervisor;

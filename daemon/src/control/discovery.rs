@@ -1,0 +1,326 @@
+//! Which partitions are to be mirrored, and what changed about them since the last look.
+//!
+//! Pure: metadata goes in, findings come out. A topic counts as deleted only after several answers in
+//! a row did not have it, because a broker that has just started may know only a part of the cluster.
+//!
+//! ```text
+//!   unseen --> mirrored <----same id again---- gone
+//!                  |  \--not in several answers--^
+//!                  \--another topic id--> re-created (for good: only an operator ends it)
+//! ```
+
+use crate::config::{HostPort, TopicPattern};
+use std::collections::{BTreeMap, BTreeSet};
+use twinlog_log_segment::files::{TopicId, TopicPartition, check_topic_name};
+use twinlog_sync::fault::code;
+use twinlog_sync::partition::Leader;
+
+/// Answers in a row without a topic before it counts as deleted.
+const GONE_ANSWERS: u32 = 3;
+
+/// The cluster as one broker tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    pub cluster_id: Option<String>,
+    pub brokers: BTreeMap<i32, HostPort>,
+    pub topics: Vec<TopicView>,
+}
+
+/// One topic of it. The name is not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicView {
+    pub name: String,
+    pub id: TopicId,
+    pub is_internal: bool,
+    pub error: i16,
+    pub partitions: Vec<PartitionView>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    pub index: i32,
+    /// `None` while nobody leads it.
+    pub leader: Option<Leader>,
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    NewPartition { partition: TopicPartition, topic_id: TopicId, leader: Option<Leader> },
+    LeaderChanged { partition: TopicPartition, leader: Option<Leader> },
+    TopicGone { topic: String },
+    TopicReturned { topic: String },
+    TopicRecreated { topic: String, mirrored: TopicId, found: TopicId },
+    /// No broker would allow this name, and no directory of ours could have it.
+    IllegalName { name: String },
+    /// The source will not tell about it, or not now.
+    Withheld { topic: String, code: i16 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Seen,
+    /// Not in the last so many answers.
+    Missing(u32),
+    Gone,
+    Recreated,
+}
+
+struct KnownTopic {
+    id: TopicId,
+    presence: Presence,
+    partitions: BTreeMap<i32, Option<Leader>>,
+}
+
+/// See the file's header.
+pub struct Discovery {
+    patterns: Vec<TopicPattern>,
+    topics: BTreeMap<String, KnownTopic>,
+    /// Findings that are told once.
+    told: BTreeSet<String>,
+}
+
+impl Discovery {
+    pub fn new(patterns: Vec<TopicPattern>) -> Self {
+        Self { patterns, topics: BTreeMap::new(), told: BTreeSet::new() }
+    }
+
+    /// The names to ask for; `None`: a pattern needs them all.
+    pub fn names_wanted(&self) -> Option<Vec<String>> {
+        self.patterns.iter().map(|pattern| pattern.literal().map(str::to_owned)).collect()
+    }
+
+    /// Topics that were named and never seen.
+    pub fn unseen_names(&self) -> Vec<String> {
+        let names = self.patterns.iter().filter_map(TopicPattern::literal);
+        names.filter(|name| !self.topics.contains_key(*name)).map(str::to_owned).collect()
+    }
+
+    /// Takes in one answer.
+    pub fn observe(&mut self, view: &ClusterView) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut seen = BTreeSet::new();
+        for topic in &view.topics {
+            if !self.patterns.iter().any(|pattern| pattern.matches(&topic.name, topic.is_internal)) {
+                continue;
+            }
+            match topic.error {
+                code::UNKNOWN_TOPIC_OR_PARTITION | code::UNKNOWN_TOPIC_ID => {}
+                _ if check_topic_name(&topic.name).is_err() => {
+                    if self.told.insert(topic.name.clone()) {
+                        findings.push(Finding::IllegalName { name: topic.name.clone() });
+                    }
+                }
+                // Named in the answer, so it is not gone, whatever else is wrong with it.
+                0 | code::LEADER_NOT_AVAILABLE => {
+                    seen.insert(topic.name.as_str());
+                    self.observe_topic(topic, &mut findings);
+                }
+                code => {
+                    seen.insert(topic.name.as_str());
+                    if self.told.insert(format!("{} {code}", topic.name)) {
+                        findings.push(Finding::Withheld { topic: topic.name.clone(), code });
+                    }
+                }
+            }
+        }
+        self.count_missing(&seen, &mut findings);
+        findings
+    }
+
+    fn observe_topic(&mut self, topic: &TopicView, findings: &mut Vec<Finding>) {
+        let known = self.topics.entry(topic.name.clone()).or_insert_with(|| KnownTopic {
+            id: topic.id,
+            presence: Presence::Seen,
+            partitions: BTreeMap::new(),
+        });
+        let name = || topic.name.clone();
+        let both_have_ids = known.id != TopicId::ZERO && topic.id != TopicId::ZERO;
+        if both_have_ids && known.id != topic.id {
+            if known.presence != Presence::Recreated {
+                known.presence = Presence::Recreated;
+                findings.push(Finding::TopicRecreated { topic: name(), mirrored: known.id, found: topic.id });
+            }
+            return;
+        }
+        match known.presence {
+            Presence::Gone => findings.push(Finding::TopicReturned { topic: name() }),
+            // The first topic came back under its own id: a stale answer, not a re-creation, was seen before.
+            Presence::Recreated => findings.push(Finding::TopicReturned { topic: name() }),
+            Presence::Seen | Presence::Missing(_) => {}
+        }
+        known.presence = Presence::Seen;
+        for view in &topic.partitions {
+            let Ok(partition) = TopicPartition::new(&topic.name, view.index) else { continue };
+            match known.partitions.insert(view.index, view.leader) {
+                None => {
+                    let (topic_id, leader) = (topic.id, view.leader);
+                    findings.push(Finding::NewPartition { partition, topic_id, leader });
+                }
+                Some(before) if is_stale(before, view.leader) => {
+                    known.partitions.insert(view.index, before);
+                }
+                Some(before) if before != view.leader => {
+                    findings.push(Finding::LeaderChanged { partition, leader: view.leader });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn count_missing(&mut self, seen: &BTreeSet<&str>, findings: &mut Vec<Finding>) {
+        for (name, known) in &mut self.topics {
+            if seen.contains(name.as_str()) {
+                continue;
+            }
+            known.presence = match known.presence {
+                Presence::Seen => Presence::Missing(1),
+                Presence::Missing(answers) if answers + 1 < GONE_ANSWERS => Presence::Missing(answers + 1),
+                Presence::Missing(_) => {
+                    findings.push(Finding::TopicGone { topic: name.clone() });
+                    Presence::Gone
+                }
+                presence @ (Presence::Gone | Presence::Recreated) => presence,
+            };
+        }
+    }
+
+    /// Whether a topic was missing in the last answer and is not yet known to be gone: look again soon.
+    pub fn is_unsettled(&self) -> bool {
+        self.topics.values().any(|topic| matches!(topic.presence, Presence::Missing(_)))
+    }
+
+    /// Who leads a partition, as far as is known.
+    pub fn leader(&self, partition: &TopicPartition) -> Option<Leader> {
+        *self.topics.get(partition.topic())?.partitions.get(&partition.partition())?
+    }
+}
+
+/// A broker that lags behind still names an earlier leader. ref: KIP-320
+fn is_stale(before: Option<Leader>, now: Option<Leader>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => now.epoch.is_known() && now.epoch < before.epoch,
+        _ => false,
+    }
+}
+
+/// Which of `shards` a partition belongs to: neighbours go to different shards, and the same partition
+/// always to the same one for the same number of shards.
+pub fn shard_of(partition: &TopicPartition, shards: usize) -> usize {
+    // FNV-1a: the standard library's hasher is seeded differently in each process.
+    let hash = partition.topic().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let place = (hash >> 32).wrapping_add(u64::from(partition.partition().cast_unsigned()));
+    usize::try_from(place % shards as u64).expect("below the number of shards")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twinlog_log_segment::offset::LeaderEpoch;
+
+    const FIRST: TopicId = TopicId([1; 16]);
+    const SECOND: TopicId = TopicId([2; 16]);
+
+    fn leads(broker: i32, epoch: i32) -> Option<Leader> {
+        Some(Leader { broker, epoch: LeaderEpoch(epoch) })
+    }
+
+    fn topic(name: &str, id: TopicId, leaders: &[Option<Leader>]) -> TopicView {
+        let each = leaders.iter().enumerate();
+        let partitions = each.map(|(index, leader)| PartitionView { index: index as i32, leader: *leader });
+        let is_internal = name.starts_with("__");
+        TopicView { name: name.to_owned(), id, is_internal, error: 0, partitions: partitions.collect() }
+    }
+
+    fn view(topics: Vec<TopicView>) -> ClusterView {
+        ClusterView { topics, ..ClusterView::default() }
+    }
+
+    fn discovery(patterns: &[&str]) -> Discovery {
+        Discovery::new(patterns.iter().map(|text| TopicPattern::parse(text).unwrap()).collect())
+    }
+
+    fn partition(name: &str, index: i32) -> TopicPartition {
+        TopicPartition::new(name, index).unwrap()
+    }
+
+    #[test]
+    fn matching_topics_are_found_and_internal_ones_only_by_name() {
+        let all = view(vec![topic("a", FIRST, &[leads(1, 0)]), topic("__state", SECOND, &[leads(1, 0)])]);
+        assert_eq!(discovery(&[".*"]).observe(&all).len(), 1);
+        assert_eq!(discovery(&[".*", "__state"]).observe(&all).len(), 2);
+        assert_eq!(discovery(&["a", "b"]).names_wanted(), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(discovery(&["a", ".*"]).names_wanted(), None);
+    }
+
+    #[test]
+    fn more_partitions_and_other_leaders_are_told_once() {
+        let mut discovery = discovery(&["a"]);
+        assert_eq!(discovery.unseen_names(), ["a"]);
+        discovery.observe(&view(vec![topic("a", FIRST, &[leads(1, 3)])]));
+        let grown = view(vec![topic("a", FIRST, &[leads(2, 4), None])]);
+        let expected = [
+            Finding::LeaderChanged { partition: partition("a", 0), leader: leads(2, 4) },
+            Finding::NewPartition { partition: partition("a", 1), topic_id: FIRST, leader: None },
+        ];
+        assert_eq!(discovery.observe(&grown), expected);
+        assert_eq!(discovery.observe(&grown), []);
+        assert_eq!(discovery.leader(&partition("a", 0)), leads(2, 4));
+    }
+
+    #[test]
+    fn a_lagging_broker_does_not_bring_an_old_leader_back() {
+        let mut discovery = discovery(&["a"]);
+        discovery.observe(&view(vec![topic("a", FIRST, &[leads(2, 4)])]));
+        assert_eq!(discovery.observe(&view(vec![topic("a", FIRST, &[leads(1, 3)])])), []);
+        assert_eq!(discovery.leader(&partition("a", 0)), leads(2, 4));
+    }
+
+    #[test]
+    fn a_topic_is_gone_after_several_answers_and_may_return() {
+        let mut discovery = discovery(&["a"]);
+        let there = view(vec![topic("a", FIRST, &[leads(1, 0)])]);
+        discovery.observe(&there);
+        for _ in 1..GONE_ANSWERS {
+            assert_eq!(discovery.observe(&view(vec![])), []);
+            assert!(discovery.is_unsettled());
+        }
+        assert_eq!(discovery.observe(&view(vec![])), [Finding::TopicGone { topic: "a".into() }]);
+        assert_eq!(discovery.observe(&view(vec![])), []);
+        assert_eq!(discovery.observe(&there), [Finding::TopicReturned { topic: "a".into() }]);
+    }
+
+    #[test]
+    fn another_topic_id_is_another_topic() {
+        let mut discovery = discovery(&["a"]);
+        discovery.observe(&view(vec![topic("a", FIRST, &[leads(1, 0)])]));
+        let again = view(vec![topic("a", SECOND, &[leads(1, 0), leads(1, 0)])]);
+        let expected = Finding::TopicRecreated { topic: "a".into(), mirrored: FIRST, found: SECOND };
+        assert_eq!(discovery.observe(&again), [expected]);
+        assert_eq!(discovery.observe(&again), [], "and none of its partitions is new to us");
+    }
+
+    #[test]
+    fn names_that_are_paths_are_refused_and_a_denied_topic_is_told_once() {
+        let mut discovery = discovery(&[".*/.*", "secret"]);
+        let mut denied = topic("secret", TopicId::ZERO, &[]);
+        denied.error = code::TOPIC_AUTHORIZATION_FAILED;
+        let hostile = view(vec![topic("../etc", FIRST, &[leads(1, 0)]), denied]);
+        let expected = [
+            Finding::IllegalName { name: "../etc".into() },
+            Finding::Withheld { topic: "secret".into(), code: code::TOPIC_AUTHORIZATION_FAILED },
+        ];
+        assert_eq!(discovery.observe(&hostile), expected);
+        assert_eq!(discovery.observe(&hostile), []);
+    }
+
+    #[test]
+    fn neighbouring_partitions_go_to_different_shards() {
+        for shards in 1..5 {
+            let places: BTreeSet<usize> = (0..shards as i32).map(|index| shard_of(&partition("a", index), shards)).collect();
+            assert_eq!(places.len(), shards);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the control core knows of one mirror partition.
+//!
+//! ```text
+//!   Waiting --leader--> Asking --edges--> Recovering --added--> Running <-----------------+
+//!      ^                  |failed             |refused             |out of range          |as it is
+//!      +------------------+                   v                    v                      |
+//!   topic back, retry  <------------------ Parked <--refused-- Classifying ---------------+
+//!                                             ^                    |cut, restart
+//!                                             +--- Replacing <-- Leaving (its shard lets go)
+//! ```
+//! Invariant: the shard holds the partition exactly in `Running`, `Classifying` and `Leaving`.
+
+use crate::shard::mailbox::PartitionCounters;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::time::Instant;
+use twinlog_log_segment::epoch::EpochHistory;
+use twinlog_log_segment::files::TopicPartition;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
+use twinlog_sync::backoff::Backoff;
+use twinlog_sync::fault::Fault;
+use twinlog_sync::partition::Leader;
+use twinlog_sync::session::PartitionKey;
+use twinlog_sync::wire::fetch_request::Topic;
+
+/// What is to become of a log that the source does not continue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    Cut { common_end: Offset },
+    Restart { at: Offset },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// For a leader, or for the next try.
+    Waiting,
+    /// Where the source's log starts and ends.
+    Asking,
+    Recovering,
+    Running,
+    Classifying,
+    Leaving(Replacement),
+    Replacing,
+    /// In no shard: stopped before it ran, or its replacement was refused.
+    Parked,
+}
+
+/// A position that the source did not accept, as the shard told it.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub epochs: EpochHistory,
+    pub log_start: Offset,
+    pub log_end: Offset,
+    /// What the source itself said about where the logs part.
+    pub diverged: Option<(LeaderEpoch, Offset)>,
+}
+
+/// Why a partition stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    pub code: &'static str,
+    pub reason: String,
+}
+
+impl From<&Fault> for Stopped {
+    fn from(fault: &Fault) -> Self {
+        Self { code: fault.code(), reason: fault.to_string() }
+    }
+}
+
+/// See the file's header.
+pub struct Mirror {
+    pub partition: TopicPartition,
+    pub key: PartitionKey,
+    pub topic: Arc<Topic>,
+    pub shard: usize,
+    /// `<data.dir>/<link>/<topic>-<partition>`
+    pub directory: PathBuf,
+    pub counters: Arc<PartitionCounters>,
+    pub phase: Phase,
+    pub leader: Option<Leader>,
+    /// It ran before in this process: its newest checkpoint is in a journal, not in the one read at start.
+    pub ran_before: bool,
+    pub stopped: Option<Stopped>,
+    /// Where the source's log began when it was asked.
+    pub source_start: Offset,
+    /// The source's end when the daemon started.
+    pub captured_end: Option<Offset>,
+    /// `--until-caught-up` waits for it: it was there at the start.
+    pub required: bool,
+    /// A gap was accepted by the operator, once.
+    pub accepts_gap: bool,
+    pub question: Option<Question>,
+    pub retry_at: Instant,
+    backoff: Backoff,
+    /// Progress when the last pause was taken: pauses grow only while nothing moves.
+    paused_at: i64,
+}
+
+impl Mirror {
+    pub fn new(
+        partition: TopicPartition,
+        key: PartitionKey,
+        topic: Arc<Topic>,
+        shard: usize,
+        directory: PathBuf,
+        now: Instant,
+    ) -> Self {
+        let seed = u64::from(key.topic) << 32 | u64::from(key.index.cast_unsigned());
+        Self {
+            partition,
+            key,
+            topic,
+            shard,
+            directory,
+            counters: Arc::default(),
+            phase: Phase::Waiting,
+            leader: None,
+            ran_before: false,
+            stopped: None,
+            source_start: Offset::ZERO,
+            captured_end: None,
+            required: false,
+            accepts_gap: false,
+            question: None,
+            retry_at: now,
+            backoff: Backoff::new(seed),
+            paused_at: -1,
+        }
+    }
+
+    /// Whether its shard knows it and has not been told to let it go.
+    pub fn is_in_shard(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Classifying)
+    }
+
+    /// Puts the next try off.
+    pub fn pause(&mut self, now: Instant) {
+        let delivered = self.delivered();
+        if std::mem::replace(&mut self.paused_at, delivered) != delivered {
+            self.backoff.reset();
+        }
+        self.retry_at = now + std::time::Duration::from_nanos(self.backoff.pause());
+    }
+
+    pub fn delivered(&self) -> i64 {
+        self.counters.delivered.load(Relaxed)
+    }
+
+    /// Everything that the source had at the start is here.
+    pub fn is_caught_up(&self) -> bool {
+        let seen = matches!(self.phase, Phase::Running | Phase::Classifying);
+        seen && self.stopped.is_none() && self.captured_end.is_some_and(|end| self.delivered() >= end.value())
+    }
+
+    /// Records between here and the source's end at the start.
+    pub fn missing_records(&self) -> u64 {
+        let end = self.captured_end.map_or(0, Offset::value);
+        u64::try_from(end - self.delivered()).unwrap_or(0)
+    }
+
+    /// A word for the report.
+    pub fn state(&self) -> &'static str {
+        match (&self.stopped, &self.phase) {
+            (Some(_), _) => "stopped",
+            (None, Phase::Running) => "active",
+            (None, Phase::Classifying | Phase::Leaving(_) | Phase::Replacing) => "reconciling",
+            (None, Phase::Waiting | Phase::Asking | Phase::Recovering | Phase::Parked) => "pending",
+        }
+    }
+}

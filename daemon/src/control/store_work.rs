@@ -1,0 +1,197 @@
+//! Blocking work on a partition's files, for the control core's blocking pool.
+//!
+//! Each function runs to its end on one thread and returns what the supervisor needs; none of them may
+//! run on a partition that a shard holds.
+
+use super::instruction::Release;
+use super::mirror::Replacement;
+use crate::config::Settings;
+use crate::journal;
+use crate::recovery::{RecoverRequest, RecoveredPartition, recover_partition};
+use crate::store::{
+    CutRequest, RestartRequest, StoreError, cut_size, restart_partition, trim_partition, truncate_partition,
+    write_log_starts,
+};
+use std::fmt;
+use std::path::PathBuf;
+use twinlog_io::{Disk, RealDisk};
+use twinlog_log_segment::checkpoint::PartitionCheckpoint;
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_log_segment::offset::Offset;
+use twinlog_sync::fault::Fault;
+use twinlog_sync::truncation::permit_cut;
+
+/// Where a partition's checkpoint is found.
+#[derive(Clone, Debug)]
+pub enum CheckpointFrom {
+    /// Read at the start of the daemon.
+    Start(Option<Box<PartitionCheckpoint>>),
+    /// A shard or an earlier cut wrote it since.
+    Journal,
+}
+
+/// One partition to be made ready.
+#[derive(Clone, Debug)]
+pub struct StoreJob {
+    pub partition: TopicPartition,
+    pub topic_id: TopicId,
+    pub directory: PathBuf,
+    pub journal_directory: PathBuf,
+    pub cuts_directory: PathBuf,
+    pub checkpoint: CheckpointFrom,
+    /// Where a log begins that is not there yet.
+    pub start_offset: Offset,
+    pub batch_bytes_max: u32,
+    /// What the operator ordered.
+    pub release: Option<Release>,
+}
+
+/// Why a partition is not ready.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoreRefusal {
+    Store(StoreError),
+    /// The policy forbids the cut.
+    Policy(Fault),
+}
+
+impl fmt::Display for StoreRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Policy(fault) => write!(f, "{fault}"),
+        }
+    }
+}
+
+impl From<StoreError> for StoreRefusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl StoreJob {
+    fn recover(
+        &self,
+        disk: &mut dyn Disk,
+        checkpoint: Option<PartitionCheckpoint>,
+    ) -> Result<RecoveredPartition, StoreError> {
+        let request = RecoverRequest {
+            directory: self.directory.clone(),
+            partition: self.partition.clone(),
+            topic_id: self.topic_id,
+            checkpoint,
+            start_offset: self.start_offset,
+            batch_bytes_max: self.batch_bytes_max,
+        };
+        recover_partition(disk, &request)
+    }
+
+    fn checkpoint(&self, disk: &mut dyn Disk) -> Result<Option<PartitionCheckpoint>, StoreError> {
+        match &self.checkpoint {
+            CheckpointFrom::Start(checkpoint) => Ok(checkpoint.as_deref().cloned()),
+            CheckpointFrom::Journal => {
+                Ok(journal::load(disk, &self.journal_directory)?.checkpoints.remove(&self.partition))
+            }
+        }
+    }
+
+    fn cut(
+        &self,
+        disk: &mut dyn Disk,
+        checkpoint: PartitionCheckpoint,
+        to: Offset,
+    ) -> Result<PartitionCheckpoint, StoreError> {
+        let request = CutRequest {
+            directory: self.directory.clone(),
+            journal_directory: self.journal_directory.clone(),
+            cuts_directory: self.cuts_directory.clone(),
+            checkpoint,
+            to,
+            batch_bytes_max: self.batch_bytes_max,
+        };
+        truncate_partition(disk, &request)
+    }
+
+    fn restart(
+        &self,
+        disk: &mut dyn Disk,
+        checkpoint: PartitionCheckpoint,
+        at: Offset,
+    ) -> Result<PartitionCheckpoint, StoreError> {
+        let request = RestartRequest {
+            directory: self.directory.clone(),
+            journal_directory: self.journal_directory.clone(),
+            cuts_directory: self.cuts_directory.clone(),
+            checkpoint,
+            at,
+        };
+        restart_partition(disk, &request)
+    }
+}
+
+/// Recovers a partition, and carries out what the operator ordered for it.
+pub fn make_ready(job: &StoreJob) -> Result<RecoveredPartition, StoreRefusal> {
+    let disk: &mut dyn Disk = &mut RealDisk;
+    let checkpoint = job.checkpoint(disk)?;
+    let recovered = job.recover(disk, checkpoint)?;
+    let Some(Release::RestartFrom(offset)) = job.release else { return Ok(recovered) };
+    let Some(offset) = Offset::new(offset) else { return Ok(recovered) };
+    let (log_start, log_end) = (recovered.checkpoint.log_start, recovered.checkpoint.log_end);
+    let checkpoint = if offset == log_end {
+        return Ok(recovered);
+    } else if (log_start..log_end).contains(&offset) {
+        job.cut(disk, recovered.checkpoint, offset)?
+    } else {
+        job.restart(disk, recovered.checkpoint, offset)?
+    };
+    Ok(job.recover(disk, Some(checkpoint))?)
+}
+
+/// Cuts or restarts a log that its shard has let go of, where the policy allows.
+pub fn replace(
+    job: &StoreJob,
+    replacement: Replacement,
+    settings: &Settings,
+) -> Result<RecoveredPartition, StoreRefusal> {
+    let disk: &mut dyn Disk = &mut RealDisk;
+    let checkpoint = job.checkpoint(disk)?;
+    // A shard wrote one before it let go; without, recovery proves what is there.
+    let checkpoint = match checkpoint {
+        Some(checkpoint) => checkpoint,
+        None => job.recover(disk, None)?.checkpoint,
+    };
+    let checkpoint = match replacement {
+        Replacement::Cut { common_end } => {
+            let size = cut_size(disk, &job.directory, common_end, job.batch_bytes_max)?;
+            permit_cut(&settings.link.truncation, size, common_end, checkpoint.log_end)
+                .map_err(StoreRefusal::Policy)?;
+            job.cut(disk, checkpoint, common_end)?
+        }
+        Replacement::Restart { at } => job.restart(disk, checkpoint, at)?,
+    };
+    Ok(job.recover(disk, Some(checkpoint))?)
+}
+
+/// One partition whose log start moved.
+#[derive(Clone, Debug)]
+pub struct Trim {
+    pub directory: PathBuf,
+    pub log_start: Offset,
+    /// Log end of its newest durable checkpoint.
+    pub checkpoint: Offset,
+}
+
+/// Records where logs start, then deletes what lies wholly below. Returns the bytes deleted.
+pub fn trim(
+    link_directory: &std::path::Path,
+    log_starts: &[(TopicPartition, Offset)],
+    trims: &[Trim],
+) -> Result<u64, StoreError> {
+    let disk: &mut dyn Disk = &mut RealDisk;
+    write_log_starts(disk, link_directory, log_starts)?;
+    let mut deleted_bytes = 0;
+    for trim in trims {
+        deleted_bytes += trim_partition(disk, &trim.directory, trim.log_start, trim.checkpoint)?.deleted_bytes;
+    }
+    Ok(deleted_bytes)
+}

@@ -1,0 +1,430 @@
+//! Runs one link: which partitions exist, where they are led, in which state each of them is.
+//!
+//! ```text
+//!   tick ----------> drive: due metadata, due questions, due trims      --spawn--> task, blocking job
+//!   shard events --> on_event                                                          |
+//!   outcomes ------> on_outcome <------------------------------------------------------+
+//! ```
+//! All state is here, on one thread. What waits (network, disk) runs elsewhere and comes back as an
+//! [`Outcome`], so that one silent broker or one slow file holds nobody else back. A partition has at
+//! most one task or job under way; its phase says which.
+
+mod discovering;
+mod lifecycle;
+mod standing;
+
+pub use standing::Standing;
+
+use super::discovery::{ClusterView, Discovery};
+use super::instruction::Instructions;
+use super::mirror::{Mirror, Replacement};
+use super::shard_link::ShardLink;
+use super::source_client::{ClientError, SourceClient};
+use super::store_work::{StoreRefusal, Trim, trim};
+use crate::config::{HostPort, Settings};
+use crate::journal::Journal;
+use crate::recovery::RecoveredPartition;
+use crate::shard::mailbox::{Command, Event};
+use crate::store::StoreError;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use twinlog_io::RealDisk;
+use twinlog_log_segment::checkpoint::PartitionCheckpoint;
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_log_segment::offset::Offset;
+use twinlog_sync::backoff::Backoff;
+use twinlog_sync::session::PartitionKey;
+use twinlog_sync::truncation::SourceLog;
+use twinlog_sync::wire::fetch_request::Topic;
+
+/// Recoveries, cuts and trims at a time: each holds a few MiB, and more of them only make the disk seek.
+const STORE_JOBS_MAX: usize = 4;
+/// Log starts move with the source's retention, in steps; writing each one at once would sync a file for it.
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+/// A full disk or a broker that is down is told again after this time.
+const REPEAT_WARNING: Duration = Duration::from_secs(30);
+
+/// What a task or a job came to.
+pub enum Outcome {
+    Metadata(Result<ClusterView, ClientError>),
+    Address { broker: i32, result: Result<SocketAddr, ClientError> },
+    Edges { asked: Vec<TopicPartition>, result: Result<Vec<Edges>, ClientError> },
+    Ready { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreRefusal>> },
+    Source { partition: TopicPartition, result: Result<SourceLog, QuestionError> },
+    Trimmed { partitions: Vec<TopicPartition>, result: Result<u64, StoreError> },
+}
+
+/// Where one partition's log starts and ends at the source, or its error code.
+pub struct Edges {
+    pub partition: TopicPartition,
+    pub edges: Result<(Offset, Offset), i16>,
+}
+
+/// Why a question about a source's log brought no answer.
+pub enum QuestionError {
+    Client(ClientError),
+    /// The partition's error code.
+    Code(i16),
+}
+
+/// See the file's header.
+pub struct Supervisor {
+    settings: Arc<Settings>,
+    client: SourceClient,
+    discovery: Discovery,
+    shards: Vec<ShardLink>,
+    mirrors: BTreeMap<TopicPartition, Mirror>,
+    by_key: HashMap<PartitionKey, TopicPartition>,
+    topics: HashMap<(String, TopicId), Arc<Topic>>,
+    topic_numbers: HashMap<(String, TopicId), u32>,
+    /// As read at the start, until each partition is recovered.
+    checkpoints: BTreeMap<TopicPartition, PartitionCheckpoint>,
+    /// Where logs of the link start, those of topics that are not mirrored now included.
+    log_starts: BTreeMap<TopicPartition, Offset>,
+    instructions: Instructions,
+    accept_all_gaps: bool,
+    servers: BTreeMap<i32, HostPort>,
+    addresses: BTreeMap<i32, SocketAddr>,
+    /// Brokers whose address is being looked for.
+    resolving: BTreeSet<i32>,
+    /// Partitions whose leader a shard asks for.
+    wants_leader: BTreeSet<TopicPartition>,
+    /// Partitions in `Waiting`, and in `Classifying` with a question that is due.
+    waiting: BTreeSet<TopicPartition>,
+    questions: BTreeSet<TopicPartition>,
+    trims: BTreeSet<TopicPartition>,
+    log_starts_changed: bool,
+    trimming: bool,
+    trimmed_at: Instant,
+    refresh: Refresh,
+    /// What stopped the whole daemon.
+    halted: Option<String>,
+    warned_at: BTreeMap<&'static str, Instant>,
+    progress: standing::Progress,
+    store_jobs: Arc<Semaphore>,
+    outbox: UnboundedSender<Outcome>,
+    inbox: UnboundedReceiver<Outcome>,
+}
+
+/// When metadata is asked for again.
+struct Refresh {
+    running: bool,
+    /// Asked for by an event; otherwise by schedule.
+    wanted: bool,
+    at: Instant,
+    finished_at: Instant,
+    backoff: Backoff,
+    /// Never answered yet: everything found in the first answer was there at the start.
+    first: bool,
+    last_error: Option<ClientError>,
+}
+
+impl Supervisor {
+    pub fn new(
+        settings: Arc<Settings>,
+        shards: Vec<ShardLink>,
+        journal: Journal,
+        instructions: Instructions,
+        accept_all_gaps: bool,
+    ) -> Self {
+        let now = Instant::now();
+        let (outbox, inbox) = unbounded_channel();
+        let log_starts = journal.checkpoints.iter().map(|(partition, each)| (partition.clone(), each.log_start));
+        Self {
+            client: SourceClient::new(&settings.link.source),
+            discovery: Discovery::new(settings.link.topics.clone()),
+            log_starts: log_starts.collect(),
+            shards,
+            mirrors: BTreeMap::new(),
+            by_key: HashMap::new(),
+            topics: HashMap::new(),
+            topic_numbers: HashMap::new(),
+            checkpoints: journal.checkpoints,
+            instructions,
+            accept_all_gaps,
+            servers: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            resolving: BTreeSet::new(),
+            wants_leader: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            questions: BTreeSet::new(),
+            trims: BTreeSet::new(),
+            log_starts_changed: false,
+            trimming: false,
+            trimmed_at: now,
+            refresh: Refresh {
+                running: false,
+                wanted: true,
+                at: now,
+                finished_at: now,
+                backoff: Backoff::new(u64::from(std::process::id())),
+                first: true,
+                last_error: None,
+            },
+            halted: None,
+            warned_at: BTreeMap::new(),
+            progress: standing::Progress::new(now),
+            store_jobs: Arc::new(Semaphore::new(STORE_JOBS_MAX)),
+            settings,
+            outbox,
+            inbox,
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn shards(&self) -> &[ShardLink] {
+        &self.shards
+    }
+
+    pub fn shards_mut(&mut self) -> &mut [ShardLink] {
+        &mut self.shards
+    }
+
+    pub fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        self.mirrors.values()
+    }
+
+    /// Why nothing more is written, if so.
+    pub fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
+    /// The next outcome; the channel never closes while the supervisor lives.
+    pub async fn outcome(&mut self) -> Outcome {
+        self.inbox.recv().await.expect("the supervisor holds a sender")
+    }
+
+    pub fn on_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Metadata(result) => self.metadata_came(result),
+            Outcome::Address { broker, result } => self.address_came(broker, result),
+            Outcome::Edges { asked, result } => self.edges_came(&asked, result),
+            Outcome::Ready { partition, result } => self.ready_came(&partition, *result),
+            Outcome::Source { partition, result } => self.source_came(&partition, result),
+            Outcome::Trimmed { partitions, result } => self.trimmed(partitions, result),
+        }
+    }
+
+    /// Picks up what shards say and starts what is due.
+    pub fn drive(&mut self) {
+        for index in 0..self.shards.len() {
+            while let Some(event) = self.shards[index].event() {
+                self.on_event(event);
+            }
+            if self.shards[index].has_died() && self.halted.is_none() {
+                self.halted = Some(format!("data thread {index} ended"));
+            }
+        }
+        let now = Instant::now();
+        self.refresh_if_due(now);
+        self.ask_for_edges(now);
+        self.ask_questions(now);
+        self.trim_if_due(now);
+        self.shards.iter_mut().for_each(ShardLink::flush);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::RefreshMetadata { key } => {
+                if let Some(partition) = self.by_key.get(&key) {
+                    self.wants_leader.insert(partition.clone());
+                    self.refresh.wanted = true;
+                }
+            }
+            Event::Classify { key, fault, epochs, log_start, log_end } => {
+                self.classify(key, &fault, epochs, (log_start, log_end));
+            }
+            Event::Stopped { key, fault } => {
+                if let Some(mirror) = self.mirror_of(key) {
+                    error!("{} is stopped ({}): {fault}", mirror.partition, fault.code());
+                    mirror.stopped = Some((&fault).into());
+                }
+            }
+            Event::Trimmed { key, log_start } => {
+                if let Some(partition) = self.by_key.get(&key) {
+                    self.log_starts.insert(partition.clone(), log_start);
+                    self.trims.insert(partition.clone());
+                    self.log_starts_changed = true;
+                }
+            }
+            Event::Removed { key } => self.removed(key),
+            Event::LaneFailed { broker, kind, fault } => {
+                if self.may_warn("lane") {
+                    warn!("connection to broker {broker} ({kind:?}): {fault}; it is tried again");
+                }
+                // Its address may have changed behind an unchanged name.
+                self.addresses.remove(&broker);
+                self.refresh.wanted = true;
+            }
+            Event::Drained => {}
+            Event::DiskFull { fault } => {
+                if self.may_warn("disk") {
+                    warn!("{fault}");
+                }
+            }
+            Event::Halted { fault } => {
+                error!("{fault}");
+                self.halted = Some(fault.to_string());
+            }
+        }
+    }
+
+    fn mirror_of(&mut self, key: PartitionKey) -> Option<&mut Mirror> {
+        let partition = self.by_key.get(&key)?;
+        self.mirrors.get_mut(partition)
+    }
+
+    fn may_warn(&mut self, what: &'static str) -> bool {
+        let now = Instant::now();
+        let silent = self.warned_at.get(what).is_some_and(|at| now - *at < REPEAT_WARNING);
+        if !silent {
+            self.warned_at.insert(what, now);
+        }
+        !silent
+    }
+
+    fn send(&mut self, shard: usize, command: Command) {
+        self.shards[shard].send(command);
+    }
+
+    /// Runs a future beside everything else; its outcome comes back.
+    fn spawn(&self, future: impl Future<Output = Outcome> + Send + 'static) {
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            // Refused only when the supervisor is gone.
+            let _ = outbox.send(future.await);
+        });
+    }
+
+    /// Runs blocking file work when its turn comes; its outcome comes back.
+    fn spawn_store_job(&self, work: impl FnOnce() -> Outcome + Send + 'static) {
+        let turns = self.store_jobs.clone();
+        self.spawn(async move {
+            let _turn = turns.acquire_owned().await.expect("the semaphore is never closed");
+            match tokio::task::spawn_blocking(work).await {
+                Ok(outcome) => outcome,
+                Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+            }
+        });
+    }
+
+    fn trim_if_due(&mut self, now: Instant) {
+        let due = now - self.trimmed_at >= TRIM_INTERVAL && !self.trimming;
+        if !due || (self.trims.is_empty() && !self.log_starts_changed) {
+            return;
+        }
+        self.trimmed_at = now;
+        self.trimming = true;
+        self.log_starts_changed = false;
+        let partitions: Vec<TopicPartition> = std::mem::take(&mut self.trims).into_iter().collect();
+        let jobs: Vec<Trim> = partitions.iter().filter_map(|partition| self.trim_of(partition)).collect();
+        let (starts, directory) = (self.nonzero_log_starts(), self.settings.link_directory());
+        self.spawn_store_job(move || Outcome::Trimmed { partitions, result: trim(&directory, &starts, &jobs) });
+    }
+
+    fn trim_of(&self, partition: &TopicPartition) -> Option<Trim> {
+        let mirror = self.mirrors.get(partition).filter(|mirror| mirror.is_in_shard())?;
+        let log_start = *self.log_starts.get(partition)?;
+        let checkpoint = mirror.counters.checkpoint.load(std::sync::atomic::Ordering::Relaxed);
+        Some(Trim { directory: mirror.directory.clone(), log_start, checkpoint: Offset::new(checkpoint)? })
+    }
+
+    fn nonzero_log_starts(&self) -> Vec<(TopicPartition, Offset)> {
+        let starts = self.log_starts.iter().filter(|(_, start)| **start > Offset::ZERO);
+        starts.map(|(partition, start)| (partition.clone(), *start)).collect()
+    }
+
+    fn trimmed(&mut self, partitions: Vec<TopicPartition>, result: Result<u64, StoreError>) {
+        self.trimming = false;
+        match result {
+            Ok(0) => {}
+            Ok(deleted_bytes) => info!("{deleted_bytes} bytes below the source's log starts were deleted"),
+            Err(error) => {
+                if self.may_warn("trim") {
+                    warn!("old segments stay for now: {error}");
+                }
+                self.log_starts_changed = true;
+                self.trims.extend(partitions);
+                return;
+            }
+        }
+        // A segment goes only once the checkpoint lies behind it.
+        for partition in partitions {
+            let start = self.log_starts.get(&partition).copied();
+            let behind = self.trim_of(&partition).is_some_and(|trim| Some(trim.checkpoint) < start);
+            if behind {
+                self.trims.insert(partition);
+            }
+        }
+    }
+
+    /// The last words on disk, after every shard has drained. Blocks.
+    pub fn finish(&mut self) {
+        if let Err(error) = trim(&self.settings.link_directory(), &self.nonzero_log_starts(), &[]) {
+            warn!("log starts are not written: {error}; the next start reads them from the journal");
+        }
+        let gaps: Vec<_> = self.mirrors.values().filter(|mirror| mirror.accepts_gap).collect();
+        let clean = gaps.iter().filter(|mirror| mirror.stopped.is_none());
+        let done: Vec<TopicPartition> = clean.map(|mirror| mirror.partition.clone()).collect();
+        done.iter().for_each(|partition| self.forget_instruction(partition));
+    }
+
+    /// An instruction was carried out.
+    fn forget_instruction(&mut self, partition: &TopicPartition) {
+        if self.instructions.remove(partition)
+            && let Err(error) = self.instructions.save(&mut RealDisk)
+        {
+            warn!("a finished instruction stays on disk and will be repeated: {error}");
+        }
+    }
+
+    /// Nothing new is started from now on; every shard flushes and lets go.
+    pub fn drain(&mut self) {
+        for shard in &mut self.shards {
+            shard.send(Command::Drain);
+            shard.flush();
+        }
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.shards.iter().all(|shard| shard.is_drained() || shard.has_died())
+    }
+
+    /// Picks up what shards say while they drain.
+    pub fn drive_drain(&mut self) {
+        for index in 0..self.shards.len() {
+            self.shards[index].flush();
+            while let Some(event) = self.shards[index].event() {
+                if let Event::Halted { .. } = event {
+                    self.on_event(event);
+                }
+            }
+        }
+    }
+
+    /// Gives the shards back, to be joined.
+    pub fn take_shards(&mut self) -> Vec<ShardLink> {
+        std::mem::take(&mut self.shards)
+    }
+
+    fn replace_in_log_starts(&mut self, partition: &TopicPartition, log_start: Offset) {
+        let before = self.log_starts.insert(partition.clone(), log_start);
+        self.log_starts_changed |= before.unwrap_or(Offset::ZERO) != log_start;
+    }
+
+    fn replacement_text(replacement: Replacement) -> String {
+        match replacement {
+            Replacement::Cut { common_end } => format!("its end is cut to offset {common_end}, as the source's was"),
+            Replacement::Restart { at } => format!("its log starts anew at offset {at}, behind a gap"),
+        }
+    }
+}

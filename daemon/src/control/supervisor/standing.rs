@@ -1,0 +1,97 @@
+//! Where the link stands: what `--until-caught-up` waits for, and what it gives up on.
+
+use super::Supervisor;
+use crate::control::mirror::Mirror;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long `--until-caught-up` waits for a source that never answered, or for a named topic or a
+/// leader that never appeared. A higher value only delays the bad news.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long it waits while not one offset moves. Below the time of a broker's restart it would give up
+/// in the middle of a rolling upgrade.
+pub const NO_PROGRESS_LIMIT: Duration = Duration::from_secs(180);
+
+/// When anything last moved.
+pub(super) struct Progress {
+    pub started_at: Instant,
+    moved_at: Instant,
+    delivered: i64,
+}
+
+impl Progress {
+    pub fn new(now: Instant) -> Self {
+        Self { started_at: now, moved_at: now, delivered: i64::MIN }
+    }
+}
+
+/// The answer to "is it done?".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Going,
+    CaughtUp,
+    /// It will not become better by waiting; the sentences say what is missing and why.
+    Unmet(Vec<String>),
+}
+
+impl Supervisor {
+    /// For `--until-caught-up`: looks at every partition that was there at the start.
+    pub fn standing(&mut self, now: Instant) -> Standing {
+        let required = self.mirrors.values().filter(|mirror| mirror.required);
+        let delivered = required.clone().map(Mirror::delivered).fold(0_i64, i64::wrapping_add);
+        let open: Vec<&Mirror> = required.clone().filter(|mirror| !mirror.is_caught_up()).collect();
+        let unseen = self.discovery.unseen_names();
+        if std::mem::replace(&mut self.progress.delivered, delivered) != delivered {
+            self.progress.moved_at = now;
+        }
+        if !self.refresh.first && open.is_empty() && unseen.is_empty() {
+            return Standing::CaughtUp;
+        }
+        let start_is_over = now - self.progress.started_at >= START_LIMIT;
+        let stuck = now - self.progress.moved_at >= NO_PROGRESS_LIMIT;
+        let all_stopped = !self.refresh.first && open.iter().all(|mirror| mirror.stopped.is_some());
+        let nothing_to_expect = match (self.refresh.first, unseen.is_empty()) {
+            (true, _) | (false, false) => start_is_over && (all_stopped || self.refresh.first),
+            (false, true) => all_stopped,
+        };
+        let leaderless = start_is_over && !open.is_empty() && open.iter().all(|mirror| is_hopeless(mirror));
+        if nothing_to_expect || stuck || leaderless { Standing::Unmet(self.unmet()) } else { Standing::Going }
+    }
+
+    /// A sentence for everything that was wanted and is not here.
+    pub fn unmet(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if self.refresh.first {
+            let why = self.refresh.last_error.as_ref().map_or("no answer yet".to_owned(), ToString::to_string);
+            sentences.push(format!("the source could not be reached: {why}"));
+        }
+        for name in self.discovery.unseen_names().iter().filter(|_| !self.refresh.first) {
+            sentences.push(format!("topic {name} does not exist at the source"));
+        }
+        let open = self.mirrors.values().filter(|mirror| mirror.required && !mirror.is_caught_up());
+        sentences.extend(open.map(|mirror| match (&mirror.stopped, mirror.captured_end) {
+            (Some(stopped), _) => format!("{} is stopped ({}): {}", mirror.partition, stopped.code, stopped.reason),
+            (None, None) => format!("{}: its leader never told where its log ends", mirror.partition),
+            (None, Some(end)) => {
+                format!("{} is at offset {} of {end}", mirror.partition, mirror.delivered())
+            }
+        }));
+        sentences
+    }
+
+    /// Partitions that count, those that are done, and records still missing.
+    pub fn progress_figures(&self) -> (u64, u64, u64) {
+        let mut figures = (0, 0, 0);
+        for mirror in self.mirrors.values() {
+            figures.0 += 1;
+            figures.1 += u64::from(mirror.is_caught_up());
+            figures.2 += mirror.missing_records();
+        }
+        figures
+    }
+}
+
+/// Stopped, or never led while the source was there.
+fn is_hopeless(mirror: &Mirror) -> bool {
+    mirror.stopped.is_some() || mirror.captured_end.is_none()
+}
