@@ -96,10 +96,8 @@ fn load_file(files: &mut Files<'_>, path: &Path, journal: &mut Journal) -> Resul
         let mut used = 0;
         // Away from the end, a record is decoded only when the longest possible one would be here.
         while at_end || held.len() - used >= FRAME_BYTES + PAYLOAD_BYTES_MAX {
-            let decoded = PartitionCheckpoint::decode(&held[used..]).map_err(|error| StoreError::Journal {
-                path: path.to_path_buf(),
-                position: held_at + used as u64,
-                error,
+            let decoded = PartitionCheckpoint::decode(&held[used..]).map_err(|error| {
+                StoreError::Journal { path: path.to_path_buf(), position: held_at + used as u64, error }
             })?;
             let Some((checkpoint, record_bytes)) = decoded else { return Ok(()) };
             journal.insert(checkpoint);

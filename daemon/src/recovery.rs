@@ -253,7 +253,8 @@ impl Recovery<'_> {
             digest: LogDigest::new(),
         };
         let covered = IndexSizes::covered(checkpoint);
-        let later: Vec<Offset> = segments.logs().map(|(other, _)| other).filter(|other| *other > base).collect();
+        let later: Vec<Offset> =
+            segments.logs().map(|(other, _)| other).filter(|other| *other > base).collect();
         let (scanned, batches) = self.scan_chain(start, covered, &later, segments)?;
         let checkpoint = advanced(checkpoint.clone(), &scanned);
         Ok(Outcome { checkpoint, holds_batches: held || batches > 0 })
@@ -279,7 +280,8 @@ impl Recovery<'_> {
                 return self.start_empty();
             }
             self.alarms.push(RecoveryAlarm::ScannedWithoutCheckpoint { partition, log_end });
-            let empty = PartitionCheckpoint::empty(self.request.partition.clone(), self.request.topic_id, *first);
+            let empty =
+                PartitionCheckpoint::empty(self.request.partition.clone(), self.request.topic_id, *first);
             return Ok(Outcome { checkpoint: advanced(empty, &scanned), holds_batches: true });
         };
         if log_end < known.log_end {

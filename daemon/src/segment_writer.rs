@@ -87,6 +87,27 @@ pub enum Place {
     Wait,
 }
 
+impl std::fmt::Debug for SegmentWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "writer: {} images, filled {}, verified {}, submitted {}, completed {}, wanted {}, {} under way, \
+             barrier {:?}, loading {}, receiving {}, withdrawn {}",
+            self.images.len(),
+            self.filled,
+            self.verified.position,
+            self.submitted,
+            self.completed.position,
+            self.wanted,
+            self.under_way.len(),
+            self.barrier.map(|mark| mark.position),
+            self.loading,
+            self.receiving,
+            self.withdrawn
+        )
+    }
+}
+
 /// See the file's header.
 pub struct SegmentWriter {
     images: VecDeque<Image>,
@@ -221,9 +242,10 @@ impl SegmentWriter {
     pub fn verify(&mut self, position: u64, next: Offset) {
         assert!(self.verified.position < position && position <= self.filled);
         self.verified = Mark { position, next };
-        // A batch that ends exactly with an image belongs to it.
+        // The piece that filled the image may hold the ends of several batches.
         if let Some(image) = self.images.back_mut()
-            && image.end() == position
+            && image.full_mark.is_some()
+            && position <= image.end()
         {
             image.full_mark = Some(self.verified);
         }

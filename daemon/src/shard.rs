@@ -274,7 +274,9 @@ impl<E: Engine> Shard<E> {
     }
 
     fn deadline(&self) -> Option<Nanoseconds> {
-        let lanes = self.lanes.iter().filter_map(|lane| lane.lane.deadline()).min();
+        // Lanes are not tended while nothing may be fetched; their moments must not keep the loop awake.
+        let tended = if self.is_quiet() { &[] } else { self.lanes.as_slice() };
+        let lanes = tended.iter().filter_map(|lane| lane.lane.deadline()).min();
         let timer = self.timers.first().map(|(at, _)| *at);
         // Credits come back with time and with memory; look again soon while a lane waits for either.
         let credit = self.lanes.iter().any(LaneIo::waits_for_credit).then(|| self.engine.now() + SECOND / 500);

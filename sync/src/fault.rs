@@ -42,6 +42,8 @@ pub enum Fault {
     Broker { code: i16 },
     /// The source's log has another past than ours (ref: KIP-320).
     Diverged { epoch: LeaderEpoch, end: i64 },
+    /// A source too old to compare epochs by itself has a new leader (ref: KIP-320).
+    NewEpoch { epoch: LeaderEpoch },
     /// A batch is not what a broker sends, or its CRC is wrong.
     Batch(BatchError),
     /// A batch ends below what we hold.
@@ -104,7 +106,7 @@ impl Fault {
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Broker { code } => broker_verdict(*code),
-            Self::Diverged { .. } => Verdict::Classify,
+            Self::Diverged { .. } | Self::NewEpoch { .. } => Verdict::Classify,
             Self::Batch(BatchError::OldMagic { .. } | BatchError::LengthTooLarge { .. }) => Verdict::Stop,
             Self::Batch(_) | Self::BelowExpected { .. } | Self::Overlaps { .. } => Verdict::Refetch,
             Self::EpochWentBack { .. } | Self::NoWholeBatch { .. } => Verdict::Refetch,
@@ -128,6 +130,7 @@ impl Fault {
         match self {
             Self::Broker { .. } => "SOURCE_ERROR",
             Self::Diverged { .. } => "SOURCE_DIVERGED",
+            Self::NewEpoch { .. } => "SOURCE_NEW_EPOCH",
             Self::Batch(BatchError::OldMagic { .. }) => "OLD_MESSAGE_FORMAT",
             Self::Batch(BatchError::LengthTooLarge { .. }) => "BATCH_TOO_LARGE",
             Self::Batch(_) => "CORRUPT_BATCH",
@@ -163,6 +166,9 @@ impl fmt::Display for Fault {
             Self::Broker { code } => write!(f, "the source broker answered error code {code}"),
             Self::Diverged { epoch, end } => {
                 write!(f, "the source's log ends epoch {epoch} at {end}, ours goes on beyond it")
+            }
+            Self::NewEpoch { epoch } => {
+                write!(f, "the source has a new leader, of epoch {epoch}: whether it lost data is being asked")
             }
             Self::Batch(error) => write!(f, "{error}"),
             Self::BelowExpected { expected, last_offset } => {

@@ -159,6 +159,11 @@ impl Lane {
         self.correlation_id
     }
 
+    /// Whether this broker finds a diverging log by itself; unknown before the version is negotiated.
+    pub fn compares_epochs(&self) -> Option<bool> {
+        self.decoder.as_ref().map(|_| self.version >= fetch_request::VERSION_FLEXIBLE)
+    }
+
     /// The decoder of this connection's answers; there is one once the version is known.
     pub fn decoder(&mut self) -> &mut FetchDecoder {
         self.decoder.as_mut().expect("fetching starts after the version was negotiated")

@@ -113,6 +113,8 @@ pub struct Partition {
     pub transactions: OpenTransactions,
     source: SourceView,
     leader: Option<Leader>,
+    /// Leader epoch under which our end was found to be the source's too.
+    confirmed_epoch: LeaderEpoch,
     /// A nearer replica that the leader named (ref: KIP-392); forgotten at the first error.
     read_replica: Option<i32>,
     state: State,
@@ -143,6 +145,7 @@ impl Partition {
             transactions: recovered.transactions,
             source: SourceView::default(),
             leader: None,
+            confirmed_epoch: LeaderEpoch::UNKNOWN,
             read_replica: None,
             state: State::AwaitingLeader,
             lane: LaneKind::CatchUp,
@@ -249,10 +252,23 @@ impl Partition {
     /// An operator or the control core releases a stopped or classified partition as it is.
     pub fn resume(&mut self) {
         if matches!(self.state, State::Stopped(_) | State::Classifying) {
+            self.confirmed_epoch = self.leader.map_or(self.confirmed_epoch, |leader| leader.epoch);
             self.refetches = 0;
             self.backoff.reset();
             self.fetch_again();
         }
+    }
+
+    /// The broker does not compare LastFetchedEpoch by itself (Fetch below v12): a leader of a new epoch
+    /// must be asked where our last epoch ended before anything of it is appended (decisions 2). Returns
+    /// whether that is so; the partition then waits for its classification.
+    pub fn confirm_epoch(&mut self, now: Nanoseconds) -> bool {
+        let Some(leader) = self.leader else { return false };
+        let foreign = self.holds_batches && leader.epoch > self.confirmed_epoch;
+        if foreign && self.state == State::Fetching {
+            self.fault(now, Fault::NewEpoch { epoch: leader.epoch });
+        }
+        foreign
     }
 
     /// An answer for this partition starts. Returns whether its records are wanted.

@@ -65,6 +65,10 @@ impl FetchSession {
         self.entries.len()
     }
 
+    pub fn keys(&self) -> impl Iterator<Item = PartitionKey> + '_ {
+        self.entries.keys().copied()
+    }
+
     pub fn contains(&self, key: PartitionKey) -> bool {
         self.entries.contains_key(&key)
     }

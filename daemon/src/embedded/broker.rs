@@ -248,6 +248,11 @@ impl Cluster {
         self.change(topic, index).failing = error;
     }
 
+    /// Forgets what was asked for so far, so that a reader's new start shows in the partitions.
+    pub fn forget_readers(&mut self) {
+        self.topics.partitions_mut().for_each(PartitionLog::forget_readers);
+    }
+
     fn broker_mut(&mut self, broker: i32) -> &mut Broker {
         self.changes += 1;
         self.brokers.get_mut(&broker).unwrap_or_else(|| panic!("the cluster has no broker {broker}"))

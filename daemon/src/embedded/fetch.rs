@@ -273,11 +273,10 @@ fn read(
     let slice = if diverging.is_some() || from >= upper {
         RecordSlice::default()
     } else {
-        log.asked = log.asked.max(from);
         log.records.slice(from, upper, asked.bytes_max.min(bytes_left), first_whole)
     };
-    if diverging.is_none() && from <= log.log_end_offset() {
-        log.asked = log.asked.max(from);
+    if diverging.is_none() {
+        log.note_asked(from);
     }
     let aborted = pending.read_committed.then(|| match slice.bytes {
         0 => Vec::new(),

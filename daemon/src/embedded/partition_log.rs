@@ -39,7 +39,9 @@ pub struct PartitionLog {
     /// All batches below this one are accounted for in `open` and `aborted`.
     accounted: Offset,
     /// The highest offset that anybody asked for: what lies below it has been taken.
-    pub(super) asked: Offset,
+    asked: Offset,
+    /// The first offset that was asked for since the readers were forgotten.
+    first_asked: Option<Offset>,
     /// The next answer with data gets one wrong byte.
     pub(super) corrupt_next: bool,
     /// Every fetch is answered with this error code.
@@ -64,6 +66,7 @@ impl PartitionLog {
             aborted: Vec::new(),
             accounted: first_offset,
             asked: Offset::ZERO,
+            first_asked: None,
             corrupt_next: false,
             failing: None,
         }
@@ -107,6 +110,20 @@ impl PartitionLog {
     /// The highest offset that any fetch asked for: all below has been taken by somebody.
     pub fn asked_offset(&self) -> Offset {
         self.asked
+    }
+
+    /// Where the reader began, since [`super::Cluster::forget_readers`].
+    pub fn first_asked_offset(&self) -> Option<Offset> {
+        self.first_asked
+    }
+
+    pub(super) fn note_asked(&mut self, from: Offset) {
+        self.asked = self.asked.max(from);
+        self.first_asked.get_or_insert(from);
+    }
+
+    pub(super) fn forget_readers(&mut self) {
+        (self.asked, self.first_asked) = (Offset::ZERO, None);
     }
 
     /// Bytes of all batches that start below `offset`, from the log's very first batch on.

@@ -115,6 +115,10 @@ impl Topics {
         self.ids.values().map(|id| &self.by_id[id])
     }
 
+    pub fn partitions_mut(&mut self) -> impl Iterator<Item = &mut PartitionLog> {
+        self.by_id.values_mut().flat_map(|topic| &mut topic.partitions)
+    }
+
     fn named_mut(&mut self, name: &str) -> &mut TopicState {
         let id = self.ids.get(name).unwrap_or_else(|| panic!("the cluster has no topic {name}"));
         self.by_id.get_mut(id).expect("every id has its topic")

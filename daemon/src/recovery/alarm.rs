@@ -10,16 +10,39 @@ use twinlog_log_segment::offset::Offset;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecoveryAlarm {
     /// Flushed bytes were gone or wrong; they are fetched again.
-    FlushedBytesLost { partition: TopicPartition, checkpoint_end: Offset, recovered_end: Offset },
-    IndexesRebuilt { partition: TopicPartition, segments: usize },
+    FlushedBytesLost {
+        partition: TopicPartition,
+        checkpoint_end: Offset,
+        recovered_end: Offset,
+    },
+    IndexesRebuilt {
+        partition: TopicPartition,
+        segments: usize,
+    },
     /// No checkpoint: which epochs of the source wrote the log is not known.
-    ScannedWithoutCheckpoint { partition: TopicPartition, log_end: Offset },
-    TruncationResumed { partition: TopicPartition, log_end: Offset },
-    RemovalFinished { partition: TopicPartition },
+    ScannedWithoutCheckpoint {
+        partition: TopicPartition,
+        log_end: Offset,
+    },
+    TruncationResumed {
+        partition: TopicPartition,
+        log_end: Offset,
+    },
+    RemovalFinished {
+        partition: TopicPartition,
+    },
     /// Segments that no longer follow the log. Nothing in them was ever counted as flushed.
-    UnprovenSegmentsDeleted { partition: TopicPartition, segments: usize, log_end: Offset },
+    UnprovenSegmentsDeleted {
+        partition: TopicPartition,
+        segments: usize,
+        log_end: Offset,
+    },
     /// The first segment begins above the log start that was recorded.
-    LogStartMissing { partition: TopicPartition, log_start: Offset, first_segment: Offset },
+    LogStartMissing {
+        partition: TopicPartition,
+        log_start: Offset,
+        first_segment: Offset,
+    },
 }
 
 impl fmt::Display for RecoveryAlarm {

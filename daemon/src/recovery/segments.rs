@@ -100,7 +100,8 @@ impl Segments {
     ) -> Result<usize, StoreError> {
         let bases = self.sizes.keys().copied().filter(|base| *base < active_base).chain([active_base]);
         let bases: Vec<Offset> = bases.collect();
-        let first_kept = bases.windows(2).find(|pair| pair[1] > log_start).map_or(active_base, |pair| pair[0]);
+        let first_kept =
+            bases.windows(2).find(|pair| pair[1] > log_start).map_or(active_base, |pair| pair[0]);
         self.remove_where(files, directory, |base, _| base < first_kept)
     }
 }

@@ -3,8 +3,7 @@
 use super::*;
 use crate::memory_disk::MemoryDisk;
 use crate::store::written_log::{
-    WrittenLog, at, batch, directory, empty_disk, journaled, partition, request, restart,
-    stored,
+    WrittenLog, at, batch, directory, empty_disk, journaled, partition, request, restart, stored,
 };
 use proptest::prelude::*;
 use twinlog_log_segment::control::ControlKind;
@@ -104,7 +103,9 @@ fn a_segment_whose_predecessor_lost_its_end_is_deleted() {
 
 #[test]
 fn a_hole_in_an_index_is_noticed_and_the_index_made_anew() {
-    for (file, hole) in [(SegmentFile::OffsetIndex, 0..8), (SegmentFile::TimeIndex, 0..24), (SegmentFile::OffsetIndex, 8..16)] {
+    for (file, hole) in
+        [(SegmentFile::OffsetIndex, 0..8), (SegmentFile::TimeIndex, 0..24), (SegmentFile::OffsetIndex, 8..16)]
+    {
         let mut disk = empty_disk();
         let mut log = five_batches(&mut disk);
         log.checkpoint(&mut disk);
@@ -259,7 +260,6 @@ fn transactions_that_span_the_checkpoint_are_known_after_it() {
     assert_eq!(recovered.checkpoint.transaction_index_bytes, 34);
     assert_eq!(disk.file(&path(SegmentFile::TransactionIndex, 0)).unwrap().len(), 34);
 }
-
 
 /// One thing that a shard does.
 #[derive(Clone, Copy, Debug)]

@@ -137,10 +137,13 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// A file that was closed while idle is opened again when its segment has bytes to write.
+    /// A file that was closed while idle is opened again when its segment has bytes to write or is to be
+    /// completed.
     fn open_if_needed(&mut self, key: SegmentKey) {
-        let Some(segment) = self.segment_mut(key) else { return };
-        if segment.file == FileState::Closed && !segment.writer.is_settled() {
+        let Some(entry) = self.slots[key.slot as usize].as_mut() else { return };
+        let is_active = entry.log.active.base() == key.base;
+        let Some(segment) = entry.log.segment(key.base) else { return };
+        if segment.file == FileState::Closed && !(is_active && segment.writer.is_settled()) {
             self.open_segment(key);
         }
     }

@@ -49,6 +49,13 @@ struct Round {
     records: Vec<(u32, PartitionCheckpoint)>,
 }
 
+impl std::fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let round = self.round.as_ref().map(|round| (round.stage, &round.waiting, round.outstanding));
+        write!(f, "flusher: dirty {:?}, round {round:?}, to checkpoint {:?}", self.dirty, self.to_checkpoint)
+    }
+}
+
 /// When rounds start and what they take.
 pub(super) struct Flusher {
     flush: Nanoseconds,
@@ -129,7 +136,10 @@ impl Flusher {
 
     /// Notes since when there is something to flush, and says what a round would take now.
     fn due(&mut self, now: Nanoseconds) -> Due {
-        if !self.dirty.is_empty() {
+        if self.dirty.is_empty() {
+            // Nothing waits any more; a moment that has passed would keep the loop from sleeping.
+            self.dirty_since = None;
+        } else {
             self.dirty_since.get_or_insert(now);
         }
         if self.tail_received {
@@ -200,7 +210,7 @@ impl<E: Engine> Shard<E> {
                 Due::CheckpointOnly | Due::Nothing => false,
             };
             // Until its epoch is durable nothing above the barrier can be flushed: the next round takes it.
-            let held = entry.log.active.writer.has_barrier();
+            let held = entry.log.has_barrier();
             if mine && !held { &mut taken } else { &mut kept }.push(slot);
         }
         if due == Due::Everything {
@@ -263,12 +273,13 @@ impl<E: Engine> Shard<E> {
         let mut syncs = Vec::new();
         for (slot, point) in &round.points {
             let entry = self.slots[*slot as usize].as_ref().expect("a flushing slot stays");
-            let segment = &entry.log.active;
             // A segment that was closed meanwhile was synced when it closed.
-            if segment.base() == point.segment_base
+            let base = point.segment_base;
+            let segments = [Some(&entry.log.active), entry.log.closing.as_ref()];
+            if let Some(segment) = segments.into_iter().flatten().find(|segment| segment.base() == base)
                 && let FileState::Open(file) = segment.file
             {
-                syncs.push((SegmentKey { slot: *slot, base: segment.base() }, file));
+                syncs.push((SegmentKey { slot: *slot, base }, file));
             }
         }
         if syncs.len() > FILE_SYNCS_MAX {
@@ -452,9 +463,15 @@ fn is_written(entry: Option<&super::Slot>, point: &FlushPoint) -> bool {
     let Some(entry) = entry else { return true };
     let (active, closing) = (&entry.log.active, &entry.log.closing);
     if active.base() == point.segment_base {
-        closing.is_none() && active.writer.completed().position >= point.mark.position
-    } else {
-        // The segment was rolled: closed means written, synced and trimmed.
-        closing.as_ref().is_none_or(|segment| segment.base() != point.segment_base)
+        return closing.is_none() && active.writer.completed().position >= point.mark.position;
+    }
+    match closing {
+        // Rolled meanwhile. What came after the mark may be held by a barrier that this very round lifts.
+        Some(segment) if segment.base() == point.segment_base => {
+            let open = matches!(segment.file, FileState::Open(_));
+            open && segment.writer.completed().position >= point.mark.position
+        }
+        // Closed means written, synced and trimmed.
+        _ => true,
     }
 }

@@ -75,6 +75,7 @@ impl<E: Engine> Shard<E> {
             Ok(Some((consumed, negotiated))) => {
                 lane.consume(consumed as u32);
                 lane.lane.negotiated(negotiated);
+                self.confirm_epochs(index);
                 self.fetch_if_ready(index, self.engine.now());
             }
             Err(error) => lane.lane.failed(LaneFault::Wire(error)),

@@ -140,7 +140,12 @@ impl<E: Engine> Shard<E> {
         };
         let kind = entry.partition.lane();
         let index = self.lane_for(broker, kind);
+        let now = self.engine.now();
+        let compares = self.lanes[index as usize].lane.compares_epochs();
         let entry = self.slots[slot as usize].as_mut().expect("a routed slot is in use");
+        if compares == Some(false) && entry.partition.confirm_epoch(now) {
+            return;
+        }
         if entry.lane != Some(index) {
             if let Some(old) = entry.lane {
                 self.lanes[old as usize].lane.session.remove(entry.partition.key);
@@ -149,6 +154,20 @@ impl<E: Engine> Shard<E> {
         }
         let (key, topic) = (entry.partition.key, entry.partition.topic.clone());
         self.lanes[index as usize].lane.session.set(key, &topic, position);
+    }
+
+    /// The broker's Fetch version has just become known: too old a one needs help to find lost data.
+    pub(super) fn confirm_epochs(&mut self, index: u32) {
+        let now = self.engine.now();
+        if self.lanes[index as usize].lane.compares_epochs() == Some(false) {
+            let keys: Vec<PartitionKey> = self.lanes[index as usize].lane.session.keys().collect();
+            for slot in keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect::<Vec<_>>() {
+                if let Some(entry) = self.slots[slot as usize].as_mut() {
+                    entry.partition.confirm_epoch(now);
+                    self.route_partition(slot);
+                }
+            }
+        }
     }
 
     fn leave_session(&mut self, slot: u32) {
@@ -262,5 +281,30 @@ impl<E: Engine> Shard<E> {
     pub fn assert_all_memory_is_free(&self) {
         assert_eq!(self.pool.free_bytes(), self.pool.size_bytes(), "memory was not given back");
         assert_eq!(self.engine.arena().loans(), 0, "the kernel still holds memory");
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    /// Where everything stands, for a person who asks why nothing moves.
+    pub fn describe(&self) -> String {
+        let lanes = self.lanes.iter().map(|lane| {
+            let at = lane.current.as_ref().map(|current| current.slot);
+            let (state, stall, partitions) = (lane.lane.state(), lane.stall, lane.lane.session.len());
+            format!("lane {} {:?}: {state:?} {stall:?} at {at:?}, {partitions} partitions", lane.lane.broker, lane.lane.kind)
+        });
+        let slots = self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let entry = slot.as_ref()?;
+            let flags = [(entry.dirty, "dirty"), (entry.flushing, "flushing"), (entry.evicting, "evicting"), (entry.removing, "removing")];
+            let flags: Vec<&str> = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+            let closing = entry.log.closing.as_ref().map(|segment| format!("{:?} {:?}", segment.file, segment.writer));
+            let active = &entry.log.active;
+            Some(format!("slot {index}: {:?} {flags:?} {:?} allocated {} {:?} closing {closing:?}", entry.partition.state(), active.file, active.allocated, active.writer))
+        });
+        let rest = format!(
+            "pool {} of {}, reserved {}, operations {}, retries {}, full {:?}, halted {:?}, {:?}",
+            self.pool.free_bytes(), self.pool.size_bytes(), self.credits.reserved(), self.operations.in_flight(),
+            self.retries.len(), self.disk_full_until, self.halted, self.flusher
+        );
+        lanes.chain(slots).chain([rest]).collect::<Vec<_>>().join("\n")
     }
 }

@@ -20,7 +20,9 @@ use std::path::Path;
 use twinlog_log_segment::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::{LEADER_EPOCH_FILE, SegmentFile};
-use twinlog_log_segment::index::{OFFSET_ENTRY_BYTES, TRANSACTION_ENTRY_BYTES, offset_entries, transaction_entries};
+use twinlog_log_segment::index::{
+    OFFSET_ENTRY_BYTES, TRANSACTION_ENTRY_BYTES, offset_entries, transaction_entries,
+};
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_log_segment::scan::{ScanReport, ScanStart, SegmentScan};
 use twinlog_log_segment::transaction::OpenTransactions;
@@ -166,7 +168,7 @@ fn open_at(
 
 /// One segment, and how much of its log counts.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     pub directory: &'a Path,
     pub base: Offset,
     pub length: u64,
@@ -180,7 +182,8 @@ impl Place<'_> {
             return Ok(None);
         }
         let bytes = files.read(&path, position, BATCH_HEADER_BYTES as u32)?;
-        let header = bytes.first_chunk().and_then(|bytes| BatchHeader::parse(bytes, self.batch_bytes_max).ok());
+        let header =
+            bytes.first_chunk().and_then(|bytes| BatchHeader::parse(bytes, self.batch_bytes_max).ok());
         Ok(header.filter(|header| position + u64::from(header.total_bytes()) <= self.length))
     }
 

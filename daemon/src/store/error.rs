@@ -16,25 +16,66 @@ use twinlog_log_segment::scan::StopReason;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     /// The disk refused; `action` is a verb such as "reading".
-    Disk { action: &'static str, path: PathBuf, error: SystemError },
+    Disk {
+        action: &'static str,
+        path: PathBuf,
+        error: SystemError,
+    },
     /// A whole record of a journal that this program may not use.
-    Journal { path: PathBuf, position: u64, error: CheckpointError },
+    Journal {
+        path: PathBuf,
+        position: u64,
+        error: CheckpointError,
+    },
     /// The recovery table wants a person.
-    Refused { directory: PathBuf, segment_base: Offset, position: u64, reason: RefuseReason },
+    Refused {
+        directory: PathBuf,
+        segment_base: Offset,
+        position: u64,
+        reason: RefuseReason,
+    },
     /// The directory holds another incarnation of the topic.
-    TopicRecreated { mirrored: TopicId, found: TopicId },
-    TextFile { path: PathBuf, error: TextFileError },
-    EpochFile { path: PathBuf, error: EpochError },
+    TopicRecreated {
+        mirrored: TopicId,
+        found: TopicId,
+    },
+    TextFile {
+        path: PathBuf,
+        error: TextFileError,
+    },
+    EpochFile {
+        path: PathBuf,
+        error: EpochError,
+    },
     /// A small text file is larger than any that is written there.
-    TextTooLong { path: PathBuf, bytes_max: u32 },
+    TextTooLong {
+        path: PathBuf,
+        bytes_max: u32,
+    },
     /// The cut does not lie inside the log.
-    CutOutside { directory: PathBuf, to: Offset, log_start: Offset, log_end: Offset },
+    CutOutside {
+        directory: PathBuf,
+        to: Offset,
+        log_start: Offset,
+        log_end: Offset,
+    },
     /// The log is damaged below the cut: what would be kept cannot be proven.
-    DamagedBelowCut { path: PathBuf, position: u64, to: Offset, stop: StopReason },
+    DamagedBelowCut {
+        path: PathBuf,
+        position: u64,
+        to: Offset,
+        stop: StopReason,
+    },
     /// The file ends before what the checkpoint says was flushed.
-    ShorterThanCheckpoint { path: PathBuf, length: u64, position: u64 },
+    ShorterThanCheckpoint {
+        path: PathBuf,
+        length: u64,
+        position: u64,
+    },
     /// The directory holds nothing that could be verified.
-    NoSuchLink { path: PathBuf },
+    NoSuchLink {
+        path: PathBuf,
+    },
 }
 
 impl fmt::Display for StoreError {

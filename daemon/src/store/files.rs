@@ -114,7 +114,13 @@ impl<'a> Files<'a> {
     }
 
     /// Copies a range to a new file and syncs it; the range must be there.
-    pub fn copy(&mut self, from: &Path, from_position: u64, length: u64, to: &Path) -> Result<(), StoreError> {
+    pub fn copy(
+        &mut self,
+        from: &Path,
+        from_position: u64,
+        length: u64,
+        to: &Path,
+    ) -> Result<(), StoreError> {
         let step = Step::CopyRange { from: from.to_path_buf(), from_position, length, to: to.to_path_buf() };
         match self.run("copying", from, &step)? {
             StepOutput::Copied(copied) if copied == length => self.sync(to),

@@ -1,8 +1,8 @@
 //! Cuts, restarts and trims, with a crash between any two steps of each.
 
 use super::written_log::{
-    BATCH_BYTES_MAX, WrittenLog, at, batch, directory, empty_disk, journal_directory, partition, request, restart,
-    stored,
+    BATCH_BYTES_MAX, WrittenLog, at, batch, directory, empty_disk, journal_directory, partition, request,
+    restart, stored,
 };
 use super::*;
 use crate::memory_disk::MemoryDisk;
@@ -287,7 +287,8 @@ fn a_crash_at_any_step_of_a_trim_leaves_a_log_from_its_start_to_its_end() {
         assert!([at(0), at(9)].contains(&checkpoint.log_start));
         assert!(stored(&disk).len() <= before);
         if checkpoint.log_start == at(9) {
-            let logs: Vec<_> = disk.files().into_iter().filter(|path| path.starts_with(directory())).collect();
+            let logs: Vec<_> =
+                disk.files().into_iter().filter(|path| path.starts_with(directory())).collect();
             let first = logs.iter().find_map(|path| SegmentFile::parse(path.file_name()?.to_str()?)).unwrap();
             assert_eq!(first.0, at(8));
         }

@@ -120,7 +120,10 @@ impl WrittenLog {
             run(disk, Step::WriteAt { path: path.clone(), position: 0, bytes: Vec::new(), create: true });
             run(disk, Step::SyncDirectory { path: directory() });
         }
-        run(disk, Step::Allocate { path: path.clone(), length: (position + bytes.len() as u64 + 8192) & !4095 });
+        run(
+            disk,
+            Step::Allocate { path: path.clone(), length: (position + bytes.len() as u64 + 8192) & !4095 },
+        );
         run(disk, Step::WriteAt { path, position, bytes, create: false });
         let aborted = self.state.open_transactions.on_batch(&header, control).unwrap();
         self.state.index.on_batch(&header, position as u32, &mut self.pending);

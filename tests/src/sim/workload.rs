@@ -69,10 +69,15 @@ impl Workload {
         cluster.append(&key.1, key.2, BatchText::marker(0, self.written, producer, marker).build());
     }
 
-    /// No transaction stays open.
-    pub fn end_all(&mut self, cluster: &mut Cluster, random: &mut Random) {
-        for key in self.open.keys().cloned().collect::<Vec<_>>() {
-            self.end(cluster, random, &key);
+    /// No transaction stays open, not even one whose marker was lost in an unclean election.
+    pub fn end_all(&mut self, cluster: &mut Cluster, partitions: &[(String, i32)]) {
+        self.open.clear();
+        for (topic, index) in partitions {
+            for id in 0..PRODUCERS as i64 {
+                let producer = Producer { id, epoch: 0, sequence: -1 };
+                let marker = BatchText::marker(0, self.written, producer, Marker::Abort);
+                cluster.append(topic, *index, marker.build());
+            }
         }
     }
 }

@@ -164,7 +164,8 @@ impl Supervisor {
         epochs: EpochHistory,
         (log_start, log_end): (Offset, Offset),
     ) {
-        let Some(mirror) = self.mirror_of(key).filter(|mirror| mirror.phase == Phase::Running) else { return };
+        let runs = |mirror: &&mut Mirror| mirror.phase == Phase::Running && mirror.stopped.is_none();
+        let Some(mirror) = self.mirror_of(key).filter(runs) else { return };
         info!("{}: {fault}; asking the source what became of its log", mirror.partition);
         let diverged = match fault {
             Fault::Diverged { epoch, end } if epoch.is_known() => Offset::new(*end).map(|end| (*epoch, end)),

@@ -1,0 +1,149 @@
+//! What is shown while a link runs: a bar on a terminal, elsewhere a line every few seconds.
+//!
+//! Both go to standard error; standard output belongs to the report.
+
+use super::run::Output;
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks of the bar.
+const BAR_INTERVAL: Duration = Duration::from_millis(250);
+/// Weight of the newest rate in the shown one: higher makes the ETA jump.
+const RATE_WEIGHT: f64 = 0.3;
+
+/// The bar that log lines must not run through.
+static BAR: OnceLock<ProgressBar> = OnceLock::new();
+
+/// What is known at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub bytes: u64,
+    pub partitions: u64,
+    pub partitions_done: u64,
+    /// Records between here and the source's end, as captured at the start.
+    pub missing_records: u64,
+}
+
+/// See the file's header.
+pub struct Progress {
+    link: String,
+    bar: Option<ProgressBar>,
+    shown_at: Instant,
+    last: Figures,
+    /// Most records that were ever missing: the bar's length.
+    records: u64,
+    bytes_per_second: f64,
+    records_per_second: f64,
+}
+
+impl Progress {
+    pub fn new(link: &str, output: Output) -> Self {
+        let terminal = std::io::stderr().is_terminal() && output == Output::Text;
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}");
+            bar.set_style(style.expect("a constant template").progress_chars("=> "));
+            bar.set_prefix(link.to_owned());
+            BAR.get_or_init(|| bar).clone()
+        });
+        Self {
+            link: link.to_owned(),
+            bar,
+            shown_at: Instant::now(),
+            last: Figures::default(),
+            records: 0,
+            bytes_per_second: 0.0,
+            records_per_second: 0.0,
+        }
+    }
+
+    /// Shows the figures when it is time to.
+    pub fn show(&mut self, now: Instant, figures: impl FnOnce() -> Figures) {
+        let interval = if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
+        let passed = now - self.shown_at;
+        if passed < interval {
+            return;
+        }
+        let figures = figures();
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
+        let smooth = |old: &mut f64, new: f64| *old += (new - *old) * RATE_WEIGHT;
+        smooth(&mut self.bytes_per_second, rate(figures.bytes, self.last.bytes));
+        smooth(&mut self.records_per_second, rate(self.last.missing_records, figures.missing_records));
+        self.records = self.records.max(figures.missing_records);
+        (self.last, self.shown_at) = (figures, now);
+        let message = self.message(&figures);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(self.records.max(1));
+                bar.set_position((self.records - figures.missing_records).max(u64::from(self.records == 0)));
+                bar.set_message(message);
+            }
+            None => {
+                // A closed standard error must not end the mirror.
+                let _ = writeln!(std::io::stderr(), "{}: {message}", self.link);
+            }
+        }
+    }
+
+    fn message(&self, figures: &Figures) -> String {
+        let mut text = format!(
+            "{} at {}/s, {}/{} partitions, {} records behind",
+            HumanBytes(figures.bytes),
+            HumanBytes(self.bytes_per_second as u64),
+            figures.partitions_done,
+            figures.partitions,
+            figures.missing_records,
+        );
+        if figures.missing_records > 0 && self.records_per_second > 0.0 {
+            let seconds = (figures.missing_records as f64 / self.records_per_second) as u64;
+            text.push_str(&format!(", {} to go", HumanDuration(Duration::from_secs(seconds))));
+        }
+        text
+    }
+
+    pub fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Where log lines go: above the bar, if there is one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match BAR.get().filter(|bar| !bar.is_finished()) {
+            Some(bar) => bar.suspend(|| std::io::stderr().write(bytes)),
+            None => std::io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_tells_rate_lag_and_time_to_go() {
+        let mut progress = Progress::new("west", Output::Json);
+        let first = Figures { bytes: 0, partitions: 3, partitions_done: 0, missing_records: 1_000 };
+        let start = progress.shown_at;
+        progress.show(start + LINE_INTERVAL, || first);
+        let second = Figures { bytes: 50 << 20, partitions_done: 1, missing_records: 500, ..first };
+        progress.show(start + LINE_INTERVAL, || panic!("too early"));
+        progress.show(start + 2 * LINE_INTERVAL, || second);
+        let text = progress.message(&second);
+        assert!(text.contains("1/3 partitions, 500 records behind") && text.contains("to go"), "{text}");
+    }
+}

@@ -1,0 +1,358 @@
+//! One partition verified: every batch of every segment, then what the small files and the journal say of it.
+//!
+//! ```text
+//! segment by segment:   walk batches -> order, epochs, transactions, digest, indexes
+//!                       at the first wrong byte of a segment: a problem; go on with the next segment
+//! afterwards:           leader-epoch-checkpoint, partition.metadata, the journal's checkpoint
+//! ```
+//! Invariant: what is counted was proven; a batch behind a wrong one in the same segment is not counted,
+//! because where it begins is not known. Must never change a file.
+
+use super::indexes::{Found, SegmentIndexes};
+use super::problem::{Problem, ProblemKind};
+use super::report::PartitionReport;
+use crate::recovery::segments::Segments;
+use crate::store::StoreError;
+use crate::store::files::{Files, PIECE_BYTES};
+use std::path::Path;
+use twinlog_log_segment::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use twinlog_log_segment::checkpoint::PartitionCheckpoint;
+use twinlog_log_segment::control::ControlKind;
+use twinlog_log_segment::digest::LogDigest;
+use twinlog_log_segment::epoch::EpochHistory;
+use twinlog_log_segment::files::{
+    LEADER_EPOCH_FILE, PARTITION_METADATA_FILE, SegmentFile, TopicId, TopicPartition,
+    parse_partition_metadata,
+};
+use twinlog_log_segment::offset::Offset;
+use twinlog_log_segment::transaction::OpenTransactions;
+use twinlog_log_segment::walk::{BatchWalk, WalkEvent};
+
+/// Problems listed of one partition; the rest are counted. A damaged disk yields one per batch.
+const PROBLEMS_MAX: usize = 100;
+
+/// What is known of the partition.
+pub(super) struct PartitionInput<'a> {
+    pub link: &'a str,
+    pub directory: &'a Path,
+    pub partition: &'a TopicPartition,
+    pub checkpoint: Option<&'a PartitionCheckpoint>,
+    /// As recorded beside the log.
+    pub log_start: Option<Offset>,
+    pub batch_bytes_max: u32,
+}
+
+/// Where the verification of a partition is.
+struct Verification<'a> {
+    input: &'a PartitionInput<'a>,
+    report: PartitionReport,
+    open: OpenTransactions,
+    stamps: EpochHistory,
+    digest: LogDigest,
+    next_offset: Offset,
+    log_begins: Offset,
+    /// The journal's position is the end of a batch.
+    checkpoint_met: bool,
+}
+
+/// Verifies a partition; `read` is told of every piece.
+pub(super) fn verify_partition(
+    files: &mut Files<'_>,
+    input: &PartitionInput<'_>,
+    mut read: impl FnMut(u64),
+) -> Result<PartitionReport, StoreError> {
+    let segments = Segments::list(files, input.directory)?;
+    let first = segments.logs().next().map(|(base, _)| base);
+    let log_begins = first.or(input.checkpoint.map(|it| it.log_end)).unwrap_or(Offset::ZERO);
+    let mut verification = Verification {
+        input,
+        report: PartitionReport {
+            link: input.link.to_string(),
+            partition: input.partition.to_string(),
+            ..PartitionReport::default()
+        },
+        open: OpenTransactions::new(),
+        stamps: EpochHistory::new(),
+        digest: LogDigest::new(),
+        next_offset: log_begins,
+        log_begins,
+        checkpoint_met: input.checkpoint.is_none_or(|checkpoint| checkpoint.position == 0),
+    };
+    let logs: Vec<(Offset, u64)> = segments.logs().collect();
+    for (index, (base, length)) in logs.iter().enumerate() {
+        verification.segment(files, *base, *length, index + 1 == logs.len(), &mut read)?;
+    }
+    verification.small_files(files)?;
+    verification.journal();
+    Ok(verification.finish())
+}
+
+/// How a segment's walk ended.
+enum End {
+    Whole,
+    /// Nothing but zeros from the position on, as far as it was looked.
+    Zeros,
+    Wrong(ProblemKind),
+}
+
+impl Verification<'_> {
+    fn problem(&mut self, file: String, position: u64, what: ProblemKind) {
+        if self.report.problems.len() == PROBLEMS_MAX {
+            self.report.problems_left_out += 1;
+        } else {
+            self.report.problems.push(Problem { file, position, what });
+        }
+    }
+
+    fn segment(
+        &mut self,
+        files: &mut Files<'_>,
+        base: Offset,
+        length: u64,
+        last: bool,
+        read: &mut impl FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let path = self.input.directory.join(SegmentFile::Log.name(base));
+        let name = SegmentFile::Log.name(base);
+        self.report.segments += 1;
+        let expected = self.next_offset;
+        // A higher base is right where the gap is longer than an index entry can span: its first batch tells.
+        let gap = base > expected;
+        if base < expected {
+            self.problem(name.clone(), 0, ProblemKind::SegmentStart { expected, base });
+        }
+        self.next_offset = expected.max(base);
+        let mut found = Vec::new();
+        let mut indexes =
+            SegmentIndexes::read(files, self.input.directory, base, self.log_begins, &mut found)?;
+        let mut walk = BatchWalk::new(self.input.batch_bytes_max);
+        let (mut position, mut read_to) = (0, 0);
+        let mut end = End::Whole;
+        let mut first_batch = true;
+        'pieces: while read_to < length {
+            let piece = files.read(&path, read_to, PIECE_BYTES)?;
+            if piece.is_empty() {
+                break;
+            }
+            read_to += piece.len() as u64;
+            read(piece.len() as u64);
+            let mut rest = &piece[..];
+            loop {
+                let (consumed, event) = walk.feed(rest);
+                rest = &rest[consumed..];
+                match event {
+                    None => break,
+                    Some(Ok(WalkEvent::Header(_))) => {}
+                    Some(Ok(WalkEvent::Batch { header, control })) => {
+                        if std::mem::take(&mut first_batch)
+                            && gap
+                            && header.last_offset().delta_from(expected).is_some()
+                        {
+                            self.problem(name.clone(), 0, ProblemKind::SegmentStart { expected, base });
+                        }
+                        if let Err(what) =
+                            self.batch(base, position, &header, control, &mut indexes, &mut found)
+                        {
+                            end = End::Wrong(what);
+                            break 'pieces;
+                        }
+                        position += u64::from(header.total_bytes());
+                        self.meet_checkpoint(base, position);
+                    }
+                    Some(Err(error)) => {
+                        end =
+                            if error.is_zeros() { End::Zeros } else { End::Wrong(ProblemKind::Batch(error)) };
+                        break 'pieces;
+                    }
+                }
+            }
+        }
+        if matches!(end, End::Whole) && walk.bytes_in_progress() > 0 {
+            let tail = files.read(&path, position, BATCH_HEADER_BYTES as u32)?;
+            let zeros = tail.len() < BATCH_HEADER_BYTES && tail.iter().all(|byte| *byte == 0);
+            let bytes = walk.bytes_in_progress();
+            end = if zeros { End::Zeros } else { End::Wrong(ProblemKind::Torn { bytes }) };
+        }
+        let whole = !matches!(end, End::Wrong(_));
+        self.segment_end(files, base, position, length, last, end)?;
+        if whole {
+            indexes.finish(!last, &mut found);
+        }
+        self.index_problems(base, found);
+        Ok(())
+    }
+
+    fn index_problems(&mut self, base: Offset, found: Vec<Found>) {
+        for (file, position, what) in found {
+            self.problem(file.name(base), position, what);
+        }
+    }
+
+    fn segment_end(
+        &mut self,
+        files: &mut Files<'_>,
+        base: Offset,
+        position: u64,
+        length: u64,
+        last: bool,
+        end: End,
+    ) -> Result<(), StoreError> {
+        let name = SegmentFile::Log.name(base);
+        let path = self.input.directory.join(&name);
+        match end {
+            End::Whole => {}
+            End::Wrong(what) => self.problem(name, position, what),
+            End::Zeros => {
+                let mut at = position;
+                while at < length {
+                    let piece = files.read(&path, at, PIECE_BYTES)?;
+                    if let Some(index) = piece.iter().position(|byte| *byte != 0) {
+                        self.problem(name.clone(), at + index as u64, ProblemKind::BytesBehindZeros);
+                        break;
+                    }
+                    if piece.is_empty() {
+                        break;
+                    }
+                    at += piece.len() as u64;
+                }
+                let bytes = length - position;
+                if last {
+                    self.report.reserved_bytes = bytes;
+                } else {
+                    self.problem(name, position, ProblemKind::ReservedInClosed { bytes });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(
+        &mut self,
+        base: Offset,
+        position: u64,
+        header: &BatchHeader,
+        control: Option<ControlKind>,
+        indexes: &mut SegmentIndexes,
+        found: &mut Vec<Found>,
+    ) -> Result<(), ProblemKind> {
+        let (base_offset, last_offset) = (header.base_offset, header.last_offset());
+        let expected = self.next_offset;
+        // DeleteRecords can cut inside the first batch of a log.
+        let lowest = if self.report.batches == 0 { last_offset } else { base_offset };
+        if lowest < expected {
+            return Err(ProblemKind::OutOfOrder { expected, base_offset, last_offset });
+        }
+        if last_offset.delta_from(base).is_none() || position > u64::from(u32::MAX >> 1) {
+            return Err(ProblemKind::TooFar { last_offset });
+        }
+        let first_offset = base_offset.max(expected);
+        self.stamps.record(header.leader_epoch, first_offset).map_err(ProblemKind::Epoch)?;
+        let aborted = self.open.on_batch(header, control).map_err(ProblemKind::Transaction)?;
+        indexes.on_batch(header, position, found);
+        if let Some(kind) = control {
+            // Behind the checkpoint the entry may not have been written yet; recovery writes it.
+            let covered = self.input.checkpoint.is_none_or(|checkpoint| last_offset < checkpoint.log_end);
+            indexes.on_marker(header, kind, aborted, covered, found);
+        }
+        self.report.gaps += u64::from(base_offset > expected);
+        self.report.batches += 1;
+        self.report.records += u64::from(header.record_count);
+        self.report.bytes += u64::from(header.total_bytes());
+        self.digest.on_batch(header);
+        self.next_offset = header.next_offset();
+        Ok(())
+    }
+
+    fn meet_checkpoint(&mut self, base: Offset, position: u64) {
+        if let Some(checkpoint) = self.input.checkpoint {
+            self.checkpoint_met |= checkpoint.segment_base == base
+                && checkpoint.position == position
+                && checkpoint.log_end == self.next_offset;
+        }
+    }
+
+    fn small_files(&mut self, files: &mut Files<'_>) -> Result<(), StoreError> {
+        let directory = self.input.directory;
+        let Some(entries) = files.list(directory)? else {
+            self.problem(String::new(), 0, ProblemKind::DirectoryMissing);
+            return Ok(());
+        };
+        for entry in &entries {
+            if let Some((base, file)) = SegmentFile::parse(&entry.name)
+                && file != SegmentFile::Log
+                && !entries.iter().any(|other| other.name == SegmentFile::Log.name(base))
+            {
+                self.problem(entry.name.clone(), 0, ProblemKind::IndexWithoutLog);
+            }
+        }
+        match files.read_text(&directory.join(LEADER_EPOCH_FILE))? {
+            None => self.problem(LEADER_EPOCH_FILE.to_string(), 0, ProblemKind::EpochFileMissing),
+            Some(text) => match EpochHistory::parse(&text) {
+                Err(error) => self.problem(LEADER_EPOCH_FILE.to_string(), 0, ProblemKind::EpochFile(error)),
+                Ok(history) => self.compare_epochs(&history),
+            },
+        }
+        match files.read_text(&directory.join(PARTITION_METADATA_FILE))? {
+            None => self.problem(PARTITION_METADATA_FILE.to_string(), 0, ProblemKind::MetadataMissing),
+            Some(text) => match parse_partition_metadata(&text) {
+                Err(error) => {
+                    self.problem(PARTITION_METADATA_FILE.to_string(), 0, ProblemKind::Metadata(error))
+                }
+                Ok(id) => self.compare_topic_id(id),
+            },
+        }
+        Ok(())
+    }
+
+    /// The file says for each stamped part what its batches say; parts below the log start are forgotten.
+    fn compare_epochs(&mut self, file: &EpochHistory) {
+        let log_start = self.log_start();
+        let starts: Vec<_> = self.stamps.entries().to_vec();
+        for (index, entry) in starts.iter().enumerate() {
+            let ends = starts.get(index + 1).map_or(self.next_offset, |next| next.start);
+            let offset = entry.start.max(log_start);
+            let said = file.epoch_of(offset);
+            if offset < ends && said != Some(entry.epoch) {
+                let what = ProblemKind::EpochDisagrees { offset, stamped: entry.epoch, file: said };
+                self.problem(LEADER_EPOCH_FILE.to_string(), 0, what);
+            }
+        }
+    }
+
+    fn compare_topic_id(&mut self, metadata: TopicId) {
+        self.report.topic_id = metadata.to_string();
+        if let Some(checkpoint) = self.input.checkpoint.filter(|it| !it.removed && it.topic_id != metadata) {
+            let what = ProblemKind::TopicId { metadata, checkpoint: checkpoint.topic_id };
+            self.problem(PARTITION_METADATA_FILE.to_string(), 0, what);
+        }
+    }
+
+    fn log_start(&self) -> Offset {
+        let known =
+            [self.input.log_start, self.input.checkpoint.map(|it| it.log_start), Some(self.log_begins)];
+        let log_start = known.into_iter().flatten().max().unwrap_or(Offset::ZERO);
+        log_start.min(self.next_offset)
+    }
+
+    fn journal(&mut self) {
+        let Some(checkpoint) = self.input.checkpoint.filter(|checkpoint| !checkpoint.removed) else { return };
+        let name = SegmentFile::Log.name(checkpoint.segment_base);
+        let (position, checkpoint_end, log_end) = (checkpoint.position, checkpoint.log_end, self.next_offset);
+        if checkpoint.truncating {
+            self.problem(name, position, ProblemKind::TruncationPending { to: checkpoint_end });
+        } else if checkpoint_end > log_end {
+            self.problem(name, position, ProblemKind::CheckpointBeyondEnd { checkpoint_end, log_end });
+        } else if !self.checkpoint_met {
+            let what = ProblemKind::CheckpointNotAtBatch { position, log_end: checkpoint_end };
+            self.problem(name, position, what);
+        }
+    }
+
+    fn finish(mut self) -> PartitionReport {
+        self.report.log_start = self.log_start().value();
+        self.report.log_end = self.next_offset.value();
+        self.report.open_transactions = self.open.len();
+        self.report.digest = self.digest.to_string();
+        self.report
+    }
+}
