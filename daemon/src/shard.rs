@@ -242,10 +242,10 @@ impl<E: Engine> Shard<E> {
             (Pending::Load { segment, position, span }, outcome) => {
                 self.load_done(segment, position, span, result_of(outcome));
             }
-            (Pending::Sync { segment, closing, .. }, outcome) => {
-                self.sync_done(segment, closing, result_of(outcome));
+            (Pending::Sync { segment, purpose, .. }, outcome) => {
+                self.sync_done(segment, purpose, result_of(outcome));
             }
-            (Pending::CloseFile { segment, file }, _) => self.file_closed(segment, file),
+            (Pending::CloseFile { segment, file, finished }, _) => self.file_closed(segment, file, finished),
             (pending, outcome) => panic!("{pending:?} was answered by {outcome:?}"),
         }
     }

@@ -10,7 +10,7 @@
 //! then unknowable.
 
 use super::mailbox::Event;
-use super::operations::{Pending, SegmentKey, Work};
+use super::operations::{Pending, SegmentKey, SyncFor, Work};
 use super::partition_log::{FileState, Segment};
 use super::{DISK_FULL_PAUSE, RetryKind, Shard};
 use crate::segment_writer::WritePlan;
@@ -99,20 +99,33 @@ impl<E: Engine> Shard<E> {
         }
     }
 
+    /// Whether the slot's file is being closed now. It is synced first, so that a flush round finds a closed
+    /// file durable.
     pub(super) fn try_close_idle(&mut self, slot: u32) -> bool {
         let Some(entry) = self.slots[slot as usize].as_mut() else { return true };
         let segment = &mut entry.log.active;
         let FileState::Open(file) = segment.file else { return false };
-        if entry.flushing || entry.dirty || segment.allocating || !segment.writer.release(&mut self.pool) {
+        if segment.allocating || !segment.writer.release(&mut self.pool) {
             return false;
         }
         segment.file = FileState::Closing(file);
-        let path = segment.path(&entry.log.directory, SegmentFile::Log);
         let key = SegmentKey { slot, base: segment.base() };
-        let steps = vec![Step::Truncate { path, length: segment.placed.position }];
-        segment.allocated = segment.placed.position;
-        self.submit(Pending::Job(Work::TrimIdle { segment: key }), Operation::Job(Job::new(steps)));
+        let pending = Pending::Sync { segment: key, file, purpose: SyncFor::Idle };
+        self.submit(pending, Operation::Sync { file });
         true
+    }
+
+    /// The idle file is durable: its reserved end goes before it is closed.
+    pub(super) fn trim_idle(&mut self, key: SegmentKey) {
+        let entry = self.slots[key.slot as usize].as_mut().expect("a closing file's slot stays");
+        let directory = entry.log.directory.clone();
+        // It may have been rolled meanwhile, and is then the closing one.
+        let segment = entry.log.segment(key.base).expect("a closing file's segment stays");
+        // Bytes that arrived meanwhile are written when it is open again; the file ends where it was settled.
+        let length = segment.writer.completed().position;
+        segment.allocated = length;
+        let steps = vec![Step::Truncate { path: segment.path(&directory, SegmentFile::Log), length }];
+        self.submit(Pending::Job(Work::TrimIdle { segment: key }), Operation::Job(Job::new(steps)));
     }
 
     /// Starts every write that is due, for the closing segment first.
@@ -224,8 +237,8 @@ impl<E: Engine> Shard<E> {
                 }
                 self.write_due(key.slot);
             }
-            Work::Finish { segment } => self.segment_finished(segment),
-            Work::TrimIdle { segment } => self.close_file(segment),
+            Work::Finish { segment } => self.close_file(segment, true),
+            Work::TrimIdle { segment } => self.close_file(segment, false),
             Work::AppendIndexes | Work::Checkpoint | Work::SyncAll => {}
         }
     }
@@ -370,7 +383,7 @@ impl<E: Engine> Shard<E> {
             return;
         }
         segment.file = FileState::Closing(file);
-        self.submit(Pending::Sync { segment: key, file, closing: true }, Operation::Sync { file });
+        self.submit(Pending::Sync { segment: key, file, purpose: SyncFor::Rolled }, Operation::Sync { file });
     }
 
     /// The closing segment's data is durable.
@@ -398,23 +411,18 @@ impl<E: Engine> Shard<E> {
         self.submit(Pending::Job(Work::Finish { segment: key }), Operation::Job(Job::new(steps)));
     }
 
-    fn segment_finished(&mut self, key: SegmentKey) {
-        self.close_file(key);
-    }
-
-    fn close_file(&mut self, key: SegmentKey) {
+    fn close_file(&mut self, key: SegmentKey, finished: bool) {
         let Some(segment) = self.segment_mut(key) else { return };
         let FileState::Closing(file) = segment.file else {
             panic!("a file that is not closing is closed: {:?}", segment.file)
         };
-        self.submit(Pending::CloseFile { segment: key, file }, Operation::CloseFile { file });
+        self.submit(Pending::CloseFile { segment: key, file, finished }, Operation::CloseFile { file });
     }
 
-    pub(super) fn file_closed(&mut self, key: SegmentKey, file: FileKey) {
+    pub(super) fn file_closed(&mut self, key: SegmentKey, file: FileKey, finished: bool) {
         self.free_files.push(file);
         if let Some(entry) = self.slots[key.slot as usize].as_mut() {
-            let was_closing = entry.log.closing.as_ref().is_some_and(|segment| segment.base() == key.base);
-            if was_closing {
+            if finished {
                 entry.log.closing = None;
             } else if let Some(segment) = entry.log.segment(key.base) {
                 segment.file = FileState::Closed;

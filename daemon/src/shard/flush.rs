@@ -12,7 +12,7 @@
 //! once, because what was written under it may not reach the disk before the epoch has (decisions 3).
 //! A failed sync ends all writing: it is never tried again as if the pages were clean.
 
-use super::operations::{Pending, SegmentKey, Work};
+use super::operations::{Pending, SegmentKey, SyncFor, Work};
 use super::partition_log::{FileState, FlushPoint, PENDING_INDEX_BYTES_MAX};
 use super::{FsyncPolicy, Shard, ShardOptions};
 use std::collections::{BTreeMap, BTreeSet};
@@ -290,7 +290,7 @@ impl<E: Engine> Shard<E> {
         }
         round.outstanding = syncs.len();
         for (segment, file) in &syncs {
-            let pending = Pending::Sync { segment: *segment, file: *file, closing: false };
+            let pending = Pending::Sync { segment: *segment, file: *file, purpose: SyncFor::Round };
             self.submit(pending, Operation::Sync { file: *file });
         }
         if syncs.is_empty() {
@@ -298,13 +298,15 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    pub(super) fn sync_done(&mut self, key: SegmentKey, closing: bool, result: Result<u32, SystemError>) {
+    pub(super) fn sync_done(&mut self, key: SegmentKey, purpose: SyncFor, result: Result<u32, SystemError>) {
         if let Err(error) = result {
             let path = self.slots[key.slot as usize].as_ref().map(|entry| entry.log.directory.clone());
             return self.halt("syncing", path.unwrap_or_default().display().to_string(), error);
         }
-        if closing {
-            return self.closing_synced(key);
+        match purpose {
+            SyncFor::Rolled => return self.closing_synced(key),
+            SyncFor::Idle => return self.trim_idle(key),
+            SyncFor::Round => {}
         }
         if let Some(round) = &mut self.flusher.round
             && round.stage == Stage::Syncing
@@ -463,7 +465,9 @@ fn is_written(entry: Option<&super::Slot>, point: &FlushPoint) -> bool {
     let Some(entry) = entry else { return true };
     let (active, closing) = (&entry.log.active, &entry.log.closing);
     if active.base() == point.segment_base {
-        return closing.is_none() && active.writer.completed().position >= point.mark.position;
+        // A file on its way to being closed is being synced; closed, it needs no sync of the round.
+        let stays = !matches!(active.file, FileState::Closing(_));
+        return closing.is_none() && stays && active.writer.completed().position >= point.mark.position;
     }
     match closing {
         // Rolled meanwhile. What came after the mark may be held by a barrier that this very round lifts.

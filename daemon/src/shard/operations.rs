@@ -14,6 +14,17 @@ pub struct SegmentKey {
     pub base: Offset,
 }
 
+/// Why a file is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncFor {
+    /// A flush round.
+    Round,
+    /// The segment was rolled and is complete.
+    Rolled,
+    /// The file is closed for want of descriptors.
+    Idle,
+}
+
 /// A job's purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -45,8 +56,8 @@ pub enum Pending {
     Write { segment: SegmentKey, plan: WritePlan, file: FileKey },
     /// The last block of a segment comes back into memory.
     Load { segment: SegmentKey, position: u64, span: Span },
-    Sync { segment: SegmentKey, file: FileKey, closing: bool },
-    CloseFile { segment: SegmentKey, file: FileKey },
+    Sync { segment: SegmentKey, file: FileKey, purpose: SyncFor },
+    CloseFile { segment: SegmentKey, file: FileKey, finished: bool },
     Job(Work),
 }
 

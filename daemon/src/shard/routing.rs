@@ -260,7 +260,8 @@ impl<E: Engine> Shard<E> {
         counters.log_end.store(ledger.log_end().value(), Relaxed);
         counters.flushed.store(ledger.flushed().value(), Relaxed);
         counters.delivered.store(ledger.delivered().value(), Relaxed);
-        counters.checkpoint.store(ledger.checkpoint().value(), Relaxed);
+        // What the journal says, not the ledger's clamped value: files below it may still be needed.
+        counters.checkpoint.store(entry.log.checkpoint.log_end.value(), Relaxed);
         let seen = source.seen_at > 0;
         counters.high_watermark.store(if seen { source.high_watermark } else { -1 }, Relaxed);
         counters.last_stable_offset.store(if seen { source.last_stable_offset } else { -1 }, Relaxed);

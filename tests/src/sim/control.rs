@@ -122,11 +122,34 @@ impl Control {
             start_offset,
             batch_bytes_max: BATCH_BYTES_MAX,
         };
+        println!("{}: {}", request.partition.directory_name(), self.listing(&request.directory));
         let recovered = recover_partition(&mut self.disk, &request)?;
+        let found = &recovered.checkpoint;
+        println!(
+            "{}: recovered {} to {}, segment {} at {} of {}",
+            found.partition.directory_name(), found.log_start, found.log_end, found.segment_base, found.position,
+            recovered.file_bytes
+        );
+        for alarm in &recovered.alarms {
+            // Shown only when the seed fails: the test runner keeps the output of those that pass.
+            println!("{alarm}");
+        }
         let counters = Arc::new(PartitionCounters::default());
         self.counters.insert(key, counters.clone());
         shard.command(Command::AddPartition(Box::new(AddPartition { key, topic, directory, recovered, counters })));
         Ok(())
+    }
+
+    fn listing(&self, directory: &std::path::Path) -> String {
+        let paths = self.disk.paths();
+        let inside = paths.iter().filter(|path| path.parent() == Some(directory));
+        let names = inside.map(|path| {
+            let content = self.disk.read(path, 0, usize::MAX >> 1).unwrap_or_default();
+            let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let first = content.first_chunk::<8>().map(|base| i64::from_be_bytes(*base));
+            format!("{} {used}/{} {first:?}", path.file_name().unwrap_or_default().display(), content.len())
+        });
+        names.filter(|name| name.contains(".log")).collect::<Vec<_>>().join(", ")
     }
 
     pub fn tell_leader(&self, cluster: &Cluster, shard: &mut Shard<SimulatedEngine>, key: PartitionKey) {

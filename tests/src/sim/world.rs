@@ -142,6 +142,7 @@ impl World {
     fn restart(&mut self) {
         // A start without room is refused with a sentence; somebody makes room and starts again.
         self.disk.set_faults(DiskFaults::default());
+        self.disk.crash_after(None);
         loop {
             self.starts += 1;
             let made = Step::MakeDirectory { path: DATA_DIRECTORY.into() };
@@ -193,6 +194,7 @@ impl World {
     }
 
     fn die(&mut self, power: bool) {
+        println!("dies, power {power}: {}", self.describe());
         self.remember_promises();
         if let Some(mut shard) = self.shard.take() {
             shard.engine_mut().die();
