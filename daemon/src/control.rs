@@ -15,8 +15,11 @@ pub mod instruction;
 mod mirror;
 mod progress;
 mod report;
+pub mod resume;
 pub mod run;
 mod shard_link;
 pub mod source_client;
 mod store_work;
 mod supervisor;
+
+pub use progress::LogWriter;

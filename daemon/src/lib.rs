@@ -1,3 +1,15 @@
+//! Threads, configuration, the shard loop and the command line of twinlog.
+//!
+//! ```text
+//!   main_entry -> cli -> run | verify | check | demo | mirror resume | config explain
+//!   run:  control core (tokio): metadata, discovery, supervision     one thread per data core: shard
+//!         journal, recovery, store: blocking work on files           shard: receive -> verify -> append
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod demo;
 pub mod embedded;
 pub mod journal;
 #[cfg(test)]
@@ -8,3 +20,10 @@ pub mod segment_writer;
 pub mod shard;
 pub mod store;
 pub mod verify;
+
+use std::process::ExitCode;
+
+/// The whole program, from the words of its command line to its exit code.
+pub fn main_entry() -> ExitCode {
+    cli::main_with(std::env::args_os())
+}

@@ -147,6 +147,25 @@ impl MemoryDisk {
         Ok(StepOutput::Listed(entries.collect()))
     }
 
+    fn copy(&mut self, from: &Path, at: usize, length: usize, to: &Path) -> Result<StepOutput, SystemError> {
+        let seen = &self.contents[self.find(from)?].seen;
+        let start = at.min(seen.len());
+        let end = (start + length).min(seen.len());
+        let bytes = seen[start..end].to_vec();
+        let index = self.create(to)?;
+        self.contents[index].seen = bytes;
+        Ok(StepOutput::Copied((end - start) as u64))
+    }
+
+    fn stat(&self, path: &Path) -> StepOutput {
+        let (directory, length) = match self.names.get(path) {
+            None => return StepOutput::Missing,
+            Some(Name::Directory) => (true, 0),
+            Some(Name::File(index)) => (false, self.contents[*index].seen.len() as u64),
+        };
+        StepOutput::Facts(FileFacts { directory, length, allocated_bytes: length, modified_ms: 0 })
+    }
+
     fn step(&mut self, step: &Step) -> Result<StepOutput, SystemError> {
         match step {
             Step::MakeDirectory { path } => {
@@ -199,29 +218,9 @@ impl MemoryDisk {
             }
             Step::RemoveDirectory { path } => self.names.retain(|other, _| !other.starts_with(path)),
             Step::CopyRange { from, from_position, length, to } => {
-                let seen = &self.contents[self.find(from)?].seen;
-                let start = (*from_position as usize).min(seen.len());
-                let end = (start + *length as usize).min(seen.len());
-                let bytes = seen[start..end].to_vec();
-                let index = self.create(to)?;
-                self.contents[index].seen = bytes;
-                return Ok(StepOutput::Copied((end - start) as u64));
+                return self.copy(from, *from_position as usize, *length as usize, to);
             }
-            Step::Stat { path } => {
-                let facts = |directory, length| FileFacts {
-                    directory,
-                    length,
-                    allocated_bytes: length,
-                    modified_ms: 0,
-                };
-                return Ok(match self.names.get(path) {
-                    None => StepOutput::Missing,
-                    Some(Name::Directory) => StepOutput::Facts(facts(true, 0)),
-                    Some(Name::File(index)) => {
-                        StepOutput::Facts(facts(false, self.contents[*index].seen.len() as u64))
-                    }
-                });
-            }
+            Step::Stat { path } => return Ok(self.stat(path)),
             Step::Open { .. } | Step::Rename { .. } | Step::Space { .. } => return Err(SystemError::INVALID),
         }
         Ok(StepOutput::Done)

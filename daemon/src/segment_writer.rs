@@ -333,7 +333,8 @@ impl SegmentWriter {
                 && (held > HELD_IMAGES_MAX || pressed)
                 // The header of the batch in progress must have been stamped before it leaves.
                 && self.filled - self.verified.position >= BATCH_HEADER_BYTES as u64);
-        let flush_due = self.wanted > self.submitted.max(self.last_mark().position);
+        // Not `submitted`: whole blocks beyond what was wanted may be out while their last batch is not.
+        let flush_due = self.wanted > self.last_mark().position;
         let (from, to) = if whole {
             (self.submitted, image.end())
         } else if flush_due {
@@ -366,7 +367,7 @@ impl SegmentWriter {
         writable: Mark,
     ) -> Option<WritePlan> {
         let block = align_down(writable.position);
-        if block + BLOCK_BYTES > limit || writable.position == block {
+        if block + BLOCK_BYTES > limit || writable.position == block || block < self.submitted {
             return None;
         }
         let bounce = pool.take(Class::Block)?;

@@ -18,7 +18,7 @@ mod report;
 mod tests;
 
 pub use comparison::{CompareError, Comparison, Difference, SourceBatches, compare_partition};
-pub use problem::{Problem, ProblemKind};
+pub use problem::{IndexProblem, Problem, ProblemKind};
 pub use report::{PartitionReport, VerifyReport};
 
 use crate::journal::{self, Journal, OWN_DIRECTORY};

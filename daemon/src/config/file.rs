@@ -110,6 +110,12 @@ impl RawConfig {
     pub fn has(&self, name: &str) -> bool {
         self.daemon.contains_key(name)
     }
+
+    /// Whether a value was given for a key of a link or of its source.
+    pub fn has_link_value(&self, link: &str, name: &str) -> bool {
+        let given = |link: &RawLink| link.link.contains_key(name) || link.source.contains_key(name);
+        self.links.get(link).is_some_and(given)
+    }
 }
 
 fn read_key(

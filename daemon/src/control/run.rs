@@ -34,6 +34,10 @@ use twinlog_sync::lane::LaneOptions;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a drain may take: flushing what is in memory to a slow disk. systemd kills after 90 s.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long file jobs under way may take to end after the drain.
+const STORE_JOB_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is asked whether everything is caught up; it looks at every partition.
+const STANDING_INTERVAL: Duration = Duration::from_millis(100);
 /// Part of the memory that buffers may take; the rest holds code, metadata, indexes and checkpoints.
 const ARENA_PERCENT: u64 = 60;
 /// Two lanes for each source broker, in each shard.
@@ -135,8 +139,8 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
         .map_err(|error| RunError::Runtime(error.kind()))?;
     let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap);
     let end = runtime.block_on(supervise(&mut supervisor, options))?;
-    // Tasks that still wait for the network are given up.
-    runtime.shutdown_background();
+    // Tasks that still wait for the network are given up; a file job that outlasts this is crash-safe.
+    runtime.shutdown_timeout(STORE_JOB_LIMIT);
     Ok(finish(&mut supervisor, end, options, started))
 }
 
@@ -307,6 +311,7 @@ async fn follow(
     watchdog: &mut Watchdog,
 ) -> End {
     let mut look = looks();
+    let mut standing_at = Instant::now();
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -318,7 +323,8 @@ async fn follow(
         if let Some(reason) = supervisor.halted() {
             return End::Halted(reason.to_owned());
         }
-        if options.until_caught_up {
+        if options.until_caught_up && now - standing_at >= STANDING_INTERVAL {
+            standing_at = now;
             match supervisor.standing(now) {
                 Standing::Going => {}
                 Standing::CaughtUp => return End::CaughtUp,

@@ -19,11 +19,13 @@ pub use frame_shape::{ShapeError, Shaped};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
 use crate::config::{HostPort, SourceSettings};
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::{
-    BrokerId, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, TopicName,
+    BrokerId, FetchRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +38,8 @@ use twinlog_sync::wire::fetch_request::IsolationLevel;
 
 /// First Metadata version that can name topics without creating them where the source would.
 const METADATA_WITHOUT_CREATION: i16 = 4;
+/// Bytes asked for by one read; a larger batch still arrives whole, up to [`FRAME_BYTES_MAX`].
+const READ_BYTES: i32 = 8 << 20;
 /// What a consumer says in place of a replica's id.
 const CONSUMER: BrokerId = BrokerId(-1);
 
@@ -181,6 +185,28 @@ impl SourceClient {
         Ok(Ok(Offset::new(found.end_offset).filter(|_| known).map(|end| (LeaderEpoch(found.leader_epoch), end))))
     }
 
+    /// Batches of one partition from the one that holds `offset` on, up to the high watermark, raw. A slow
+    /// way for comparisons; mirrors are fetched by the shards.
+    pub async fn read(
+        &self,
+        leader: Leader,
+        partition: &TopicPartition,
+        offset: Offset,
+    ) -> Result<Bytes, ClientError> {
+        let server = self.server_of(leader.broker)?;
+        let answer = self.ask(&server, |_| fetch_request(leader, partition, offset)).await?;
+        let refused = |code| ClientError::Refused { server: server.clone(), request: FetchRequest::NAME, code };
+        if answer.error_code != 0 {
+            return Err(refused(answer.error_code));
+        }
+        let found = answer.responses.into_iter().next().and_then(|topic| topic.partitions.into_iter().next());
+        match found {
+            Some(found) if found.error_code != 0 => Err(refused(found.error_code)),
+            Some(found) => Ok(found.records.unwrap_or_default()),
+            None => Err(ClientError::NotAnswered { server, request: FetchRequest::NAME }),
+        }
+    }
+
     /// An address on which the broker accepts connections now.
     pub async fn address_of(&self, broker: i32) -> Result<SocketAddr, ClientError> {
         let server = self.server_of(broker)?;
@@ -285,6 +311,21 @@ fn epoch_request(leader: Leader, partition: &TopicPartition, epoch: LeaderEpoch)
         .with_topic(topic_name(partition.topic()))
         .with_partitions(vec![query]);
     OffsetForLeaderEpochRequest::default().with_replica_id(CONSUMER).with_topics(vec![topic])
+}
+
+fn fetch_request(leader: Leader, partition: &TopicPartition, offset: Offset) -> FetchRequest {
+    let query = FetchPartition::default()
+        .with_partition(partition.partition())
+        .with_current_leader_epoch(leader.epoch.0)
+        .with_fetch_offset(offset.value())
+        .with_partition_max_bytes(READ_BYTES);
+    let topic = FetchTopic::default().with_topic(topic_name(partition.topic())).with_partitions(vec![query]);
+    FetchRequest::default()
+        .with_replica_id(CONSUMER)
+        .with_max_wait_ms(0)
+        .with_min_bytes(1)
+        .with_max_bytes(READ_BYTES)
+        .with_topics(vec![topic])
 }
 
 fn cluster_view(answer: MetadataResponse) -> ClusterView {

@@ -181,10 +181,6 @@ impl Supervisor {
         &self.settings
     }
 
-    pub fn shards(&self) -> &[ShardLink] {
-        &self.shards
-    }
-
     pub fn shards_mut(&mut self) -> &mut [ShardLink] {
         &mut self.shards
     }

@@ -26,13 +26,26 @@ pub struct Equal {
 /// The first difference of a partition.
 #[derive(Debug)]
 pub enum Difference {
-    Unreadable { path: PathBuf, error: io::Error },
+    Unreadable {
+        path: PathBuf,
+        error: io::Error,
+    },
     /// The files end before this batch of the source does.
-    Missing { partition: String, base_offset: i64 },
+    Missing {
+        partition: String,
+        base_offset: i64,
+    },
     /// A byte differs.
-    Byte { partition: String, base_offset: i64, at: usize },
+    Byte {
+        partition: String,
+        base_offset: i64,
+        at: usize,
+    },
     /// The files go on behind the source's last batch.
-    Surplus { partition: String, path: PathBuf },
+    Surplus {
+        partition: String,
+        path: PathBuf,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -53,10 +66,7 @@ impl fmt::Display for Difference {
 }
 
 /// Compares all partitions of the cluster with the directories below `link_directory`.
-pub fn compare(
-    cluster: &Cluster,
-    link_directory: &Path,
-) -> Result<BTreeMap<String, Equal>, Difference> {
+pub fn compare(cluster: &Cluster, link_directory: &Path) -> Result<BTreeMap<String, Equal>, Difference> {
     let mut topics = BTreeMap::<String, Equal>::new();
     for (topic, index, log) in cluster.partitions() {
         let partition = format!("{topic}-{index}");
@@ -152,8 +162,8 @@ impl SegmentReader {
                 return Ok(self.current.as_mut());
             }
             let Some(path) = self.waiting.pop() else { return Ok(None) };
-            let file = File::open(&path)
-                .map_err(|error| Difference::Unreadable { path: path.clone(), error })?;
+            let file =
+                File::open(&path).map_err(|error| Difference::Unreadable { path: path.clone(), error })?;
             self.current = Some((path, BufReader::with_capacity(READ_BYTES, file)));
         }
     }
@@ -195,7 +205,8 @@ mod tests {
             log.batches_from(log.log_start_offset()).map(|batch| batch.to_vec()).collect();
         batches.iter_mut().for_each(|batch| batch[15] = 9);
         fs::write(partition.join("00000000000000000000.log"), batches[..2].concat()).unwrap();
-        fs::write(partition.join("00000000000000000004.log"), [&batches[2][..], &[0; 5000]].concat()).unwrap();
+        fs::write(partition.join("00000000000000000004.log"), [&batches[2][..], &[0; 5000]].concat())
+            .unwrap();
         fs::write(partition.join("00000000000000000004.index"), b"no log").unwrap();
         (cluster, directory)
     }
@@ -219,7 +230,10 @@ mod tests {
         let found = compare(&cluster, directory.path());
         assert!(matches!(found, Err(Difference::Byte { base_offset: 4, at: 80, .. })), "{found:?}");
         fs::write(&last, &good[..100]).unwrap();
-        assert!(matches!(compare(&cluster, directory.path()), Err(Difference::Missing { base_offset: 4, .. })));
+        assert!(matches!(
+            compare(&cluster, directory.path()),
+            Err(Difference::Missing { base_offset: 4, .. })
+        ));
         let mut surplus = good.clone();
         surplus[5000] = 1;
         fs::write(&last, &surplus).unwrap();

@@ -100,7 +100,9 @@ impl Production {
                 let generator = Generator::new(production.random.number(), profile.clone());
                 let mut writer = Writer { topic, index, generator };
                 let mut step = 0;
-                while cluster.partition(topic, index).is_some_and(|log| log.bytes_below(log.log_end_offset()) < bytes)
+                while cluster
+                    .partition(topic, index)
+                    .is_some_and(|log| log.bytes_below(log.log_end_offset()) < bytes)
                 {
                     // An hour of history, up to now.
                     writer.append(cluster, now_ms - 3_600_000 + step);

@@ -117,12 +117,12 @@ fn a_committed_reader_ends_at_the_last_stable_offset_and_hears_of_aborts() {
     // The open transaction B holds everything from 5 on back, the marker of A included.
     let mut peer = Peer::new(12);
     let position = asked(&cluster, "t", 0, 0);
-    let answer = peer.fetch(&mut cluster, &[position.clone()]);
+    let answer = peer.fetch(&mut cluster, std::slice::from_ref(&position));
     assert_eq!((answer.only().head.high_watermark, answer.only().head.last_stable_offset), (11, 5));
     let whole = stored(&cluster, "t", 0);
     assert_eq!(answer.only().records, whole[..write(a).len()]);
     peer.isolation_level = IsolationLevel::ReadUncommitted;
-    assert_eq!(peer.fetch(&mut cluster, &[position.clone()]).only().records, whole);
+    assert_eq!(peer.fetch(&mut cluster, std::slice::from_ref(&position)).only().records, whole);
     cluster.append("t", 0, BatchText::marker(0, 1, b, Marker::Commit).build());
     peer.isolation_level = IsolationLevel::ReadCommitted;
     assert_eq!(peer.fetch(&mut cluster, &[position]).only().head.last_stable_offset, 12);
@@ -139,7 +139,7 @@ fn a_held_high_watermark_bounds_every_reader() {
     fill(&mut cluster, 1, 4);
     let mut peer = Peer::new(17);
     let position = asked(&cluster, "t", 0, 4);
-    let answer = peer.fetch(&mut cluster, &[position.clone()]);
+    let answer = peer.fetch(&mut cluster, std::slice::from_ref(&position));
     assert_eq!(answer.only().records.len(), batch(4).len());
     assert_eq!(answer.only().head.high_watermark, 8);
     cluster.hold_high_watermark("t", 0, None);
@@ -264,11 +264,11 @@ fn a_divergence_is_repeated_until_the_position_changes() {
     peer.session = (0, 0);
     let mut position = asked(&cluster, "t", 0, 10);
     position.position.last_fetched_epoch = LeaderEpoch(2);
-    let first = peer.fetch(&mut cluster, &[position.clone()]);
+    let first = peer.fetch(&mut cluster, std::slice::from_ref(&position));
     assert_eq!(first.only().tail, PartitionTail::default());
     peer.session = (first.session_id, 1);
     position.position.last_fetched_epoch = LeaderEpoch(0);
-    peer.fetch(&mut cluster, &[position.clone()]);
+    peer.fetch(&mut cluster, std::slice::from_ref(&position));
     for epoch in 2..5 {
         peer.session.1 = epoch;
         let diverging = peer.fetch(&mut cluster, &[]).only().tail.diverging_epoch;
@@ -285,14 +285,17 @@ fn lost_and_stale_sessions_have_their_error_codes() {
     let mut peer = Peer::new(17);
     peer.session = (0, 0);
     let position = asked(&cluster, "t", 0, 0);
-    let id = peer.fetch(&mut cluster, &[position.clone()]).session_id;
+    let id = peer.fetch(&mut cluster, std::slice::from_ref(&position)).session_id;
     peer.session = (id, 7);
     assert_eq!(peer.fetch(&mut cluster, &[]).error, code::INVALID_FETCH_SESSION_EPOCH);
     peer.session = (id + 1, 1);
     assert_eq!(peer.fetch(&mut cluster, &[]).error, code::FETCH_SESSION_ID_NOT_FOUND);
     let mut old = Peer::new(12);
     old.session = (id, 1);
-    assert_eq!(old.fetch(&mut cluster, &[position.clone()]).error, code::FETCH_SESSION_TOPIC_ID_ERROR);
+    assert_eq!(
+        old.fetch(&mut cluster, std::slice::from_ref(&position)).error,
+        code::FETCH_SESSION_TOPIC_ID_ERROR
+    );
     cluster.forget_sessions(1);
     peer.session = (id, 1);
     assert_eq!(peer.fetch(&mut cluster, &[]).error, code::FETCH_SESSION_ID_NOT_FOUND);
@@ -307,7 +310,9 @@ fn a_long_poll_ends_with_data_or_with_its_time() {
     let mut peer = Peer::new(17);
     peer.wait_max_ms = 500;
     let position = asked(&cluster, "t", 0, 0);
-    let Reply::Wait(pending) = peer.ask(&mut cluster, 1, 0, &[position.clone()]) else { panic!("no wait") };
+    let Reply::Wait(pending) = peer.ask(&mut cluster, 1, 0, std::slice::from_ref(&position)) else {
+        panic!("no wait")
+    };
     assert_eq!(pending.until(), 500 * MILLISECOND);
     let Reply::Wait(pending) = cluster.resume(499 * MILLISECOND, pending) else { panic!("no wait") };
     let before = cluster.changes();
@@ -333,14 +338,14 @@ fn moved_deleted_and_recreated_topics_are_named_as_such() {
     fill(&mut cluster, 1, 1);
     let position = asked(&cluster, "t", 0, 0);
     cluster.elect("t", 0, 2);
-    let moved = Peer::new(17).fetch(&mut cluster, &[position.clone()]);
+    let moved = Peer::new(17).fetch(&mut cluster, std::slice::from_ref(&position));
     assert_eq!(moved.only().head.error, code::NOT_LEADER_OR_FOLLOWER);
     assert_eq!(moved.only().tail.current_leader, Some((2, LeaderEpoch(1))));
-    let reply = Peer::new(12).ask(&mut cluster, 2, 0, &[position.clone()]);
+    let reply = Peer::new(12).ask(&mut cluster, 2, 0, std::slice::from_ref(&position));
     assert!(matches!(reply, Reply::Now(_)));
     let id = cluster.topic_id("t").unwrap();
     assert_ne!(cluster.recreate_topic("t"), id);
-    let gone = Peer::new(17).fetch(&mut cluster, &[position.clone()]);
+    let gone = Peer::new(17).fetch(&mut cluster, std::slice::from_ref(&position));
     assert_eq!(gone.only().head.error, code::UNKNOWN_TOPIC_ID);
     cluster.delete_topic("t");
     let gone = Peer::new(12).fetch(&mut cluster, &[position]);
@@ -456,8 +461,7 @@ fn metadata_names_leaders_ids_and_what_is_unknown() {
     let id = cluster.create_topic("t", options);
     cluster.elect("t", 1, 3);
     for version in 0..=12 {
-        let all =
-            MetadataRequest::default().with_topics((version > 0).then_some(None).unwrap_or(Some(vec![])));
+        let all = MetadataRequest::default().with_topics(if version > 0 { None } else { Some(vec![]) });
         let response: MetadataResponse = call(&mut cluster, version, &all);
         assert_eq!(response.brokers.len(), 3);
         let topic = &response.topics[0];

@@ -132,7 +132,7 @@ impl EmbeddedSource {
         result
     }
 
-    /// Bytes of all answers so far.
+    /// Bytes of all answers so far, of one that is being sent in full.
     pub fn sent_bytes(&self) -> u64 {
         self.shared.sent_bytes.load(Ordering::Relaxed)
     }
@@ -217,9 +217,10 @@ fn serve(shared: &Shared, broker: i32, stream: &TcpStream) -> io::Result<()> {
         reader.read_exact(&mut frame)?;
         match reply(shared, broker, Bytes::from(frame)) {
             Reply::Now(chunks) => {
-                send(stream, &chunks)?;
+                // Counted first: a reader that has the answer finds it in the count.
                 let bytes: usize = chunks.iter().map(Bytes::len).sum();
                 shared.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                send(stream, &chunks)?;
             }
             Reply::Silence => {}
             Reply::Wait(_) | Reply::Close(_) => return Ok(()),
@@ -315,7 +316,7 @@ mod tests {
         let mut position = position;
         position.position.bytes_max = 64 << 20;
         for _ in 0..3 {
-            assert_eq!(fetch(&stream, &mut peer, &[position.clone()]).only().records, expected);
+            assert_eq!(fetch(&stream, &mut peer, std::slice::from_ref(&position)).only().records, expected);
         }
         assert!(source.sent_bytes() > 3 * expected.len() as u64);
         source.stop();
@@ -354,7 +355,7 @@ mod tests {
         let position = source.with_cluster(|cluster| asked(cluster, "t", 0, 0));
         let stream = connect(&source, 0);
         let mut peer = Peer::new(17);
-        fetch(&stream, &mut peer, &[position.clone()]);
+        fetch(&stream, &mut peer, std::slice::from_ref(&position));
         source.with_cluster(|cluster| cluster.set_health(1, Health::Down));
         (&stream).write_all(&peer.frame(&[position], &[])).unwrap();
         assert_eq!((&stream).read(&mut [0]).unwrap_or(0), 0);

@@ -34,11 +34,10 @@ pub(super) fn covered_indexes_are_right(
     let mut last_position = 0;
     let offsets = |bytes: &[u8]| {
         offset_entries(bytes).all(|entry| {
-            let right = entry.is_ok_and(|entry| {
+            entry.is_ok_and(|entry| {
                 last_position = u64::from(entry.position);
                 inside(entry.relative_offset) && last_position > 0 && last_position < checkpoint.position
-            });
-            right
+            })
         })
     };
     let covered = checkpoint.offset_index_bytes;

@@ -8,7 +8,7 @@
 //! Entries may be fewer than a broker writes (the interval is a setting), but none may be wrong.
 //! Must never hold more than the index files of one segment.
 
-use super::problem::ProblemKind;
+use super::problem::IndexProblem;
 use crate::store::StoreError;
 use crate::store::files::{Files, PIECE_BYTES};
 use std::path::Path;
@@ -45,7 +45,7 @@ impl<T: Copy> Entries<T> {
 }
 
 /// A problem in one of the segment's files.
-pub(super) type Found = (SegmentFile, u64, ProblemKind);
+pub(super) type Found = (SegmentFile, u64, IndexProblem);
 
 /// See the file's header.
 pub(super) struct SegmentIndexes {
@@ -122,14 +122,14 @@ impl SegmentIndexes {
                 && (begun_before || aborted.is_some_and(|aborted| self.is_same(entry, aborted)));
             if !right {
                 let (producer_id, last_offset) = (entry.producer_id, entry.last_offset);
-                found.push((file, position, ProblemKind::AbortedWrong { producer_id, last_offset }));
+                found.push((file, position, IndexProblem::AbortedWrong { producer_id, last_offset }));
             }
             if entry.last_offset == last_offset {
                 return;
             }
         }
         if aborted.is_some() && must_be_indexed {
-            let what = ProblemKind::AbortedMissing { producer_id, last_offset };
+            let what = IndexProblem::AbortedMissing { producer_id, last_offset };
             found.push((file, self.transactions.position(), what));
         }
     }
@@ -155,25 +155,25 @@ impl SegmentIndexes {
         }
         while let Some(entry) = self.transactions.peek() {
             let AbortedTransaction { producer_id, last_offset, .. } = entry;
-            let what = ProblemKind::AbortedWrong { producer_id, last_offset };
+            let what = IndexProblem::AbortedWrong { producer_id, last_offset };
             found.push((self.transactions.file, self.transactions.position(), what));
             self.transactions.next += 1;
         }
         if closed && last_time != self.max_timestamp_ms {
-            let what = ProblemKind::TimeNotFinal { max_timestamp_ms: self.max_timestamp_ms };
+            let what = IndexProblem::TimeNotFinal { max_timestamp_ms: self.max_timestamp_ms };
             found.push((self.times.file, self.times.position(), what));
         }
     }
 
     fn wrong_offset(&self, entry: OffsetEntry) -> Found {
         let last_offset = self.base.value().saturating_add(i64::from(entry.relative_offset));
-        let what = ProblemKind::OffsetEntry { last_offset, position: entry.position };
+        let what = IndexProblem::OffsetEntry { last_offset, position: entry.position };
         (self.offsets.file, self.offsets.position(), what)
     }
 
     fn wrong_time(&self, entry: TimeEntry) -> Found {
         let last_offset = self.base.value().saturating_add(i64::from(entry.relative_offset));
-        let what = ProblemKind::TimeEntry { timestamp_ms: entry.timestamp_ms, last_offset };
+        let what = IndexProblem::TimeEntry { timestamp_ms: entry.timestamp_ms, last_offset };
         (self.times.file, self.times.position(), what)
     }
 }
@@ -188,7 +188,7 @@ fn read_file(
     let path = directory.join(file.name(base));
     let length = files.length(&path)?.unwrap_or(0);
     if length > INDEX_BYTES_MAX {
-        found.push((file, 0, ProblemKind::IndexTooLong { bytes: length }));
+        found.push((file, 0, IndexProblem::IndexTooLong { bytes: length }));
         return Ok(Vec::new());
     }
     let mut bytes = Vec::new();
@@ -214,7 +214,7 @@ fn collect<T>(
         match entry {
             Ok(entry) => right.push(entry),
             Err(error) => {
-                found.push((file, (right.len() * entry_bytes) as u64, ProblemKind::Index(error)));
+                found.push((file, (right.len() * entry_bytes) as u64, IndexProblem::Entry(error)));
                 break;
             }
         }

@@ -95,6 +95,15 @@ enum End {
     Wrong(ProblemKind),
 }
 
+/// Where the walk through a segment is.
+struct SegmentWalk {
+    base: Offset,
+    /// Where the segment before it ended.
+    expected: Offset,
+    position: u64,
+    batches: u64,
+}
+
 impl Verification<'_> {
     fn problem(&mut self, file: String, position: u64, what: ProblemKind) {
         if self.report.problems.len() == PROBLEMS_MAX {
@@ -113,78 +122,87 @@ impl Verification<'_> {
         read: &mut impl FnMut(u64),
     ) -> Result<(), StoreError> {
         let path = self.input.directory.join(SegmentFile::Log.name(base));
-        let name = SegmentFile::Log.name(base);
         self.report.segments += 1;
         let expected = self.next_offset;
-        // A higher base is right where the gap is longer than an index entry can span: its first batch tells.
-        let gap = base > expected;
-        if base < expected {
-            self.problem(name.clone(), 0, ProblemKind::SegmentStart { expected, base });
-        }
         self.next_offset = expected.max(base);
         let mut found = Vec::new();
         let mut indexes =
             SegmentIndexes::read(files, self.input.directory, base, self.log_begins, &mut found)?;
-        let mut walk = BatchWalk::new(self.input.batch_bytes_max);
-        let (mut position, mut read_to) = (0, 0);
-        let mut end = End::Whole;
-        let mut first_batch = true;
-        'pieces: while read_to < length {
+        let mut walk = SegmentWalk { base, expected, position: 0, batches: 0 };
+        let mut batches = BatchWalk::new(self.input.batch_bytes_max);
+        let mut end = None;
+        let mut read_to = 0;
+        while read_to < length && end.is_none() {
             let piece = files.read(&path, read_to, PIECE_BYTES)?;
             if piece.is_empty() {
                 break;
             }
             read_to += piece.len() as u64;
             read(piece.len() as u64);
-            let mut rest = &piece[..];
-            loop {
-                let (consumed, event) = walk.feed(rest);
-                rest = &rest[consumed..];
-                match event {
-                    None => break,
-                    Some(Ok(WalkEvent::Header(_))) => {}
-                    Some(Ok(WalkEvent::Batch { header, control })) => {
-                        if std::mem::take(&mut first_batch)
-                            && gap
-                            && header.last_offset().delta_from(expected).is_some()
-                        {
-                            self.problem(name.clone(), 0, ProblemKind::SegmentStart { expected, base });
-                        }
-                        if let Err(what) =
-                            self.batch(base, position, &header, control, &mut indexes, &mut found)
-                        {
-                            end = End::Wrong(what);
-                            break 'pieces;
-                        }
-                        position += u64::from(header.total_bytes());
-                        self.meet_checkpoint(base, position);
-                    }
-                    Some(Err(error)) => {
-                        end =
-                            if error.is_zeros() { End::Zeros } else { End::Wrong(ProblemKind::Batch(error)) };
-                        break 'pieces;
-                    }
-                }
+            end = self.piece(&piece, &mut batches, &mut walk, &mut indexes, &mut found);
+        }
+        if base < expected || base > expected && walk.batches == 0 {
+            self.problem(SegmentFile::Log.name(base), 0, ProblemKind::SegmentStart { expected, base });
+        }
+        let position = walk.position;
+        let end = match (end, batches.bytes_in_progress()) {
+            (Some(end), _) => end,
+            (None, 0) => End::Whole,
+            (None, bytes) => {
+                let tail = files.read(&path, position, BATCH_HEADER_BYTES as u32)?;
+                let zeros = tail.len() < BATCH_HEADER_BYTES && tail.iter().all(|byte| *byte == 0);
+                if zeros { End::Zeros } else { End::Wrong(ProblemKind::Torn { bytes }) }
             }
-        }
-        if matches!(end, End::Whole) && walk.bytes_in_progress() > 0 {
-            let tail = files.read(&path, position, BATCH_HEADER_BYTES as u32)?;
-            let zeros = tail.len() < BATCH_HEADER_BYTES && tail.iter().all(|byte| *byte == 0);
-            let bytes = walk.bytes_in_progress();
-            end = if zeros { End::Zeros } else { End::Wrong(ProblemKind::Torn { bytes }) };
-        }
-        let whole = !matches!(end, End::Wrong(_));
-        self.segment_end(files, base, position, length, last, end)?;
-        if whole {
+        };
+        if !matches!(end, End::Wrong(_)) {
             indexes.finish(!last, &mut found);
         }
+        self.segment_end(files, base, position, length, last, end)?;
         self.index_problems(base, found);
         Ok(())
     }
 
+    /// Takes a piece of a segment; says if the segment's batches end in it.
+    fn piece(
+        &mut self,
+        mut rest: &[u8],
+        batches: &mut BatchWalk,
+        walk: &mut SegmentWalk,
+        indexes: &mut SegmentIndexes,
+        found: &mut Vec<Found>,
+    ) -> Option<End> {
+        loop {
+            let (consumed, event) = batches.feed(rest);
+            rest = &rest[consumed..];
+            match event? {
+                Ok(WalkEvent::Header(_)) => {}
+                Ok(WalkEvent::Batch { header, control }) => {
+                    // A higher base is right only where the gap is longer than an index entry can span.
+                    let SegmentWalk { base, expected, .. } = *walk;
+                    let in_reach = header.last_offset().delta_from(expected).is_some();
+                    if walk.batches == 0 && base > expected && in_reach {
+                        self.problem(
+                            SegmentFile::Log.name(base),
+                            0,
+                            ProblemKind::SegmentStart { expected, base },
+                        );
+                    }
+                    if let Err(what) = self.batch(base, walk.position, &header, control, indexes, found) {
+                        return Some(End::Wrong(what));
+                    }
+                    walk.batches += 1;
+                    walk.position += u64::from(header.total_bytes());
+                    self.meet_checkpoint(base, walk.position);
+                }
+                Err(error) if error.is_zeros() => return Some(End::Zeros),
+                Err(error) => return Some(End::Wrong(ProblemKind::Batch(error))),
+            }
+        }
+    }
+
     fn index_problems(&mut self, base: Offset, found: Vec<Found>) {
         for (file, position, what) in found {
-            self.problem(file.name(base), position, what);
+            self.problem(file.name(base), position, ProblemKind::Index(what));
         }
     }
 

@@ -57,31 +57,7 @@ pub enum ProblemKind {
     Epoch(EpochError),
     Transaction(TransactionError),
     IndexWithoutLog,
-    IndexTooLong {
-        bytes: u64,
-    },
-    Index(IndexError),
-    /// No batch begins where the entry says, or it ends elsewhere.
-    OffsetEntry {
-        last_offset: i64,
-        position: u32,
-    },
-    TimeEntry {
-        timestamp_ms: i64,
-        last_offset: i64,
-    },
-    /// The last entry of a closed segment must be its largest timestamp.
-    TimeNotFinal {
-        max_timestamp_ms: i64,
-    },
-    AbortedMissing {
-        producer_id: i64,
-        last_offset: Offset,
-    },
-    AbortedWrong {
-        producer_id: i64,
-        last_offset: Offset,
-    },
+    Index(IndexProblem),
     EpochFileMissing,
     EpochFile(EpochError),
     EpochDisagrees {
@@ -131,31 +107,7 @@ impl fmt::Display for ProblemKind {
             ProblemKind::Epoch(error) | ProblemKind::EpochFile(error) => error.fmt(f),
             ProblemKind::Transaction(error) => error.fmt(f),
             ProblemKind::IndexWithoutLog => f.write_str("an index file has no log beside it"),
-            ProblemKind::IndexTooLong { bytes } => {
-                write!(f, "the index has {bytes} bytes, more than any segment needs")
-            }
-            ProblemKind::Index(error) => error.fmt(f),
-            ProblemKind::OffsetEntry { last_offset, position } => write!(
-                f,
-                "the entry names a batch at byte {position} that ends at offset {last_offset}: there is none"
-            ),
-            ProblemKind::TimeEntry { timestamp_ms, last_offset } => write!(
-                f,
-                "the entry says that the batch that ends at offset {last_offset} is the first with the \
-                 timestamp {timestamp_ms}, the largest so far: it is not"
-            ),
-            ProblemKind::TimeNotFinal { max_timestamp_ms } => write!(
-                f,
-                "the segment's largest timestamp is {max_timestamp_ms}, and the last entry says another"
-            ),
-            ProblemKind::AbortedMissing { producer_id, last_offset } => write!(
-                f,
-                "producer {producer_id} aborted a transaction at offset {last_offset}, and no entry says so"
-            ),
-            ProblemKind::AbortedWrong { producer_id, last_offset } => write!(
-                f,
-                "the entry says that producer {producer_id} aborted at offset {last_offset}: the log says otherwise"
-            ),
+            ProblemKind::Index(problem) => problem.fmt(f),
             ProblemKind::EpochFileMissing => f.write_str("the file is not there"),
             ProblemKind::EpochDisagrees { offset, stamped, file } => {
                 write!(
@@ -194,5 +146,67 @@ impl fmt::Display for ProblemKind {
 impl Serialize for ProblemKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// What is wrong with an index file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexProblem {
+    IndexTooLong {
+        bytes: u64,
+    },
+    Entry(IndexError),
+    /// No batch begins where the entry says, or it ends elsewhere.
+    OffsetEntry {
+        last_offset: i64,
+        position: u32,
+    },
+    TimeEntry {
+        timestamp_ms: i64,
+        last_offset: i64,
+    },
+    /// The last entry of a closed segment must be its largest timestamp.
+    TimeNotFinal {
+        max_timestamp_ms: i64,
+    },
+    AbortedMissing {
+        producer_id: i64,
+        last_offset: Offset,
+    },
+    AbortedWrong {
+        producer_id: i64,
+        last_offset: Offset,
+    },
+}
+
+impl fmt::Display for IndexProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IndexProblem::IndexTooLong { bytes } => {
+                write!(f, "the index has {bytes} bytes, more than any segment needs")
+            }
+            IndexProblem::Entry(error) => error.fmt(f),
+            IndexProblem::OffsetEntry { last_offset, position } => write!(
+                f,
+                "the entry names a batch at byte {position} that ends at offset {last_offset}: there is none"
+            ),
+            IndexProblem::TimeEntry { timestamp_ms, last_offset } => write!(
+                f,
+                "the entry says that the batch that ends at offset {last_offset} is the first with the \
+                 timestamp {timestamp_ms}, the largest so far: it is not"
+            ),
+            IndexProblem::TimeNotFinal { max_timestamp_ms } => write!(
+                f,
+                "the segment's largest timestamp is {max_timestamp_ms}, and the last entry says another"
+            ),
+            IndexProblem::AbortedMissing { producer_id, last_offset } => write!(
+                f,
+                "producer {producer_id} aborted a transaction at offset {last_offset}, and no entry says so"
+            ),
+            IndexProblem::AbortedWrong { producer_id, last_offset } => write!(
+                f,
+                "the entry says that producer {producer_id} aborted at offset {last_offset}: the log says otherwise"
+            ),
+        }
     }
 }

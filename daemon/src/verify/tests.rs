@@ -5,7 +5,7 @@ use crate::memory_disk::MemoryDisk;
 use crate::store::written_log::{
     BATCH_BYTES_MAX, WrittenLog, at, batch, directory, empty_disk, journal_directory, stored,
 };
-use twinlog_log_segment::batch::BatchError;
+use twinlog_log_segment::batch::{BatchError, BatchHeader};
 use twinlog_log_segment::control::ControlKind;
 use twinlog_log_segment::digest::LogDigest;
 use twinlog_log_segment::files::{LEADER_EPOCH_FILE, PARTITION_METADATA_FILE, SegmentFile};
@@ -83,8 +83,6 @@ fn a_right_store_has_no_problem_and_the_digest_of_its_batches() {
     assert!(text.contains("link/orders-3") && text.ends_with("1 partitions, 0 problems"), "{text}");
 }
 
-use twinlog_log_segment::batch::BatchHeader;
-
 #[test]
 fn a_flipped_bit_is_found_with_its_place_and_the_rest_is_still_read() {
     let problems = found(path(SegmentFile::Log, 0), |bytes| bytes[4000] ^= 1);
@@ -107,17 +105,34 @@ fn a_torn_end_and_bytes_behind_zeros_are_told_apart() {
 #[test]
 fn an_index_entry_that_names_no_batch_is_found() {
     let problems = found(path(SegmentFile::OffsetIndex, 0), |bytes| bytes[7] ^= 1);
-    assert!(matches!(problems[0].what, ProblemKind::OffsetEntry { .. }), "{}", problems[0]);
+    assert!(
+        matches!(problems[0].what, ProblemKind::Index(IndexProblem::OffsetEntry { .. })),
+        "{}",
+        problems[0]
+    );
     let problems = found(path(SegmentFile::TimeIndex, 0), |bytes| bytes[7] ^= 1);
-    assert!(matches!(problems[0].what, ProblemKind::TimeEntry { .. }), "{}", problems[0]);
+    assert!(
+        matches!(problems[0].what, ProblemKind::Index(IndexProblem::TimeEntry { .. })),
+        "{}",
+        problems[0]
+    );
     let problems = found(path(SegmentFile::TimeIndex, 0), |bytes| bytes.truncate(bytes.len() - 12));
-    assert!(matches!(problems[..], [Problem { what: ProblemKind::TimeNotFinal { .. }, .. }]));
+    assert!(matches!(
+        problems[..],
+        [Problem { what: ProblemKind::Index(IndexProblem::TimeNotFinal { .. }), .. }]
+    ));
     let problems = found(path(SegmentFile::TransactionIndex, 5), |bytes| bytes[17] ^= 1);
-    assert!(matches!(problems[..], [Problem { what: ProblemKind::AbortedWrong { .. }, .. }]));
+    assert!(matches!(
+        problems[..],
+        [Problem { what: ProblemKind::Index(IndexProblem::AbortedWrong { .. }), .. }]
+    ));
     let problems = found(path(SegmentFile::TransactionIndex, 5), Vec::clear);
-    assert!(matches!(problems[..], [Problem { what: ProblemKind::AbortedMissing { .. }, .. }]));
+    assert!(matches!(
+        problems[..],
+        [Problem { what: ProblemKind::Index(IndexProblem::AbortedMissing { .. }), .. }]
+    ));
     let problems = found(path(SegmentFile::OffsetIndex, 0), |bytes| bytes.push(0));
-    assert!(matches!(problems[..], [Problem { what: ProblemKind::Index(_), .. }]));
+    assert!(matches!(problems[..], [Problem { what: ProblemKind::Index(IndexProblem::Entry(_)), .. }]));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! ```
 
 use kafka_protocol::messages::{
-    ApiVersionsRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    ApiVersionsRequest, FetchRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::{Request, VersionRange};
 use std::fmt;
@@ -28,6 +28,8 @@ enum Layout {
     Fixed(usize),
     /// A string, or null.
     Text,
+    /// Bytes behind a length of four, or null.
+    Bytes,
     /// An array of numbers of this many bytes.
     Numbers(usize),
     /// An array of structures.
@@ -154,6 +156,34 @@ impl Shaped for OffsetForLeaderEpochRequest {
     ];
 }
 
+impl Shaped for FetchRequest {
+    const NAME: &'static str = "Fetch";
+    /// Version 13 names topics by id; reading one partition for a comparison needs no more than this.
+    const UNDERSTOOD: VersionRange = VersionRange { min: 4, max: 12 };
+    const FLEXIBLE_FROM: i16 = 12;
+    const ANSWER: &'static [Field] = &[
+        field(1, Layout::Fixed(4)),
+        field(7, Layout::Fixed(6)),
+        field(
+            0,
+            Layout::Array(&[
+                field(0, Layout::Text),
+                field(
+                    0,
+                    Layout::Array(&[
+                        field(0, Layout::Fixed(14)),
+                        field(4, Layout::Fixed(8)),
+                        field(5, Layout::Fixed(8)),
+                        field(4, Layout::Array(&[field(0, Layout::Fixed(16))])),
+                        field(11, Layout::Fixed(4)),
+                        field(0, Layout::Bytes),
+                    ]),
+                ),
+            ]),
+        ),
+    ];
+}
+
 /// Walks a frame behind its correlation id.
 pub fn check<R: Shaped>(frame: &[u8], version: i16, tagged_header: bool) -> Result<(), ShapeError> {
     let flexible = version >= R::FLEXIBLE_FROM;
@@ -183,6 +213,10 @@ impl Walk<'_> {
                 Layout::Fixed(bytes) => self.skip(bytes)?,
                 Layout::Text => {
                     let bytes = self.text_length()?;
+                    self.skip(bytes)?;
+                }
+                Layout::Bytes => {
+                    let bytes = if self.flexible { self.text_length()? } else { self.count()? };
                     self.skip(bytes)?;
                 }
                 Layout::Numbers(each) => {
@@ -263,10 +297,10 @@ mod tests {
         MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
     };
     use kafka_protocol::messages::{
-        ApiVersionsResponse, BrokerId, ListOffsetsResponse, MetadataResponse, OffsetForLeaderEpochResponse,
+        ApiVersionsResponse, BrokerId, FetchResponse, ListOffsetsResponse, MetadataResponse, OffsetForLeaderEpochResponse,
         TopicName,
     };
-    use kafka_protocol::messages::{list_offsets_response, offset_for_leader_epoch_response};
+    use kafka_protocol::messages::{fetch_response, list_offsets_response, offset_for_leader_epoch_response};
     use kafka_protocol::protocol::{Encodable, StrBytes};
 
     fn name() -> TopicName {
@@ -318,6 +352,13 @@ mod tests {
         let topic = offset_for_leader_epoch_response::OffsetForLeaderTopicResult::default()
             .with_topic(name())
             .with_partitions(vec![Default::default(); 2]);
+        let partition = fetch_response::PartitionData::default()
+            .with_aborted_transactions(Some(vec![Default::default(); 2]))
+            .with_records(Some(bytes::Bytes::from_static(b"records")));
+        let fetched = fetch_response::FetchableTopicResponse::default()
+            .with_topic(name())
+            .with_partitions(vec![partition.clone(), partition.with_records(None)]);
+        proves::<FetchRequest>(&FetchResponse::default().with_responses(vec![fetched]), 0x7f);
         let answer = OffsetForLeaderEpochResponse::default().with_topics(vec![topic]);
         proves::<OffsetForLeaderEpochRequest>(&answer, 0xff);
     }

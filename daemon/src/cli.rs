@@ -1,0 +1,431 @@
+//! The command line: what can be said, and which part of the program answers.
+//!
+//! Flags are put over the configuration file and obey the same table of keys. Exit codes: 0 done,
+//! 1 failed or not everything done, 2 usage or configuration. Results go to standard output, everything
+//! else to standard error.
+
+mod verify_command;
+
+use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Settings, check_link_name, explain};
+use crate::control::check::{CheckRequest, check};
+use crate::control::instruction::Release;
+use crate::control::resume::{ResumeRequest, resume};
+use crate::control::run::{Output, RunOptions, run};
+use crate::control::{LogWriter, instruction};
+use crate::demo::DemoArguments;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Which log lines are shown: `twinlog=debug`, say.
+const LOG_VARIABLE: &str = "TWINLOG_LOG";
+/// Where a demo leaves its mirror when nothing else is said.
+const DEMO_DIRECTORY: &str = "demo-data";
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Mirrors Kafka topics, byte for byte, into Kafka's own segment files.
+#[derive(Debug, Parser)]
+#[command(name = "twinlog", version, about, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mirror topics until told to stop, or until caught up.
+    Run(RunArgs),
+    /// Check every CRC, offset, index and checkpoint of a store.
+    Verify(VerifyArgs),
+    /// Tell what this host and the source allow, with the cure for what they do not.
+    Check(CheckArgs),
+    /// Show it all without a Kafka: an embedded source is mirrored, killed, restarted and verified.
+    Demo(DemoArgs),
+    /// Look after mirrored topics.
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
+    /// Look after the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// Brokers to ask first, as HOST:PORT[,HOST:PORT].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub source: Option<String>,
+    /// A topic, or a regular expression over whole names; may be repeated.
+    #[arg(long = "topic", value_name = "NAME_OR_REGEX")]
+    pub topics: Vec<String>,
+    /// Directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Name of the link; one directory below the store.
+    #[arg(long, value_name = "NAME")]
+    pub link: Option<String>,
+    /// End when every partition has reached the end that the source had at the start.
+    #[arg(long)]
+    pub until_caught_up: bool,
+    /// Cores of the data shards, such as 1,3-5.
+    #[arg(long, value_name = "LIST|auto")]
+    pub data_cores: Option<String>,
+    /// Core of everything else.
+    #[arg(long, value_name = "N|auto")]
+    pub control_core: Option<String>,
+    /// Memory of the whole process, such as 512MiB.
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// The same and more as a TOML file; flags go before it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How the final report is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// When the source deleted data before it was mirrored: stop or continue.
+    #[arg(long, value_name = "POLICY")]
+    pub on_gap: Option<String>,
+    /// When the source lost data that is mirrored: bounded, follow or stop.
+    #[arg(long, value_name = "POLICY")]
+    pub on_truncation: Option<String>,
+    /// Try stopped partitions again as they are; each start does.
+    #[arg(long, conflicts_with_all = ["accept_gap", "restart_from"])]
+    pub retry: bool,
+    /// Go on behind gaps at the source in this run; what is dropped is exported first.
+    #[arg(long)]
+    pub accept_gap: bool,
+    /// Cut or restart one partition at an offset, after an export of what goes; may be repeated.
+    #[arg(long, value_name = "TOPIC-PARTITION=OFFSET")]
+    pub restart_from: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Only this link.
+    #[arg(long, value_name = "NAME")]
+    pub link: Option<String>,
+    /// Compare batch by batch with this cluster.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub source: Option<String>,
+    /// How the report is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// A TOML file to check with.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Also look at this directory.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Also look at this source.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub source: Option<String>,
+    /// Which link of the file.
+    #[arg(long, value_name = "NAME")]
+    pub link: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End when everything was shown.
+    #[arg(long)]
+    pub exit: bool,
+    /// Where to leave the mirror.
+    #[arg(long, value_name = "DIR", default_value = DEMO_DIRECTORY)]
+    pub directory: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MirrorCommand {
+    /// Release stopped partitions.
+    Resume(ResumeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("release").required(true).args(["retry", "accept_gap", "restart_from"])))]
+pub struct ResumeArgs {
+    /// A topic, or one partition as in orders-3.
+    #[arg(value_name = "TOPIC[-PARTITION]")]
+    pub target: String,
+    /// Directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Name of the link.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_LINK)]
+    pub link: String,
+    /// Try again as it is.
+    #[arg(long)]
+    pub retry: bool,
+    /// Go on behind the gap at the source.
+    #[arg(long)]
+    pub accept_gap: bool,
+    /// Cut or restart the log at this offset.
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub restart_from: Option<i64>,
+    /// Only say what would be dropped.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Explain one key, or all of them.
+    Explain { key: Option<String> },
+}
+
+/// Runs a command line from its words.
+pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors: they go to standard output with code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    log_to_standard_error();
+    match cli.command {
+        Command::Run(arguments) => main_run(&arguments),
+        Command::Verify(arguments) => verify_command::verify(&arguments),
+        Command::Check(arguments) => main_check(&arguments),
+        Command::Demo(arguments) => main_demo(&arguments),
+        Command::Mirror(MirrorCommand::Resume(arguments)) => main_resume(&arguments),
+        Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(sentence) => refuse(USAGE, &sentence),
+        },
+    }
+}
+
+fn log_to_standard_error() {
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    // Set already where the library is driven by a test: its choice stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(LogWriter::default)
+        .with_target(false)
+        .with_ansi(false)
+        .try_init();
+}
+
+fn refuse(code: u8, sentence: &dyn Display) -> ExitCode {
+    eprintln!("twinlog: {sentence}");
+    ExitCode::from(code)
+}
+
+/// 0 when everything was done.
+fn done(done: bool) -> ExitCode {
+    if done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+fn main_run(arguments: &RunArgs) -> ExitCode {
+    let settings = match arguments.settings() {
+        Ok(settings) => settings,
+        Err(error) => return refuse(USAGE, &error),
+    };
+    for text in &arguments.restart_from {
+        if let Err(error) = instruction::parse_restart_from(text) {
+            return refuse(USAGE, &error);
+        }
+    }
+    let options = RunOptions {
+        until_caught_up: arguments.until_caught_up,
+        output: arguments.output,
+        accept_gap: arguments.accept_gap,
+        restart_from: arguments.restart_from.clone(),
+    };
+    match run(settings, &options) {
+        Ok(all) => done(all),
+        Err(error) => refuse(FAILED, &error),
+    }
+}
+
+impl RunArgs {
+    /// The file with the flags over it.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        let mut raw = self.config.as_deref().map_or_else(|| Ok(RawConfig::default()), RawConfig::read)?;
+        let link = link_of(&raw, self.link.as_deref());
+        let text = |text: &String| RawValue::Text(text.clone());
+        let flags = [
+            ("bootstrap.servers", self.source.as_ref().map(text)),
+            ("topics", (!self.topics.is_empty()).then(|| RawValue::List(self.topics.clone()))),
+            ("data.dir", self.data_dir.as_deref().map(path_text)),
+            ("data.cores", self.data_cores.as_ref().map(text)),
+            ("control.core", self.control_core.as_ref().map(text)),
+            ("memory.bytes", self.memory.as_ref().map(text)),
+            ("on.gap", self.on_gap.as_ref().map(text)),
+            ("on.truncation", self.on_truncation.as_ref().map(text)),
+        ];
+        for (name, value) in flags {
+            if let Some(value) = value {
+                raw.set(&link, name, value);
+            }
+        }
+        Settings::from_raw(&raw, self.link.as_deref())
+    }
+}
+
+fn path_text(path: &std::path::Path) -> RawValue {
+    RawValue::Text(path.to_string_lossy().into_owned())
+}
+
+/// Whose keys flags set: the named link, else the file's only one, else the default.
+fn link_of(raw: &RawConfig, named: Option<&str>) -> String {
+    match (named, raw.link_names().as_slice()) {
+        (Some(name), _) => name.to_owned(),
+        (None, [only]) => only.clone(),
+        (None, _) => DEFAULT_LINK.to_owned(),
+    }
+}
+
+fn main_check(arguments: &CheckArgs) -> ExitCode {
+    let request = match arguments.request() {
+        Ok(request) => request,
+        Err(error) => return refuse(USAGE, &error),
+    };
+    let lines = check(&request);
+    lines.iter().for_each(|line| println!("{line}"));
+    done(!lines.iter().any(crate::control::check::Line::is_failure))
+}
+
+impl CheckArgs {
+    fn request(&self) -> Result<CheckRequest, ConfigError> {
+        let mut raw = self.config.as_deref().map_or_else(|| Ok(RawConfig::default()), RawConfig::read)?;
+        let link = link_of(&raw, self.link.as_deref());
+        if let Some(path) = &self.data_dir {
+            raw.set(&link, "data.dir", path_text(path));
+        }
+        if let Some(source) = &self.source {
+            raw.set(&link, "bootstrap.servers", RawValue::Text(source.clone()));
+        }
+        let (directory, source) = (raw.has("data.dir"), raw.has_link_value(&link, "bootstrap.servers"));
+        // What was not said is not looked at; the table still wants a value.
+        let defaults = [("data.dir", "."), ("bootstrap.servers", "127.0.0.1:9092"), ("topics", ".*")];
+        for (name, value) in defaults {
+            if !raw.has(name) && !raw.has_link_value(&link, name) {
+                raw.set(&link, name, RawValue::Text(value.to_owned()));
+            }
+        }
+        Ok(CheckRequest { settings: Settings::from_raw(&raw, Some(&link))?, directory, source })
+    }
+}
+
+fn main_demo(arguments: &DemoArgs) -> ExitCode {
+    let arguments = DemoArguments { exit: arguments.exit, directory: arguments.directory.clone() };
+    crate::demo::run(&arguments).unwrap_or_else(|error| refuse(FAILED, &error))
+}
+
+fn main_resume(arguments: &ResumeArgs) -> ExitCode {
+    if let Err(error) = check_link_name(&arguments.link) {
+        return refuse(USAGE, &error);
+    }
+    let release = match arguments.restart_from {
+        Some(offset) => Release::RestartFrom(offset),
+        None if arguments.accept_gap => Release::AcceptGap,
+        None => Release::Retry,
+    };
+    let request = ResumeRequest {
+        data_dir: arguments.data_dir.clone(),
+        link: arguments.link.clone(),
+        target: arguments.target.clone(),
+        release,
+        dry_run: arguments.dry_run,
+    };
+    match resume(&request) {
+        Ok(sentences) => {
+            sentences.iter().for_each(|sentence| println!("{sentence}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(FAILED, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn run_args(line: &str) -> RunArgs {
+        match parse(line).unwrap().command {
+            Command::Run(arguments) => arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_contradict_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_needs_no_file() {
+        let line = "twinlog run --source a:1,b:2 --topic orders --topic bills.* --data-dir /d --until-caught-up \
+                    --memory 1GiB --data-cores 0 --on-gap continue --output json";
+        let arguments = run_args(line);
+        let settings = arguments.settings().unwrap();
+        assert_eq!(settings.link.name, DEFAULT_LINK);
+        assert_eq!((settings.link.topics.len(), settings.link.source.bootstrap_servers.len()), (2, 2));
+        assert_eq!((settings.memory_bytes, arguments.output), (1 << 30, Output::Json));
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_obey_the_same_bounds() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("twinlog.toml");
+        let text = "data.dir = \"/d\"\nmemory.bytes = \"1GiB\"\n[link.west]\ntopics = [\"orders\"]\n\
+                    [link.west.source]\nbootstrap.servers = \"a:1\"\n";
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let settings = run_args(&format!("twinlog run --config {file} --memory 2GiB")).settings().unwrap();
+        assert_eq!((settings.link.name.as_str(), settings.memory_bytes), ("west", 2 << 30));
+        let refused = run_args(&format!("twinlog run --config {file} --memory 1KiB")).settings().unwrap_err();
+        assert!(refused.to_string().starts_with("memory.bytes = \"1KiB\" is refused"), "{refused}");
+    }
+
+    #[test]
+    fn usage_errors_have_code_2_and_help_has_0() {
+        for line in ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror resume a"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert_eq!(parse("twinlog run --help").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn a_release_is_exactly_one_of_three() {
+        let resume = "twinlog mirror resume orders-3 --data-dir /d";
+        for good in ["--retry", "--accept-gap --dry-run", "--restart-from 1200 --link west"] {
+            assert!(parse(&format!("{resume} {good}")).is_ok(), "{good}");
+        }
+        for bad in ["", "--retry --accept-gap", "--restart-from -1", "--restart-from x"] {
+            assert!(parse(&format!("{resume} {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_check_looks_only_at_what_was_named() {
+        let check = |line: &str| match parse(line).unwrap().command {
+            Command::Check(arguments) => arguments.request().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let host = check("twinlog check");
+        assert!(!host.directory && !host.source);
+        let all = check("twinlog check --data-dir /d --source a:1");
+        assert!(all.directory && all.source);
+    }
+}
