@@ -400,7 +400,9 @@ mod tests {
 
     #[test]
     fn usage_errors_have_code_2_and_help_has_0() {
-        for line in ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror resume a"] {
+        for line in
+            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror resume a"]
+        {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         assert_eq!(parse("twinlog run --help").unwrap_err().exit_code(), 0);

@@ -298,7 +298,7 @@ impl<E: Engine> Shard<E> {
         self.halted = Some(fault.clone());
         self.events.push_back(Event::Halted { fault });
         for index in 0..self.lanes.len() {
-            self.lanes[index].lane.failed(twinlog_sync::lane::LaneFault::Moved);
+            self.lanes[index].lane.failed(twinlog_sync::lane::LaneFault::Ended);
             self.route_lane(index as u32);
         }
     }
@@ -321,7 +321,7 @@ impl<E: Engine> Shard<E> {
             Command::Drain => {
                 self.draining = true;
                 for index in 0..self.lanes.len() {
-                    self.lanes[index].lane.failed(twinlog_sync::lane::LaneFault::Moved);
+                    self.lanes[index].lane.failed(twinlog_sync::lane::LaneFault::Ended);
                     self.route_lane(index as u32);
                 }
             }

@@ -85,6 +85,8 @@ pub enum LaneFault {
     Refused { code: i16 },
     /// The broker's address changed or is not known any more.
     Moved,
+    /// The owner ends: nothing is wrong with the connection.
+    Ended,
 }
 
 impl fmt::Display for LaneFault {
@@ -101,7 +103,8 @@ impl fmt::Display for LaneFault {
                 api_versions::FETCH_VERSION_MAX
             ),
             Self::Refused { code } => write!(f, "the broker refused the request with error code {code}"),
-            Self::Moved => write!(f, "the broker's address changed"),
+            Self::Moved => write!(f, "the broker's address is not known or changed"),
+            Self::Ended => write!(f, "no more is fetched"),
         }
     }
 }

@@ -76,7 +76,8 @@ pub fn verify(arguments: &VerifyArgs) -> ExitCode {
         };
         for partition in &report.partitions {
             let directory = arguments.data_dir.join(&partition.link).join(&partition.partition);
-            let outcome = source.compare(&directory, &partition.partition, partition.log_start, partition.log_end);
+            let outcome =
+                source.compare(&directory, &partition.partition, partition.log_start, partition.log_end);
             let (comparison, failed) = match outcome {
                 Ok(comparison) => (Some(comparison), None),
                 Err(error) => (None, Some(error)),
@@ -144,16 +145,20 @@ impl Source {
         log_end: i64,
     ) -> Result<Comparison, String> {
         let text = |error: ClientError| error.to_string();
-        let partition = TopicPartition::parse_directory(name).ok_or_else(|| format!("{name} is no partition"))?;
+        let partition =
+            TopicPartition::parse_directory(name).ok_or_else(|| format!("{name} is no partition"))?;
         let names = [partition.topic().to_owned()];
         let view = self.runtime.block_on(self.client.metadata(Some(&names))).map_err(text)?;
         let topic = view.topics.iter().find(|topic| topic.name == partition.topic() && topic.error == 0);
-        let found = topic.and_then(|it| it.partitions.iter().find(|each| each.index == partition.partition()));
+        let found =
+            topic.and_then(|it| it.partitions.iter().find(|each| each.index == partition.partition()));
         let leader = found.and_then(|partition| partition.leader).ok_or("the source has no leader for it")?;
         let asked = [(partition.clone(), LeaderEpoch::UNKNOWN)];
-        let start = self.client.log_edges(leader.broker, IsolationLevel::ReadUncommitted, LogEdge::Start, &asked);
+        let start =
+            self.client.log_edges(leader.broker, IsolationLevel::ReadUncommitted, LogEdge::Start, &asked);
         let start = self.runtime.block_on(start).map_err(text)?;
-        let start = start.into_iter().next().map(|(_, start)| start).ok_or("the source does not answer for it")?;
+        let start =
+            start.into_iter().next().map(|(_, start)| start).ok_or("the source does not answer for it")?;
         let start = start.map_err(|code| format!("the source answers error code {code}"))?;
         let from = Offset::new(log_start).unwrap_or_default().max(start);
         let to = Offset::new(log_end).unwrap_or_default().max(from);

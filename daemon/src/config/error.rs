@@ -10,24 +10,64 @@ use twinlog_log_segment::files::NameError;
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConfigError {
     /// The file cannot be read.
-    File { path: PathBuf, error: std::io::ErrorKind },
+    File {
+        path: PathBuf,
+        error: std::io::ErrorKind,
+    },
     /// Not TOML. The line's text is left out: it may hold a password.
-    Syntax { path: PathBuf, line: usize, message: String },
-    UnknownKey { key: String, table: String, nearest: Option<&'static str> },
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
+    UnknownKey {
+        key: String,
+        table: String,
+        nearest: Option<&'static str>,
+    },
     /// A key of the table at the wrong place.
-    Misplaced { key: &'static Key, table: String },
+    Misplaced {
+        key: &'static Key,
+        table: String,
+    },
     /// Kafka has it, this program does not understand it yet.
-    Unsupported { key: String, table: String },
+    Unsupported {
+        key: String,
+        table: String,
+    },
     /// Neither text, number, truth value nor a list of texts.
-    Shape { key: String, table: String },
-    Missing { key: &'static Key },
-    Value { key: &'static Key, value: String, why: ValueError },
+    Shape {
+        key: String,
+        table: String,
+    },
+    Missing {
+        key: &'static Key,
+    },
+    Value {
+        key: &'static Key,
+        value: String,
+        why: ValueError,
+    },
     /// Two values that exclude each other.
-    Conflict { key: &'static str, value: u64, other: &'static str, other_value: u64, why: &'static str },
-    LinkName { name: String, why: LinkNameFault },
+    Conflict {
+        key: &'static str,
+        value: u64,
+        other: &'static str,
+        other_value: u64,
+        why: &'static str,
+    },
+    LinkName {
+        name: String,
+        why: LinkNameFault,
+    },
     NoLink,
-    SeveralLinks { names: Vec<String> },
-    NoSuchLink { name: String, known: Vec<String> },
+    SeveralLinks {
+        names: Vec<String>,
+    },
+    NoSuchLink {
+        name: String,
+        known: Vec<String>,
+    },
 }
 
 impl fmt::Display for ConfigError {

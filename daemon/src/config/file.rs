@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_neighbour() {
         let text = refuse("[link.a]\nisolation.levl = \"read_committed\"\n").to_string();
-        assert!(text.contains("isolation.levl in [link.a]") && text.contains("mean isolation.level?"), "{text}");
+        assert!(
+            text.contains("isolation.levl in [link.a]") && text.contains("mean isolation.level?"),
+            "{text}"
+        );
         assert!(refuse("acks = 1\n").to_string().contains("config explain"));
     }
 
@@ -201,7 +204,9 @@ mod tests {
 
     #[test]
     fn what_may_be_a_secret_is_refused_unseen() {
-        for line in ["ssl.key.password = \"hunter2\"", "sasl.jaas.config = \"hunter2\"", "sasl.password = hunter2"] {
+        for line in
+            ["ssl.key.password = \"hunter2\"", "sasl.jaas.config = \"hunter2\"", "sasl.password = hunter2"]
+        {
             let text = refuse(&format!("[link.a.source]\n{line}\n")).to_string();
             assert!(!text.contains("hunter2"), "{text}");
         }

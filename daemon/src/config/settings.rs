@@ -230,8 +230,11 @@ impl Values {
             }
             let default = RawValue::Text(key.default.to_owned());
             let text = given.unwrap_or(&default);
-            let value = Value::parse(key, text)
-                .map_err(|why| ConfigError::Value { key, value: text.to_string(), why })?;
+            let value = Value::parse(key, text).map_err(|why| ConfigError::Value {
+                key,
+                value: text.to_string(),
+                why,
+            })?;
             values.insert(key.name, value);
         }
         Ok(Self(values))
@@ -339,7 +342,10 @@ mod tests {
                 Kind::Bytes { min, max } | Kind::Milliseconds { min, max } | Kind::Number { min, max } => {
                     let beyond = max.checked_add(1).unwrap().to_string();
                     let error = with(key.name, &beyond).unwrap_err();
-                    assert!(matches!(error, ConfigError::Value { why: ValueError::OutOfBound, .. }), "{error}");
+                    assert!(
+                        matches!(error, ConfigError::Value { why: ValueError::OutOfBound, .. }),
+                        "{error}"
+                    );
                     assert!(error.to_string().contains(key.name) && error.to_string().contains(&beyond));
                     if min > 0 {
                         assert!(with(key.name, &(min - 1).to_string()).is_err(), "{}", key.name);

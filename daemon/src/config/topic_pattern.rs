@@ -22,7 +22,10 @@ pub enum TopicPattern {
 pub enum PatternError {
     Empty,
     /// The engine's own words.
-    Syntax { pattern: String, why: String },
+    Syntax {
+        pattern: String,
+        why: String,
+    },
 }
 
 impl fmt::Display for PatternError {
@@ -46,10 +49,10 @@ impl TopicPattern {
             return Ok(Self::Literal(text.to_owned()));
         }
         // Compiled by itself first: an unbalanced `)` must not close the anchoring group.
-        let compiled = Regex::new(text).and_then(|_| {
-            RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_BYTES_MAX).build()
-        });
-        let wrong = |error: regex::Error| PatternError::Syntax { pattern: text.to_owned(), why: error.to_string() };
+        let compiled = Regex::new(text)
+            .and_then(|_| RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_BYTES_MAX).build());
+        let wrong =
+            |error: regex::Error| PatternError::Syntax { pattern: text.to_owned(), why: error.to_string() };
         compiled.map(Self::Regex).map_err(wrong)
     }
 

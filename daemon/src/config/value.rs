@@ -72,11 +72,17 @@ pub enum ValueError {
     OutOfBound,
     NotAChoice,
     Empty,
-    Unit { unit: String },
+    Unit {
+        unit: String,
+    },
     Cores(PlacementError),
-    Server { text: String },
+    Server {
+        text: String,
+    },
     Pattern(PatternError),
-    TooLong { bytes: usize },
+    TooLong {
+        bytes: usize,
+    },
     /// A null character would end a path or a name early in the kernel's eyes.
     Null,
 }
@@ -134,7 +140,8 @@ impl Value {
             },
             Kind::Topics => {
                 let patterns = raw.patterns();
-                let parsed: Result<Vec<_>, _> = patterns.iter().map(|text| TopicPattern::parse(text)).collect();
+                let parsed: Result<Vec<_>, _> =
+                    patterns.iter().map(|text| TopicPattern::parse(text)).collect();
                 match parsed.map_err(ValueError::Pattern)? {
                     parsed if parsed.is_empty() => Err(ValueError::Empty),
                     parsed => Ok(Value::Topics(parsed)),

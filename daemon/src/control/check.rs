@@ -103,8 +103,11 @@ fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
         IoUringFacts::Refused { .. } => Line::new(
             Level::Warn,
             "io_uring",
-            format!("{}; epoll is used, slower; allow it in the seccomp profile and set sysctl \
-                     kernel.io_uring_disabled = 0", facts.io_uring),
+            format!(
+                "{}; epoll is used, slower; allow it in the seccomp profile and set sysctl \
+                     kernel.io_uring_disabled = 0",
+                facts.io_uring
+            ),
         ),
         IoUringFacts::Lacks { .. } => {
             Line::new(Level::Warn, "io_uring", format!("{}; epoll is used, slower", facts.io_uring))
@@ -114,7 +117,8 @@ fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
         Line::new(Level::Ok, "memlock", "buffers can be registered with the kernel")
     } else {
         let limit = facts.memlock_bytes.unwrap_or(0);
-        let text = format!("limit {limit} bytes: buffers stay unregistered, slower; set LimitMEMLOCK=infinity");
+        let text =
+            format!("limit {limit} bytes: buffers stay unregistered, slower; set LimitMEMLOCK=infinity");
         Line::new(Level::Warn, "memlock", text)
     });
     lines.push(match facts.files_hard {
@@ -152,7 +156,11 @@ fn directory_lines(data_dir: &Path) -> Vec<Line> {
     lines.push(if facts.direct {
         Line::new(Level::Ok, "O_DIRECT", "works here")
     } else {
-        Line::new(Level::Warn, "O_DIRECT", "refused here: the page cache is used, slower; ext4 or XFS allow it")
+        Line::new(
+            Level::Warn,
+            "O_DIRECT",
+            "refused here: the page cache is used, slower; ext4 or XFS allow it",
+        )
     });
     lines.push(if facts.allocate {
         Line::new(Level::Ok, "fallocate", "reserves blocks")
@@ -178,8 +186,11 @@ async fn source_lines(source: &SourceSettings, topics: &[TopicPattern]) -> Vec<L
     lines.push(match client.metadata(discovery.names_wanted().as_deref()).await {
         Ok(view) => {
             let matches = |name: &str, internal| topics.iter().any(|pattern| pattern.matches(name, internal));
-            let found: Vec<_> =
-                view.topics.iter().filter(|topic| topic.error == 0 && matches(&topic.name, topic.is_internal)).collect();
+            let found: Vec<_> = view
+                .topics
+                .iter()
+                .filter(|topic| topic.error == 0 && matches(&topic.name, topic.is_internal))
+                .collect();
             let partitions: usize = found.iter().map(|topic| topic.partitions.len()).sum();
             let cluster = view.cluster_id.as_deref().unwrap_or("without an id");
             let text = format!(
@@ -189,7 +200,11 @@ async fn source_lines(source: &SourceSettings, topics: &[TopicPattern]) -> Vec<L
             );
             match found.iter().any(|topic| topic.id == TopicId::ZERO) {
                 _ if found.is_empty() => Line::new(Level::Warn, "metadata", text),
-                true => Line::new(Level::Warn, "metadata", text + "; no topic ids: a re-created topic is not noticed"),
+                true => Line::new(
+                    Level::Warn,
+                    "metadata",
+                    text + "; no topic ids: a re-created topic is not noticed",
+                ),
                 false => Line::new(Level::Ok, "metadata", text),
             }
         }
@@ -200,7 +215,11 @@ async fn source_lines(source: &SourceSettings, topics: &[TopicPattern]) -> Vec<L
 
 fn protocol_line(server: &HostPort, connection: &Connection) -> Line {
     let Some(fetch) = connection.offered(FetchRequest::KEY) else {
-        return Line::new(Level::Fail, "source", format!("{server} does not speak Fetch; it is no Kafka broker"));
+        return Line::new(
+            Level::Fail,
+            "source",
+            format!("{server} does not speak Fetch; it is no Kafka broker"),
+        );
     };
     let text = format!("{server} speaks Fetch v{} to v{}", fetch.min, fetch.max);
     if fetch.max < FETCH_VERSION_MIN || fetch.min > FETCH_VERSION_MAX {
@@ -246,7 +265,9 @@ mod tests {
         let not_yet = directory.path().join("not/yet");
         let request = CheckRequest { settings: settings(&not_yet), directory: true, source: true };
         let lines = check(&request);
-        for subject in ["kernel", "io_uring", "memlock", "open files", "cores", "data.dir", "O_DIRECT", "disk space"] {
+        for subject in
+            ["kernel", "io_uring", "memlock", "open files", "cores", "data.dir", "O_DIRECT", "disk space"]
+        {
             assert!(lines.iter().any(|line| line.subject == subject), "{subject}");
         }
         let failed: Vec<_> = lines.iter().filter(|line| line.is_failure()).map(ToString::to_string).collect();

@@ -46,15 +46,35 @@ pub struct PartitionView {
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    NewPartition { partition: TopicPartition, topic_id: TopicId, leader: Option<Leader> },
-    LeaderChanged { partition: TopicPartition, leader: Option<Leader> },
-    TopicGone { topic: String },
-    TopicReturned { topic: String },
-    TopicRecreated { topic: String, mirrored: TopicId, found: TopicId },
+    NewPartition {
+        partition: TopicPartition,
+        topic_id: TopicId,
+        leader: Option<Leader>,
+    },
+    LeaderChanged {
+        partition: TopicPartition,
+        leader: Option<Leader>,
+    },
+    TopicGone {
+        topic: String,
+    },
+    TopicReturned {
+        topic: String,
+    },
+    TopicRecreated {
+        topic: String,
+        mirrored: TopicId,
+        found: TopicId,
+    },
     /// No broker would allow this name, and no directory of ours could have it.
-    IllegalName { name: String },
+    IllegalName {
+        name: String,
+    },
     /// The source will not tell about it, or not now.
-    Withheld { topic: String, code: i16 },
+    Withheld {
+        topic: String,
+        code: i16,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,7 +339,8 @@ mod tests {
     #[test]
     fn neighbouring_partitions_go_to_different_shards() {
         for shards in 1..5 {
-            let places: BTreeSet<usize> = (0..shards as i32).map(|index| shard_of(&partition("a", index), shards)).collect();
+            let places: BTreeSet<usize> =
+                (0..shards as i32).map(|index| shard_of(&partition("a", index), shards)).collect();
             assert_eq!(places.len(), shards);
         }
     }

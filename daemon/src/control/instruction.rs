@@ -46,11 +46,21 @@ pub struct Instructions {
 /// Why instructions cannot be read, kept or understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstructionError {
-    File { path: PathBuf, error: SystemError },
-    Content { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        error: SystemError,
+    },
+    Content {
+        path: PathBuf,
+        line: usize,
+    },
     /// Not `TOPIC-PARTITION=OFFSET`.
-    RestartFrom { text: String },
-    Offset { offset: i64 },
+    RestartFrom {
+        text: String,
+    },
+    Offset {
+        offset: i64,
+    },
 }
 
 impl fmt::Display for InstructionError {

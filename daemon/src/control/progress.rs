@@ -71,7 +71,9 @@ impl Progress {
         }
         let figures = figures();
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
-        let smooth = |old: &mut f64, new: f64| *old += (new - *old) * RATE_WEIGHT;
+        // The first rate is taken as it is: there is nothing to smooth it with.
+        let smooth =
+            |old: &mut f64, new: f64| *old += (new - *old) * if *old > 0.0 { RATE_WEIGHT } else { 1.0 };
         smooth(&mut self.bytes_per_second, rate(figures.bytes, self.last.bytes));
         smooth(&mut self.records_per_second, rate(self.last.missing_records, figures.missing_records));
         self.records = self.records.max(figures.missing_records);

@@ -140,7 +140,10 @@ mod tests {
         let first = &value["partitions"][0];
         assert_eq!((first["start"].as_i64(), first["end"].as_i64()), (Some(5), Some(9)));
         assert_eq!((first["state"].as_str(), first["code"].as_str()), (Some("stopped"), Some("SOURCE_GAP")));
-        assert_eq!((value["totals"]["bytes"].as_u64(), value["totals"]["seconds"].as_f64()), (Some(700), Some(2.0)));
+        assert_eq!(
+            (value["totals"]["bytes"].as_u64(), value["totals"]["seconds"].as_f64()),
+            (Some(700), Some(2.0))
+        );
         assert!(report.text().contains("orders-3 is stopped"));
     }
 }

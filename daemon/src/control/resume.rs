@@ -30,10 +30,19 @@ pub struct ResumeRequest {
 /// Why nothing is released.
 #[derive(Debug)]
 pub enum ResumeError {
-    Directory { path: PathBuf, error: SystemError },
-    NoSuchMirror { target: String, path: PathBuf },
+    Directory {
+        path: PathBuf,
+        error: SystemError,
+    },
+    NoSuchMirror {
+        target: String,
+        path: PathBuf,
+    },
     /// An offset belongs to one partition.
-    SeveralPartitions { target: String, partitions: usize },
+    SeveralPartitions {
+        target: String,
+        partitions: usize,
+    },
     Instruction(InstructionError),
     Store(StoreError),
 }
@@ -81,7 +90,8 @@ pub fn resume(request: &ResumeRequest) -> Result<Vec<String>, ResumeError> {
     let mut instructions = Instructions::load(disk, &journals).map_err(ResumeError::Instruction)?;
     partitions.iter().for_each(|partition| instructions.set(partition, request.release));
     instructions.save(disk).map_err(ResumeError::Instruction)?;
-    sentences.push("kept; carried out when the daemon of this data directory starts the next time".to_owned());
+    sentences
+        .push("kept; carried out when the daemon of this data directory starts the next time".to_owned());
     Ok(sentences)
 }
 
@@ -164,9 +174,11 @@ mod tests {
         assert!(Instructions::load(&mut RealDisk, &journals).unwrap().is_empty());
         resume(&request(root, "orders", Release::AcceptGap, false)).unwrap();
         let kept = Instructions::load(&mut RealDisk, &journals).unwrap();
-        for (name, expected) in
-            [("orders-0", Some(Release::AcceptGap)), ("orders-1", Some(Release::AcceptGap)), ("orders-1-0", None)]
-        {
+        for (name, expected) in [
+            ("orders-0", Some(Release::AcceptGap)),
+            ("orders-1", Some(Release::AcceptGap)),
+            ("orders-1-0", None),
+        ] {
             assert_eq!(kept.of(&TopicPartition::parse_directory(name).unwrap()), expected, "{name}");
         }
     }

@@ -72,11 +72,17 @@ pub struct RunOptions {
 /// Why a run did not begin.
 #[derive(Debug)]
 pub enum RunError {
-    Directory { path: PathBuf, error: SystemError },
+    Directory {
+        path: PathBuf,
+        error: SystemError,
+    },
     Lock(LockError),
     Placement(PlacementError),
     /// The file limit leaves too few descriptors for the data threads.
-    FileLimit { limit: u64, needed: u64 },
+    FileLimit {
+        limit: u64,
+        needed: u64,
+    },
     Engine(EngineError),
     Store(StoreError),
     Instruction(InstructionError),
@@ -87,7 +93,11 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, error } => {
-                write!(f, "{} cannot be made: {error}; data.dir must be a directory that is ours", path.display())
+                write!(
+                    f,
+                    "{} cannot be made: {error}; data.dir must be a directory that is ours",
+                    path.display()
+                )
             }
             Self::Lock(error) => write!(f, "{error}"),
             Self::Placement(error) => write!(f, "{error}; see data.cores and control.core"),
@@ -339,7 +349,8 @@ async fn follow(
 fn figures(supervisor: &Supervisor) -> Figures {
     let bytes = supervisor.mirrors().map(|mirror| mirror.counters.bytes.load(Relaxed)).sum();
     let (partitions, partitions_done, missing_records) = supervisor.progress_figures();
-    let status = format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind");
+    let status =
+        format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind");
     notify(&[NotifyState::Status(&status)]);
     Figures { bytes, partitions, partitions_done, missing_records }
 }
@@ -362,11 +373,16 @@ impl Watchdog {
             return;
         }
         self.fed_at = Instant::now();
-        let alive = supervisor.shards_mut().iter_mut().fold(true, |alive, shard| shard.proves_alive() && alive);
-        if alive {
+        // Each is asked, so that each is woken.
+        let silent = supervisor
+            .shards_mut()
+            .iter_mut()
+            .filter_map(|shard| (!shard.proves_alive()).then_some(()))
+            .count();
+        if silent == 0 {
             notify(&[NotifyState::Watchdog]);
         } else {
-            warn!("a data thread does not turn; the watchdog is not fed");
+            warn!("{silent} data threads do not turn; the watchdog is not fed");
         }
     }
 }

@@ -23,9 +23,12 @@ use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
 use kafka_protocol::messages::{
-    BrokerId, FetchRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, TopicName,
+    BrokerId, FetchRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+    OffsetForLeaderEpochRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,14 +132,22 @@ impl SourceClient {
         known.filter(|server| seen.insert(*server)).cloned().collect()
     }
 
-    async fn metadata_of(&self, server: &HostPort, names: Option<&[String]>) -> Result<ClusterView, ClientError> {
+    async fn metadata_of(
+        &self,
+        server: &HostPort,
+        names: Option<&[String]>,
+    ) -> Result<ClusterView, ClientError> {
         let answer = self.ask(server, |version| metadata_request(names, version)).await?;
         if answer.error_code != 0 {
             let (server, request) = (server.clone(), MetadataRequest::NAME);
             return Err(ClientError::Refused { server, request, code: answer.error_code });
         }
         let view = cluster_view(answer);
-        if view.brokers.is_empty() { Err(ClientError::NoBrokers { server: server.clone() }) } else { Ok(view) }
+        if view.brokers.is_empty() {
+            Err(ClientError::NoBrokers { server: server.clone() })
+        } else {
+            Ok(view)
+        }
     }
 
     /// Where logs start or end, asked of the broker that leads all of them.
@@ -153,7 +164,9 @@ impl SourceClient {
         let mut answers = Vec::with_capacity(partitions.len());
         for topic in &answer.topics {
             for each in &topic.partitions {
-                let Ok(partition) = TopicPartition::new(topic.name.as_str(), each.partition_index) else { continue };
+                let Ok(partition) = TopicPartition::new(topic.name.as_str(), each.partition_index) else {
+                    continue;
+                };
                 let offset = Offset::new(each.offset).filter(|_| each.error_code == 0);
                 answers.push((partition, offset.ok_or(each.error_code)));
             }
@@ -182,7 +195,9 @@ impl SourceClient {
             return Ok(Err(found.error_code));
         }
         let known = LeaderEpoch(found.leader_epoch).is_known();
-        Ok(Ok(Offset::new(found.end_offset).filter(|_| known).map(|end| (LeaderEpoch(found.leader_epoch), end))))
+        Ok(Ok(Offset::new(found.end_offset)
+            .filter(|_| known)
+            .map(|end| (LeaderEpoch(found.leader_epoch), end))))
     }
 
     /// Batches of one partition from the one that holds `offset` on, up to the high watermark, raw. A slow
@@ -195,7 +210,8 @@ impl SourceClient {
     ) -> Result<Bytes, ClientError> {
         let server = self.server_of(leader.broker)?;
         let answer = self.ask(&server, |_| fetch_request(leader, partition, offset)).await?;
-        let refused = |code| ClientError::Refused { server: server.clone(), request: FetchRequest::NAME, code };
+        let refused =
+            |code| ClientError::Refused { server: server.clone(), request: FetchRequest::NAME, code };
         if answer.error_code != 0 {
             return Err(refused(answer.error_code));
         }
@@ -302,7 +318,11 @@ fn edges_request(
         .with_topics(topics.into_iter().map(topic).collect())
 }
 
-fn epoch_request(leader: Leader, partition: &TopicPartition, epoch: LeaderEpoch) -> OffsetForLeaderEpochRequest {
+fn epoch_request(
+    leader: Leader,
+    partition: &TopicPartition,
+    epoch: LeaderEpoch,
+) -> OffsetForLeaderEpochRequest {
     let query = OffsetForLeaderPartition::default()
         .with_partition(partition.partition())
         .with_current_leader_epoch(leader.epoch.0)

@@ -191,7 +191,8 @@ pub fn trim(
     write_log_starts(disk, link_directory, log_starts)?;
     let mut deleted_bytes = 0;
     for trim in trims {
-        deleted_bytes += trim_partition(disk, &trim.directory, trim.log_start, trim.checkpoint)?.deleted_bytes;
+        deleted_bytes +=
+            trim_partition(disk, &trim.directory, trim.log_start, trim.checkpoint)?.deleted_bytes;
     }
     Ok(deleted_bytes)
 }

@@ -135,7 +135,8 @@ impl Supervisor {
     ) -> Self {
         let now = Instant::now();
         let (outbox, inbox) = unbounded_channel();
-        let log_starts = journal.checkpoints.iter().map(|(partition, each)| (partition.clone(), each.log_start));
+        let log_starts =
+            journal.checkpoints.iter().map(|(partition, each)| (partition.clone(), each.log_start));
         Self {
             client: SourceClient::new(&settings.link.source),
             discovery: Discovery::new(settings.link.topics.clone()),
@@ -324,7 +325,10 @@ impl Supervisor {
         let partitions: Vec<TopicPartition> = std::mem::take(&mut self.trims).into_iter().collect();
         let jobs: Vec<Trim> = partitions.iter().filter_map(|partition| self.trim_of(partition)).collect();
         let (starts, directory) = (self.nonzero_log_starts(), self.settings.link_directory());
-        self.spawn_store_job(move || Outcome::Trimmed { partitions, result: trim(&directory, &starts, &jobs) });
+        self.spawn_store_job(move || Outcome::Trimmed {
+            partitions,
+            result: trim(&directory, &starts, &jobs),
+        });
     }
 
     fn trim_of(&self, partition: &TopicPartition) -> Option<Trim> {
@@ -419,7 +423,9 @@ impl Supervisor {
 
     fn replacement_text(replacement: Replacement) -> String {
         match replacement {
-            Replacement::Cut { common_end } => format!("its end is cut to offset {common_end}, as the source's was"),
+            Replacement::Cut { common_end } => {
+                format!("its end is cut to offset {common_end}, as the source's was")
+            }
             Replacement::Restart { at } => format!("its log starts anew at offset {at}, behind a gap"),
         }
     }

@@ -70,8 +70,9 @@ impl<E: Engine> Shard<E> {
         let segment = entry.log.segment(key.base).expect("found just now");
         segment.file = FileState::Opening;
         let path = segment.path(&directory, SegmentFile::Log);
-        let reach = segment.writer.reach();
-        let length = next_preallocation(segment.allocated, reach, segment_bytes);
+        // Opened because bytes are coming: the first reservation is made at once.
+        let needed = segment.writer.reach().max(segment.placed.position + 1);
+        let length = next_preallocation(segment.allocated, needed, segment_bytes);
         let create = |file| Step::WriteAt {
             path: segment.path(&directory, file),
             position: 0,
@@ -223,7 +224,7 @@ impl<E: Engine> Shard<E> {
                     self.undo_job(work);
                     self.disk_is_full(segment, kind);
                 }
-                _ => self.halt("opening, allocating or trimming", path, failure.error),
+                _ => self.halt(action_of(&outcome.steps[failure.step]), path, failure.error),
             }
             return;
         }
@@ -468,5 +469,16 @@ impl<E: Engine> Shard<E> {
             entry.evicting = false;
             self.warm_order.retain(|each| *each != slot);
         }
+    }
+}
+
+/// What a step was about, for the sentence that says it failed.
+fn action_of(step: &Step) -> &'static str {
+    match step {
+        Step::Open { .. } => "opening",
+        Step::Allocate { .. } => "reserving room",
+        Step::Truncate { .. } => "trimming",
+        Step::SyncFile { .. } | Step::SyncDirectory { .. } | Step::SyncFileSystem { .. } => "syncing",
+        _ => "writing beside the log",
     }
 }

@@ -267,7 +267,7 @@ impl<E: Engine> Shard<E> {
         let granted = lane.lane.take_granted();
         self.credits.settle(granted, lane.granted_received.min(granted));
         if let Some(fault) = lane.lane.last_fault()
-            && !self.draining
+            && fault != LaneFault::Ended
         {
             let (broker, kind) = (lane.lane.broker, lane.lane.kind);
             self.events.push_back(super::mailbox::Event::LaneFailed { broker, kind, fault });

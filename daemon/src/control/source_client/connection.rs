@@ -64,7 +64,8 @@ impl Connection {
             return Err(ClientError::Refused { server, request, code: answer.error_code });
         }
         let range = |min, max| VersionRange { min, max };
-        let versions = answer.api_keys.iter().map(|key| (key.api_key, range(key.min_version, key.max_version)));
+        let versions =
+            answer.api_keys.iter().map(|key| (key.api_key, range(key.min_version, key.max_version)));
         connection.versions = versions.collect();
         Ok(connection)
     }
@@ -92,7 +93,11 @@ impl Connection {
     }
 
     /// One request and its answer.
-    pub async fn exchange<R: Shaped>(&mut self, request: &R, version: i16) -> Result<R::Response, ClientError> {
+    pub async fn exchange<R: Shaped>(
+        &mut self,
+        request: &R,
+        version: i16,
+    ) -> Result<R::Response, ClientError> {
         let after = self.options.request_timeout;
         match timeout(after, self.exchange_unbounded(request, version)).await {
             Ok(answer) => answer,
@@ -139,7 +144,8 @@ impl Connection {
         let mut frame = BytesMut::with_capacity(bytes.min(FRAME_RESERVE_BYTES));
         let mut rest = (&mut self.stream).take(bytes as u64);
         while frame.len() < bytes {
-            let network = |error: &Error| ClientError::Network { server: self.server.clone(), error: error.kind() };
+            let network =
+                |error: &Error| ClientError::Network { server: self.server.clone(), error: error.kind() };
             match rest.read_buf(&mut frame).await {
                 Ok(0) => return Err(network(&ErrorKind::UnexpectedEof.into())),
                 Ok(_) => {}

@@ -11,26 +11,71 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientError {
     /// The name has no address.
-    Resolve { server: HostPort, error: ErrorKind },
+    Resolve {
+        server: HostPort,
+        error: ErrorKind,
+    },
     /// No address of the name accepted a connection; the last one's error.
-    Connect { server: HostPort, error: ErrorKind },
+    Connect {
+        server: HostPort,
+        error: ErrorKind,
+    },
     /// Sending or receiving failed.
-    Network { server: HostPort, error: ErrorKind },
-    TimedOut { server: HostPort, request: &'static str, after: Duration },
-    FrameLength { server: HostPort, length: i32, bound: u32 },
-    CorrelationId { server: HostPort, expected: i32, found: i32 },
-    Malformed { server: HostPort, request: &'static str, version: i16, why: ShapeError },
-    NoCommonVersion { server: HostPort, request: &'static str, ours: VersionRange, theirs: Option<VersionRange> },
+    Network {
+        server: HostPort,
+        error: ErrorKind,
+    },
+    TimedOut {
+        server: HostPort,
+        request: &'static str,
+        after: Duration,
+    },
+    FrameLength {
+        server: HostPort,
+        length: i32,
+        bound: u32,
+    },
+    CorrelationId {
+        server: HostPort,
+        expected: i32,
+        found: i32,
+    },
+    Malformed {
+        server: HostPort,
+        request: &'static str,
+        version: i16,
+        why: ShapeError,
+    },
+    NoCommonVersion {
+        server: HostPort,
+        request: &'static str,
+        ours: VersionRange,
+        theirs: Option<VersionRange>,
+    },
     /// The whole request was refused.
-    Refused { server: HostPort, request: &'static str, code: i16 },
+    Refused {
+        server: HostPort,
+        request: &'static str,
+        code: i16,
+    },
     /// The answer says nothing of the partition that was asked about.
-    NotAnswered { server: HostPort, request: &'static str },
+    NotAnswered {
+        server: HostPort,
+        request: &'static str,
+    },
     /// Metadata does not name this broker.
-    UnknownBroker { broker: i32 },
+    UnknownBroker {
+        broker: i32,
+    },
     /// Metadata names no broker at all, as from one that is just starting.
-    NoBrokers { server: HostPort },
+    NoBrokers {
+        server: HostPort,
+    },
     /// Every known broker and every bootstrap server failed; the last failure.
-    AllFailed { servers: usize, last: Box<ClientError> },
+    AllFailed {
+        servers: usize,
+        last: Box<ClientError>,
+    },
 }
 
 impl fmt::Display for ClientError {
@@ -70,7 +115,9 @@ impl fmt::Display for ClientError {
             Self::UnknownBroker { broker } => write!(f, "the cluster does not name broker {broker} any more"),
             Self::NoBrokers { server } => write!(f, "{server} knows no broker yet"),
             Self::AllFailed { servers: 1, last } => write!(f, "{last}"),
-            Self::AllFailed { servers, last } => write!(f, "none of {servers} servers answered; the last: {last}"),
+            Self::AllFailed { servers, last } => {
+                write!(f, "none of {servers} servers answered; the last: {last}")
+            }
         }
     }
 }

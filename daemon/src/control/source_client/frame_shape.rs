@@ -62,8 +62,12 @@ pub enum ShapeError {
 impl fmt::Display for ShapeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BeyondFrame { position } => write!(f, "a field at byte {position} passes the end of its frame"),
-            Self::Length { position, value } => write!(f, "the length {value} at byte {position} is impossible"),
+            Self::BeyondFrame { position } => {
+                write!(f, "a field at byte {position} passes the end of its frame")
+            }
+            Self::Length { position, value } => {
+                write!(f, "the length {value} at byte {position} is impossible")
+            }
             Self::Trailing { bytes } => write!(f, "{bytes} bytes follow its last field"),
             Self::Content => write!(f, "a value in it is not of its type"),
         }
@@ -297,8 +301,8 @@ mod tests {
         MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
     };
     use kafka_protocol::messages::{
-        ApiVersionsResponse, BrokerId, FetchResponse, ListOffsetsResponse, MetadataResponse, OffsetForLeaderEpochResponse,
-        TopicName,
+        ApiVersionsResponse, BrokerId, FetchResponse, ListOffsetsResponse, MetadataResponse,
+        OffsetForLeaderEpochResponse, TopicName,
     };
     use kafka_protocol::messages::{fetch_response, list_offsets_response, offset_for_leader_epoch_response};
     use kafka_protocol::protocol::{Encodable, StrBytes};
@@ -318,8 +322,9 @@ mod tests {
         let partition = MetadataResponsePartition::default()
             .with_replica_nodes(vec![BrokerId(1), BrokerId(2)])
             .with_isr_nodes(vec![BrokerId(1)]);
-        let topic =
-            MetadataResponseTopic::default().with_name(Some(name())).with_partitions(vec![partition.clone(), partition]);
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(name()))
+            .with_partitions(vec![partition.clone(), partition]);
         MetadataResponse::default().with_brokers(vec![broker.clone(), broker]).with_topics(vec![topic])
     }
 
@@ -329,7 +334,11 @@ mod tests {
             let bytes = encoded(answer, version);
             assert_eq!(check::<R>(&bytes, version, false), Ok(()), "{} v{version}", R::NAME);
             for cut in 0..bytes.len() {
-                assert!(check::<R>(&bytes[..cut], version, false).is_err(), "{} v{version} at {cut}", R::NAME);
+                assert!(
+                    check::<R>(&bytes[..cut], version, false).is_err(),
+                    "{} v{version} at {cut}",
+                    R::NAME
+                );
             }
             for position in 0..bytes.len() {
                 let mut hostile = bytes.clone();

@@ -3,7 +3,9 @@
 use super::*;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
-use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
 use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponseTopic};
 use kafka_protocol::messages::{ApiVersionsResponse, ListOffsetsResponse, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, decode_request_header_from_buffer};
@@ -50,7 +52,8 @@ async fn negotiate(stream: TcpStream, offered: &[(i16, i16, i16)]) -> TcpStream 
         ApiVersion::default().with_api_key(*key).with_min_version(*min).with_max_version(*max)
     };
     let versions = ApiVersionsResponse::default().with_api_keys(offered.iter().map(key).collect());
-    answer::<kafka_protocol::messages::ApiVersionsRequest>(next_request(stream).await.unwrap(), &versions).await
+    answer::<kafka_protocol::messages::ApiVersionsRequest>(next_request(stream).await.unwrap(), &versions)
+        .await
 }
 
 const OFFERED: &[(i16, i16, i16)] = &[(3, 0, 13), (2, 1, 11), (18, 0, 4)];
@@ -135,7 +138,10 @@ fn a_frame_beyond_the_bound_is_refused_before_a_byte_of_it_arrives() {
             };
             let (refused, _stream) = tokio::join!(client.metadata(None), serve);
             let refused = last(refused.unwrap_err());
-            assert!(matches!(refused, ClientError::FrameLength { length: found, .. } if found == length), "{refused}");
+            assert!(
+                matches!(refused, ClientError::FrameLength { length: found, .. } if found == length),
+                "{refused}"
+            );
         }
     });
 }
@@ -152,7 +158,10 @@ fn an_answer_to_another_request_is_refused() {
             asked.stream
         };
         let (refused, _stream) = tokio::join!(client.metadata(None), serve);
-        assert!(matches!(last(refused.unwrap_err()), ClientError::CorrelationId { expected: 2, found: 1, .. }));
+        assert!(matches!(
+            last(refused.unwrap_err()),
+            ClientError::CorrelationId { expected: 2, found: 1, .. }
+        ));
     });
 }
 
@@ -187,7 +196,10 @@ fn hostile_counts_inside_a_frame_are_an_error_and_not_an_allocation() {
             asked.stream
         };
         let (refused, _stream) = tokio::join!(client.metadata(None), serve);
-        assert!(matches!(last(refused.unwrap_err()), ClientError::Malformed { request: "Metadata", version: 1, .. }));
+        assert!(matches!(
+            last(refused.unwrap_err()),
+            ClientError::Malformed { request: "Metadata", version: 1, .. }
+        ));
     });
 }
 
@@ -207,11 +219,13 @@ fn a_closed_idle_connection_is_opened_again_and_ends_are_read() {
             });
             let topic = ListOffsetsTopicResponse::default().with_name(topic_name("orders"));
             let topic = topic.with_partitions(ends.to_vec());
-            answer::<ListOffsetsRequest>(asked, &ListOffsetsResponse::default().with_topics(vec![topic])).await
+            answer::<ListOffsetsRequest>(asked, &ListOffsetsResponse::default().with_topics(vec![topic]))
+                .await
         };
         let ask = async {
             client.metadata(None).await.unwrap();
-            let partitions = [0, 1].map(|index| (TopicPartition::new("orders", index).unwrap(), LeaderEpoch(3)));
+            let partitions =
+                [0, 1].map(|index| (TopicPartition::new("orders", index).unwrap(), LeaderEpoch(3)));
             client.log_edges(7, IsolationLevel::ReadCommitted, LogEdge::End, &partitions).await.unwrap()
         };
         let (ends, _stream) = tokio::join!(ask, serve);

@@ -71,7 +71,11 @@ impl Supervisor {
     fn pause_until_next_look(&mut self) -> Duration {
         let unsettled = self.discovery.is_unsettled()
             || !self.discovery.unseen_names().is_empty()
-            || self.waiting.iter().chain(&self.wants_leader).any(|each| self.discovery.leader(each).is_none());
+            || self
+                .waiting
+                .iter()
+                .chain(&self.wants_leader)
+                .any(|each| self.discovery.leader(each).is_none());
         let full = self.settings.link.source.metadata_max_age;
         let pause = if unsettled { full.min(UNSETTLED_LOOK) } else { full };
         // Jitter of a tenth from a source that is at hand: the low digits of the clock.
@@ -87,7 +91,9 @@ impl Supervisor {
             }
             if !self.addresses.contains_key(broker) && self.resolving.insert(*broker) {
                 let (client, broker) = (self.client.clone(), *broker);
-                self.spawn(async move { Outcome::Address { broker, result: client.address_of(broker).await } });
+                self.spawn(
+                    async move { Outcome::Address { broker, result: client.address_of(broker).await } },
+                );
             }
         }
         self.servers.retain(|broker, _| view.brokers.contains_key(broker));
@@ -149,7 +155,8 @@ impl Supervisor {
         let next = u32::try_from(self.topic_numbers.len()).expect("far fewer than 4 Gi topics");
         let number = *self.topic_numbers.entry(identity.clone()).or_insert(next);
         let name = identity.0.clone();
-        let topic = self.topics.entry(identity).or_insert_with(|| Arc::new(Topic { name, id: topic_id })).clone();
+        let topic =
+            self.topics.entry(identity).or_insert_with(|| Arc::new(Topic { name, id: topic_id })).clone();
         let key = PartitionKey { topic: number, index: partition.partition() };
         let directory = self.settings.link_directory().join(partition.directory_name());
         let shard = shard_of(&partition, self.shards.len());
@@ -234,11 +241,8 @@ impl Supervisor {
                     mirror.retry_at = now;
                     self.waiting.insert(partition);
                 }
-                Phase::Waiting
-                | Phase::Asking
-                | Phase::Recovering
-                | Phase::Leaving(_)
-                | Phase::Replacing => {}
+                Phase::Waiting | Phase::Asking | Phase::Recovering | Phase::Leaving(_) | Phase::Replacing => {
+                }
             }
         }
     }

@@ -65,7 +65,8 @@ impl Supervisor {
             answers.into_iter().filter_map(|each| Some((each.partition, each.edges.ok()?))).collect();
         let now = Instant::now();
         for partition in asked {
-            let Some(mirror) = self.mirrors.get_mut(partition).filter(|mirror| mirror.phase == Phase::Asking) else {
+            let Some(mirror) = self.mirrors.get_mut(partition).filter(|mirror| mirror.phase == Phase::Asking)
+            else {
                 continue;
             };
             if mirror.stopped.is_some() {
@@ -205,7 +206,11 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn source_came(&mut self, partition: &TopicPartition, result: Result<SourceLog, QuestionError>) {
+    pub(super) fn source_came(
+        &mut self,
+        partition: &TopicPartition,
+        result: Result<SourceLog, QuestionError>,
+    ) {
         let Some(mirror) = self.mirrors.get_mut(partition) else { return };
         if mirror.phase != Phase::Classifying {
             return;

@@ -62,7 +62,8 @@ impl Supervisor {
     pub fn unmet(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         if self.refresh.first {
-            let why = self.refresh.last_error.as_ref().map_or("no answer yet".to_owned(), ToString::to_string);
+            let why =
+                self.refresh.last_error.as_ref().map_or("no answer yet".to_owned(), ToString::to_string);
             sentences.push(format!("the source could not be reached: {why}"));
         }
         for name in self.discovery.unseen_names().iter().filter(|_| !self.refresh.first) {
@@ -70,7 +71,9 @@ impl Supervisor {
         }
         let open = self.mirrors.values().filter(|mirror| mirror.required && !mirror.is_caught_up());
         sentences.extend(open.map(|mirror| match (&mirror.stopped, mirror.captured_end) {
-            (Some(stopped), _) => format!("{} is stopped ({}): {}", mirror.partition, stopped.code, stopped.reason),
+            (Some(stopped), _) => {
+                format!("{} is stopped ({}): {}", mirror.partition, stopped.code, stopped.reason)
+            }
             (None, None) => format!("{}: its leader never told where its log ends", mirror.partition),
             (None, Some(end)) => {
                 format!("{} is at offset {} of {end}", mirror.partition, mirror.delivered())
