@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use twinlog_io::{Engine, EngineError};
 use twinlog_io::{Completion, FileKey, Operation, Outcome, SocketKey, SystemError};
+use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::TopicId;
 use twinlog_sync::credits::{Credits, LaneKind};
 use twinlog_sync::fault::Fault;
@@ -135,6 +136,8 @@ pub struct Shard<E: Engine> {
     /// Index entries that met a full disk.
     index_retries: Vec<twinlog_io::Job>,
     disk_full_until: Option<Nanoseconds>,
+    /// Last records of partitions that were given back.
+    departed: BTreeMap<PartitionKey, PartitionCheckpoint>,
     /// Slots that are to be given back.
     leaving: BTreeSet<u32>,
     halted: Option<Fault>,
@@ -177,6 +180,7 @@ impl<E: Engine> Shard<E> {
             retries: VecDeque::new(),
             index_retries: Vec::new(),
             disk_full_until: None,
+            departed: BTreeMap::new(),
             leaving: BTreeSet::new(),
             halted: None,
             draining: false,

@@ -305,6 +305,8 @@ impl Lane {
             *sent_at = now + throttle.min(THROTTLE_MAX);
         }
         match error {
+            // A throttled answer to a full request is empty and names no session; the broker does keep them.
+            0 if throttle > 0 && session_id == 0 => self.session.lost(),
             0 => self.session.answered(session_id),
             code::FETCH_SESSION_ID_NOT_FOUND
             | code::INVALID_FETCH_SESSION_EPOCH

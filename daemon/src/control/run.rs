@@ -6,6 +6,9 @@
 //! ```
 //! Shards are started before the control core lowers its own priority: threads inherit it.
 
+#[cfg(test)]
+mod tests;
+
 use super::instruction::{InstructionError, Instructions, Release, parse_restart_from};
 use super::progress::{Figures, Progress};
 use super::report::Report;

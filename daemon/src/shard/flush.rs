@@ -257,9 +257,18 @@ impl<E: Engine> Shard<E> {
     }
 
     fn end_writing_stage(&mut self) {
-        let Some(round) = &self.flusher.round else { return };
-        // Every partition of the round must have been asked before the last write can end the stage.
-        if round.stage == Stage::Writing && round.waiting.is_empty() {
+        let Some(round) = &mut self.flusher.round else { return };
+        if round.stage != Stage::Writing || !round.waiting.is_empty() {
+            return;
+        }
+        // A file that was found written may be on its way to being closed by now; its sync is then not ours
+        // to count on before it is over.
+        for (slot, point) in &round.points {
+            if !is_written(self.slots[*slot as usize].as_ref(), point) {
+                round.waiting.insert(*slot);
+            }
+        }
+        if round.waiting.is_empty() {
             self.start_syncs();
         }
     }
@@ -284,7 +293,7 @@ impl<E: Engine> Shard<E> {
         }
         if syncs.len() > FILE_SYNCS_MAX {
             round.outstanding = 1;
-            let path = self.options.journal.parent().unwrap_or(&self.options.journal).to_path_buf();
+            let path = self.journal_directory();
             let job = Job::new(vec![Step::SyncFileSystem { path }]);
             return self.submit(Pending::Job(Work::SyncAll), Operation::Job(job));
         }
@@ -362,6 +371,7 @@ impl<E: Engine> Shard<E> {
 
     fn append_indexes(&mut self, slots: &BTreeSet<u32>) {
         let slots: Vec<u32> = slots.iter().copied().collect();
+        let sync_each = slots.len() <= INDEX_JOB_PARTITIONS_MAX / 2;
         for chunk in slots.chunks(INDEX_JOB_PARTITIONS_MAX) {
             let mut steps = Vec::new();
             for slot in chunk {
@@ -370,10 +380,22 @@ impl<E: Engine> Shard<E> {
                     steps.extend(entry.log.active.index_steps(&directory));
                 }
             }
+            if sync_each {
+                let written: Vec<Step> = steps.iter().filter_map(sync_of).collect();
+                steps.extend(written);
+            }
             if !steps.is_empty() {
                 self.submit(Pending::Job(Work::AppendIndexes), Operation::Job(Job::new(steps)));
             }
         }
+        if !sync_each && self.flusher.fsync != FsyncPolicy::None {
+            let job = Job::new(vec![Step::SyncFileSystem { path: self.journal_directory() }]);
+            self.submit(Pending::Job(Work::AppendIndexes), Operation::Job(job));
+        }
+    }
+
+    fn journal_directory(&self) -> std::path::PathBuf {
+        self.options.journal.parent().unwrap_or(&self.options.journal).to_path_buf()
     }
 
     fn append_journal(&mut self, slots: &BTreeSet<u32>) {
@@ -396,6 +418,7 @@ impl<E: Engine> Shard<E> {
                     entry.log.checkpoint.encode(&mut bytes);
                 }
             }
+            self.departed.values().for_each(|record| record.encode(&mut bytes));
             self.flusher.journal_bytes = bytes.len() as u64;
             self.flusher.journal_started = true;
             vec![Step::Replace { path, bytes }]
@@ -457,6 +480,14 @@ impl<E: Engine> Shard<E> {
             self.publish(slot);
             self.write_due(slot);
         }
+    }
+}
+
+/// Index bytes that a checkpoint speaks of are synced before it, or a power loss costs a scan of the log.
+fn sync_of(step: &Step) -> Option<Step> {
+    match step {
+        Step::WriteAt { path, .. } => Some(Step::SyncFile { path: path.clone() }),
+        _ => None,
     }
 }
 

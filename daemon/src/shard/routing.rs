@@ -61,6 +61,7 @@ impl<E: Engine> Shard<E> {
             self.slots.len() - 1
         });
         self.slots[index] = Some(slot);
+        self.departed.remove(&add.key);
         self.by_key.insert(add.key, index as u32);
         self.publish(index as u32);
     }
@@ -235,6 +236,8 @@ impl<E: Engine> Shard<E> {
         let Some(mut entry) = self.slots[slot as usize].take() else { return };
         entry.log.active.writer.release(&mut self.pool);
         let key = entry.partition.key;
+        // Its record stays in the journal whenever that is written anew: its files are still there.
+        self.departed.insert(entry.partition.key, entry.log.checkpoint.clone());
         entry.counters.state.store(PartitionState::Removed as u32, Relaxed);
         if let Some(at) = entry.timer {
             self.timers.remove(&(at, slot));
