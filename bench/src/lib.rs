@@ -1,1 +1,88 @@
 //! Measurements: Criterion benches and the end-to-end harness.
+//!
+//! ```text
+//!   bench process            core 0                               core 1 (data), core 0 (control)
+//!   catch_up.rs  ─ starts ─▶ source.rs: embedded brokers ──────▶ mirror.rs: `twinlog run`, as it is shipped
+//!        │                              raw byte sender  ──────▶ floor.rs: receive, CRC-32C, write; no Kafka
+//!        └─ afterwards: proof.rs walks the copy; one that differs from the source counts as failed
+//!   tail.rs      a shard in this process, appends at a fixed rate, whoever keeps up or not
+//!   idle.rs      ten thousand partitions, first still, then trickling
+//! ```
+//! Roles are processes of their own, made from this very program, so that the kernel's accounting separates
+//! their CPU time. Every figure is a report: nothing here fails because something was slow.
+//!
+//! Owns the way through all measurements. Must never measure while another one runs.
+
+pub mod arguments;
+pub mod catch_up;
+pub mod children;
+pub mod error;
+pub mod floor;
+pub mod idle;
+pub mod load;
+pub mod mirror;
+pub mod proof;
+pub mod scratch;
+pub mod source;
+pub mod spread;
+pub mod table;
+pub mod tail;
+
+use arguments::{Arguments, HELP};
+use error::BenchError;
+use std::path::Path;
+use std::process::ExitCode;
+use table::Report;
+
+/// What all measurements share.
+pub struct Bench<'a> {
+    pub arguments: &'a Arguments,
+    pub cores: children::Cores,
+    pub scratch: scratch::Scratch,
+    pub report: Report,
+}
+
+/// The harness: a role when it was started as one, else all measurements that were asked for.
+pub fn end_to_end(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
+    let words: Vec<String> = words.collect();
+    if let Some((role, rest)) = words.split_first().and_then(|(first, rest)| Some((children::Role::named(first)?, rest))) {
+        return children::play(role, rest);
+    }
+    let outcome = Arguments::parse(&words).and_then(|arguments| {
+        if arguments.help {
+            print!("{HELP}");
+            return Ok(());
+        }
+        measure(&arguments, Path::new(target_directory))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("end_to_end: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments, target_directory: &Path) -> Result<(), BenchError> {
+    let base = arguments.directory.as_deref().unwrap_or(target_directory);
+    let mut bench = Bench {
+        arguments,
+        cores: children::Cores::choose()?,
+        scratch: scratch::Scratch::create(base)?,
+        report: Report::default(),
+    };
+    bench.report.line(&format!(
+        "source and control on core {}, data on core {}, files below {}; every GB is 10^9 bytes of record batches",
+        bench.cores.control,
+        bench.cores.data,
+        base.display()
+    ));
+    catch_up::measure(&mut bench)?;
+    tail::measure(&mut bench)?;
+    idle::measure(&mut bench)?;
+    match &arguments.report {
+        Some(path) => bench.report.save(path),
+        None => Ok(()),
+    }
+}

@@ -342,6 +342,11 @@ impl Recovery<'_> {
         write_text(&mut self.files, &directory.join(PARTITION_METADATA_FILE), metadata)?;
         let epochs = checkpoint.stamp_epochs.to_text();
         write_text(&mut self.files, &directory.join(LEADER_EPOCH_FILE), epochs)?;
+        let log = directory.join(SegmentFile::Log.name(checkpoint.segment_base));
+        if checkpoint.position == 0 && self.files.length(&log)?.is_none() {
+            // An empty log is a file too: its name says where the log begins, also to a stock broker.
+            self.files.write(&log, 0, Vec::new())?;
+        }
         self.files.sync_directory(directory)?;
         if self.request.checkpoint.as_ref().is_some_and(|known| *known != checkpoint) {
             checkpoint.generation += 1;

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 pub struct Mirror {
     program: PathBuf,
     bootstrap: String,
-    directory: TempDir,
+    /// Holds the data directory and the configuration file.
+    root: TempDir,
     topics: Vec<String>,
     arguments: Vec<String>,
 }
@@ -27,7 +28,7 @@ impl Mirror {
         Self {
             program: program.into(),
             bootstrap: bootstrap.to_owned(),
-            directory: tempfile::tempdir().expect("a directory"),
+            root: tempfile::tempdir().expect("a directory"),
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             arguments: Vec::new(),
         }
@@ -39,19 +40,26 @@ impl Mirror {
         self
     }
 
-    pub fn data_directory(&self) -> &Path {
-        self.directory.path()
+    /// Sets keys of the link in a configuration file, each as `name = value` in TOML.
+    pub fn with_keys(self, keys: &[&str]) -> Self {
+        let file = self.root.path().join("twinlog.toml");
+        std::fs::write(&file, format!("[link.default]\n{}\n", keys.join("\n"))).expect("written");
+        self.with(&["--config", file.to_str().expect("paths of tests are UTF-8")])
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        self.root.path().join("data")
     }
 
     pub fn partition_directory(&self, topic: &str, partition: i32) -> PathBuf {
-        self.directory.path().join("default").join(format!("{topic}-{partition}"))
+        self.data_directory().join("default").join(format!("{topic}-{partition}"))
     }
 
     /// `twinlog run`, tailing until it is told to stop.
     pub fn tailing(&self) -> Program {
         let mut program = Program::new(&self.program).argument("run");
         program = program.arguments(["--source", &self.bootstrap, "--output", "json", "--memory", "96MiB"]);
-        program = program.argument("--data-dir").argument(self.directory.path());
+        program = program.argument("--data-dir").argument(self.data_directory());
         for topic in &self.topics {
             program = program.arguments(["--topic", topic]);
         }
@@ -71,14 +79,14 @@ impl Mirror {
     /// `twinlog verify`, over the files and, with `source`, against the cluster.
     pub fn verify(&self, source: bool) -> Finished {
         let program = Program::new(&self.program).argument("verify");
-        let program = program.argument("--data-dir").argument(self.directory.path());
+        let program = program.argument("--data-dir").argument(self.data_directory());
         if source { program.arguments(["--source", &self.bootstrap]) } else { program }.run()
     }
 
     /// `twinlog mirror resume` with these arguments.
     pub fn resume(&self, arguments: &[&str]) -> Finished {
         let program = Program::new(&self.program).arguments(["mirror", "resume"]).arguments(arguments);
-        program.argument("--data-dir").argument(self.directory.path()).run()
+        program.argument("--data-dir").argument(self.data_directory()).run()
     }
 
     /// Every batch of the broker's log below `end` is in the mirror with the same bytes, and nothing else.

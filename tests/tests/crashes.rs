@@ -20,7 +20,7 @@ fn a_mirror_killed_twenty_times_while_producing_is_a_copy_in_the_end() {
     let partitions = PARTITIONS.cast_unsigned();
     scenario.create_topic("busy", partitions, 1, &[("segment.bytes", "1048576")]);
     let mirror =
-        Mirror::new(PROGRAM, &cluster.bootstrap(), &["busy"]).with(&["--segment-bytes", "1MiB"]);
+        Mirror::new(PROGRAM, &cluster.bootstrap(), &["busy"]).with_keys(&["segment.bytes = 1048576"]);
     let steady = Produce { value_bytes: 700, codec: Codec::Lz4, ..Produce::to("busy") };
     scenario.start_producing("steady", &steady, 2_000);
 

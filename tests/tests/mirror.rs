@@ -31,10 +31,10 @@ fn every_kind_of_log_arrives_with_the_same_bytes(cluster: &Cluster) {
     scenario.create_topic("empty", 2, 1, &[]);
 
     let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["rich", "append-.*", "compacted", "empty"])
-        .with(&["--segment-bytes", "2MiB"]);
+        .with_keys(&["segment.bytes = 2097152"]);
     let report = mirror.caught_up();
     assert_eq!(report["partitions"].as_array().map(Vec::len), Some(6), "{report}");
-    assert!(report["totals"]["bytes"].as_u64().is_some_and(|bytes| bytes > 4_000_000), "{report}");
+    assert!(report["totals"]["bytes"].as_u64().is_some_and(|bytes| bytes > 2_000_000), "{report}");
     for topic in ["rich", "append-time", "compacted", "empty"] {
         mirror.assert_same(cluster, 1, topic, Isolation::ReadCommitted);
     }
@@ -112,7 +112,7 @@ fn open_transactions_bound_the_copy(cluster: &Cluster) {
     committed.caught_up();
     committed.assert_same(cluster, 1, "ledger", Isolation::ReadCommitted);
     let everything = Mirror::new(PROGRAM, &cluster.bootstrap(), &["ledger"])
-        .with(&["--isolation-level", "read_uncommitted"]);
+        .with_keys(&["isolation.level = \"read_uncommitted\""]);
     everything.caught_up();
     everything.assert_same(cluster, 1, "ledger", Isolation::ReadUncommitted);
     scenario.finish_transaction("open", true);
@@ -130,7 +130,7 @@ fn a_tailing_mirror_picks_up_topics_and_partitions(cluster: &Cluster) {
     let scenario = cluster.scenario();
     scenario.create_topic("tail-a", 1, 1, &[]);
     scenario.produce_mixed(&Produce::to("tail-a"));
-    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["tail-.*"]).with(&["--metadata-max-age-ms", "500"]);
+    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["tail-.*"]).with_keys(&["source.metadata.max.age.ms = 1000"]);
     let running = mirror.tailing().spawn();
     scenario.create_topic("tail-b", 2, 1, &[]);
     scenario.add_partitions("tail-a", 3);
@@ -180,7 +180,7 @@ fn a_topic_created_again_is_never_appended_to_the_old_log(cluster: &Cluster) {
     let scenario = cluster.scenario();
     scenario.create_topic("again", 1, 1, &[]);
     scenario.produce_mixed(&Produce::to("again"));
-    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["again"]).with(&["--metadata-max-age-ms", "500"]);
+    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["again"]).with_keys(&["source.metadata.max.age.ms = 1000"]);
     mirror.caught_up();
     let before = std::fs::read(mirror.partition_directory("again", 0).join("00000000000000000000.log"));
     let mut running = mirror.tailing().spawn();

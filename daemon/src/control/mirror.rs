@@ -148,10 +148,19 @@ impl Mirror {
         self.counters.delivered.load(Relaxed)
     }
 
-    /// Everything that the source had at the start is here.
+    /// Everything that the source had at the start is here, and flushed.
     pub fn is_caught_up(&self) -> bool {
+        self.has_reached(self.delivered())
+    }
+
+    /// The same, but not all of it may be flushed yet: a drain does that at once.
+    pub fn has_received_all(&self) -> bool {
+        self.has_reached(self.counters.fetch.load(Relaxed))
+    }
+
+    fn has_reached(&self, offset: i64) -> bool {
         let seen = matches!(self.phase, Phase::Running | Phase::Classifying);
-        seen && self.stopped.is_none() && self.captured_end.is_some_and(|end| self.delivered() >= end.value())
+        seen && self.stopped.is_none() && self.captured_end.is_some_and(|end| offset >= end.value())
     }
 
     /// Records between here and the source's end at the start.

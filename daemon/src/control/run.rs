@@ -405,7 +405,7 @@ fn finish(supervisor: &mut Supervisor, end: End, options: &RunOptions, started: 
     }
     supervisor.finish();
     let (outcome, mut unmet) = match end {
-        End::CaughtUp => ("caught_up", Vec::new()),
+        End::CaughtUp => ("caught_up", supervisor.unmet()),
         End::Unmet(sentences) => ("incomplete", sentences),
         End::Signal if options.until_caught_up => ("incomplete", supervisor.unmet()),
         End::Signal => ("stopped_by_signal", Vec::new()),

@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use crate::control::mirror::Mirror;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -16,12 +17,12 @@ pub const NO_PROGRESS_LIMIT: Duration = Duration::from_secs(180);
 pub(super) struct Progress {
     pub started_at: Instant,
     moved_at: Instant,
-    delivered: i64,
+    fetched: i64,
 }
 
 impl Progress {
     pub fn new(now: Instant) -> Self {
-        Self { started_at: now, moved_at: now, delivered: i64::MIN }
+        Self { started_at: now, moved_at: now, fetched: i64::MIN }
     }
 }
 
@@ -29,6 +30,7 @@ impl Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     Going,
+    /// All of it was received. Whether it is delivered is known after the drain.
     CaughtUp,
     /// It will not become better by waiting; the sentences say what is missing and why.
     Unmet(Vec<String>),
@@ -38,10 +40,11 @@ impl Supervisor {
     /// For `--until-caught-up`: looks at every partition that was there at the start.
     pub fn standing(&mut self, now: Instant) -> Standing {
         let required = self.mirrors.values().filter(|mirror| mirror.required);
-        let delivered = required.clone().map(Mirror::delivered).fold(0_i64, i64::wrapping_add);
-        let open: Vec<&Mirror> = required.clone().filter(|mirror| !mirror.is_caught_up()).collect();
+        let fetched =
+            required.clone().map(|mirror| mirror.counters.fetch.load(Relaxed)).fold(0_i64, i64::wrapping_add);
+        let open: Vec<&Mirror> = required.clone().filter(|mirror| !mirror.has_received_all()).collect();
         let unseen = self.discovery.unseen_names();
-        if std::mem::replace(&mut self.progress.delivered, delivered) != delivered {
+        if std::mem::replace(&mut self.progress.fetched, fetched) != fetched {
             self.progress.moved_at = now;
         }
         if !self.refresh.first && open.is_empty() && unseen.is_empty() {
