@@ -11,28 +11,67 @@ use twinlog_io::{EngineError, Outcome, PlacementError, SystemError};
 /// Everything that ends the harness before its report is complete.
 #[derive(Debug)]
 pub enum BenchError {
-    OptionUnknown { option: String },
-    ValueMissing { option: String },
-    ValueBad { option: String, value: String, max: u64 },
+    OptionUnknown {
+        option: String,
+    },
+    ValueMissing {
+        option: String,
+    },
+    ValueBad {
+        option: String,
+        value: String,
+        max: u64,
+    },
     Cores(PlacementError),
-    TooFewCores { allowed: Vec<usize> },
-    NoSpace { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
-    File { action: &'static str, path: PathBuf, error: std::io::Error },
-    Probe { path: PathBuf, error: SystemError },
+    TooFewCores {
+        allowed: Vec<usize>,
+    },
+    NoSpace {
+        path: PathBuf,
+        needed_bytes: u64,
+        free_bytes: u64,
+    },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    Probe {
+        path: PathBuf,
+        error: SystemError,
+    },
     /// A process in a role could not be started or talked to.
-    Role { role: &'static str, error: std::io::Error },
-    RoleFailed { role: &'static str, status: ExitStatus, words: String },
+    Role {
+        role: &'static str,
+        error: std::io::Error,
+    },
+    RoleFailed {
+        role: &'static str,
+        status: ExitStatus,
+        words: String,
+    },
     /// A process in a role said something else than it should.
-    Answer { role: &'static str, answer: String },
+    Answer {
+        role: &'static str,
+        answer: String,
+    },
     /// The copy is not the source's.
-    Copy { problem: String },
+    Copy {
+        problem: String,
+    },
     Store(StoreError),
     Source(ServerError),
     Engine(EngineError),
     Usage(SystemError),
     /// The floor's operation came back otherwise than done.
-    Operation { what: &'static str, outcome: Box<Outcome> },
-    Slow { what: &'static str, limit: Duration },
+    Operation {
+        what: &'static str,
+        outcome: Box<Outcome>,
+    },
+    Slow {
+        what: &'static str,
+        limit: Duration,
+    },
 }
 
 impl fmt::Display for BenchError {

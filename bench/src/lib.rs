@@ -45,7 +45,9 @@ pub struct Bench<'a> {
 /// The harness: a role when it was started as one, else all measurements that were asked for.
 pub fn end_to_end(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
     let words: Vec<String> = words.collect();
-    if let Some((role, rest)) = words.split_first().and_then(|(first, rest)| Some((children::Role::named(first)?, rest))) {
+    if let Some((role, rest)) =
+        words.split_first().and_then(|(first, rest)| Some((children::Role::named(first)?, rest)))
+    {
         return children::play(role, rest);
     }
     let outcome = Arguments::parse(&words).and_then(|arguments| {

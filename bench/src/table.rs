@@ -47,7 +47,8 @@ impl Table {
 
     fn lines(&self) -> Vec<String> {
         let columns = self.rows[0].len();
-        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let width =
+            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut lines: Vec<String> = self
             .rows
@@ -60,7 +61,8 @@ impl Table {
                 line
             })
             .collect();
-        let rule = widths.iter().fold(String::from("|"), |line, width| format!("{line} {} |", "-".repeat(*width)));
+        let rule =
+            widths.iter().fold(String::from("|"), |line, width| format!("{line} {} |", "-".repeat(*width)));
         lines.insert(1, rule);
         lines
     }

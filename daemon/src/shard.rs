@@ -141,6 +141,8 @@ pub struct Shard<E: Engine> {
     /// Slots that are to be given back.
     leaving: BTreeSet<u32>,
     halted: Option<Fault>,
+    /// A command came since the last turn.
+    commanded: bool,
     draining: bool,
     drained: bool,
     events: VecDeque<Event>,
@@ -183,6 +185,7 @@ impl<E: Engine> Shard<E> {
             departed: BTreeMap::new(),
             leaving: BTreeSet::new(),
             halted: None,
+            commanded: false,
             draining: false,
             drained: false,
             events: VecDeque::new(),
@@ -215,6 +218,10 @@ impl<E: Engine> Shard<E> {
 
     /// One turn of the loop: wait for something, handle it, start what follows from it.
     pub fn turn(&mut self) -> Result<(), EngineError> {
+        // What a command asked for starts before the wait, which may have no deadline at all.
+        if std::mem::take(&mut self.commanded) {
+            self.housekeeping();
+        }
         let until = if self.events.is_empty() { self.deadline() } else { Some(0) };
         let mut completions = std::mem::take(&mut self.completions);
         self.engine.wait(until, &mut completions)?;
@@ -309,6 +316,7 @@ impl<E: Engine> Shard<E> {
 
     /// A command from the control core.
     pub fn command(&mut self, command: Command) {
+        self.commanded = true;
         match command {
             Command::Broker { id, address } => self.broker_is(id, address),
             Command::AddPartition(add) => self.add_partition(*add),

@@ -106,7 +106,7 @@ fn open_transactions_bound_the_copy(cluster: &Cluster) {
     let scenario = cluster.scenario();
     scenario.create_topic("ledger", 1, 1, &[]);
     scenario.produce_mixed(&Produce { count: 10, ..Produce::to("ledger") });
-    scenario.open_transaction("open", &Produce { count: 5, ..Produce::to("ledger") });
+    scenario.open_transaction("open", &Produce { partition: Some(0), count: 5, ..Produce::to("ledger") });
     scenario.produce_mixed(&Produce { count: 10, seed: 2, ..Produce::to("ledger") });
     let committed = Mirror::new(PROGRAM, &cluster.bootstrap(), &["ledger"]);
     committed.caught_up();

@@ -289,6 +289,11 @@ impl<E: Engine> Shard<E> {
 }
 
 impl<E: Engine> Shard<E> {
+    /// Whether there is something that must go on by itself, without a further command.
+    pub fn has_work(&self) -> bool {
+        !self.is_quiet() && self.lanes.iter().any(|lane| !lane.lane.session.is_empty())
+    }
+
     /// Where everything stands, for a person who asks why nothing moves.
     pub fn describe(&self) -> String {
         let lanes = self.lanes.iter().map(|lane| {

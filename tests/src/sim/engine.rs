@@ -6,7 +6,8 @@
 //!   jobs: one after the other, steps in order          die(): what is in flight tears
 //! ```
 //! It drives the shard of the product, unchanged. The clock moves only inside `wait`, and never by more
-//! than [`JUMP_MAX`], so that the world around it gets its turn.
+//! than [`JUMP_MAX`], so that the world around it gets its turn. A wait without a deadline and with nothing
+//! in flight would last for ever; it is counted, and the world asks whether the shard had work to do.
 
 use super::disk::SimulatedDisk;
 use super::network::{Arrival, Network};
@@ -49,6 +50,8 @@ pub struct SimulatedEngine {
     jobs: VecDeque<(Token, Job, u64)>,
     files: BTreeMap<FileKey, PathBuf>,
     sockets: BTreeMap<SocketKey, u64>,
+    /// Waits that nothing but a wake could have ended.
+    pub endless_waits: u64,
 }
 
 impl SimulatedEngine {
@@ -62,6 +65,7 @@ impl SimulatedEngine {
             jobs: VecDeque::new(),
             files: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            endless_waits: 0,
         }
     }
 
@@ -321,6 +325,9 @@ impl Engine for SimulatedEngine {
     }
 
     fn wait(&mut self, until: Option<u64>, completions: &mut Vec<Completion>) -> Result<(), EngineError> {
+        if until.is_none() && self.in_flight() == 0 {
+            self.endless_waits += 1;
+        }
         for _ in 0..2 {
             let now = self.look().now;
             self.around().network.serve(now);

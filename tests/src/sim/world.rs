@@ -206,7 +206,10 @@ impl World {
 
     fn turn(&mut self) {
         let Some(shard) = &mut self.shard else { return self.restart() };
+        let (has_work, endless) = (shard.has_work(), shard.engine_mut().endless_waits);
         shard.turn().expect("the simulated engine never fails as a whole");
+        let slept = shard.engine_mut().endless_waits > endless;
+        assert!(!(has_work && slept), "the shard sleeps for ever although it has work: {}", shard.describe());
         let mut failed = false;
         while let Some(event) = shard.next_event() {
             let around = self.surroundings.borrow();

@@ -1,0 +1,146 @@
+//! Ten thousand partitions that hardly move: what a mirror costs by merely being there.
+//!
+//! ```text
+//!   source: 10,000 partitions ─▶ mirror until all are read ─▶ a while without a record ─▶ a while with a trickle
+//! ```
+//! CPU time and memory are read from outside, while the mirror runs on; it is ended by force afterwards.
+
+use crate::Bench;
+use crate::children::{self, Beside, Role};
+use crate::error::BenchError;
+use crate::load::{Load, STREAM, Shape};
+use crate::mirror;
+use crate::table::Table;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const NAME: &str = "idle/10000";
+const PARTITIONS: u32 = 10_000;
+const RECORD_BYTES: usize = 1_024;
+/// Batches of the trickle, one record each, all partitions together.
+const TRICKLE_PER_SECOND: u32 = 1_000;
+/// How long each part is watched.
+const WATCHED: Duration = Duration::from_secs(10);
+/// Flushes, checkpoints and closed files of the catch-up are over by then.
+const SETTLE: Duration = Duration::from_secs(8);
+/// How long reading all partitions may take before something is wrong.
+const CAUGHT_UP_MAX: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(200);
+/// Ticks of /proc in a second: fixed in Linux's interface, whatever the kernel's own are.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What the kernel says of a process.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    user_seconds: f64,
+    system_seconds: f64,
+    resident_bytes: u64,
+    peak_bytes: u64,
+}
+
+/// Measures it if it was asked for.
+pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    let arguments = bench.arguments;
+    if !arguments.wants(NAME) || arguments.quick && !arguments.names(NAME) {
+        return Ok(());
+    }
+    eprintln!("measuring {NAME}");
+    let shape = Shape {
+        record_bytes: RECORD_BYTES,
+        batch_bytes: RECORD_BYTES,
+        partitions: PARTITIONS,
+        total_bytes: 0,
+    };
+    let load = Load::new(shape);
+    let mut source = Beside::start(Role::Source, &[bench.cores.control.to_string(), shape.to_string()])?;
+    let hello = source.answer()?;
+    let bootstrap = hello.split(' ').next().unwrap_or_default();
+    let copy = bench.scratch.place("idle", u64::from(PARTITIONS) << 20)?;
+    let started = Instant::now();
+    let mirror = Beside::start(Role::Mirror, &mirror::words(bench.cores, bootstrap, STREAM, &copy))?;
+    poll_until_read(&mut source)?;
+    let caught_up_seconds = started.elapsed().as_secs_f64();
+    thread::sleep(SETTLE);
+    let first = standing(mirror.process_id())?;
+    thread::sleep(WATCHED);
+    let second = standing(mirror.process_id())?;
+    source.ask(&format!("trickle {TRICKLE_PER_SECOND} {}", WATCHED.as_secs()))?;
+    let third = standing(mirror.process_id())?;
+    drop(mirror);
+    bench.scratch.clear(&copy)?;
+    bench.report.line(&format!(
+        "\n## 10,000 partitions\n\nOne batch of {} bytes in each, read {caught_up_seconds:.1} s after the start; then \
+         {} s still, then {} s with {TRICKLE_PER_SECOND} batches/s.",
+        load.batch_bytes(),
+        WATCHED.as_secs(),
+        WATCHED.as_secs(),
+    ));
+    let mut table = Table::new(&["part", "user %", "system %", "resident MiB", "peak MiB"]);
+    for (part, from, to) in [("idle", first, second), ("trickle", second, third)] {
+        let percent = |seconds: f64| format!("{:.1}", 100.0 * seconds / WATCHED.as_secs_f64());
+        table.row(vec![
+            part.to_owned(),
+            percent(to.user_seconds - from.user_seconds),
+            percent(to.system_seconds - from.system_seconds),
+            (to.resident_bytes >> 20).to_string(),
+            (to.peak_bytes >> 20).to_string(),
+        ]);
+    }
+    bench.report.table(&table);
+    Ok(())
+}
+
+/// Waits until every partition was asked for at its end.
+fn poll_until_read(source: &mut Beside) -> Result<(), BenchError> {
+    let started = Instant::now();
+    while started.elapsed() < CAUGHT_UP_MAX {
+        if children::numbers(Role::Source, &source.ask("caught")?, 1)?[0] >= f64::from(PARTITIONS) {
+            return Ok(());
+        }
+        thread::sleep(POLL);
+    }
+    Err(BenchError::Slow { what: "reading 10,000 partitions for the first time", limit: CAUGHT_UP_MAX })
+}
+
+fn standing(process_id: u32) -> Result<Standing, BenchError> {
+    let read = |name: &str| {
+        let path = PathBuf::from(format!("/proc/{process_id}/{name}"));
+        std::fs::read_to_string(&path).map_err(|error| BenchError::File { action: "reading", path, error })
+    };
+    let (user_seconds, system_seconds) = processor_time(&read("stat")?);
+    let status = read("status")?;
+    Ok(Standing {
+        user_seconds,
+        system_seconds,
+        resident_bytes: memory(&status, "VmRSS:"),
+        peak_bytes: memory(&status, "VmHWM:"),
+    })
+}
+
+/// User and system seconds of /proc/PID/stat: fields 14 and 15, counted behind the name, which may hold blanks.
+fn processor_time(stat: &str) -> (f64, f64) {
+    let behind_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = |field: usize| {
+        behind_name.split_whitespace().nth(field - 3).and_then(|word| word.parse::<f64>().ok())
+    };
+    (ticks(14).unwrap_or(0.0) / TICKS_PER_SECOND, ticks(15).unwrap_or(0.0) / TICKS_PER_SECOND)
+}
+
+/// A line of /proc/PID/status in bytes; the kernel writes KiB.
+fn memory(status: &str, name: &str) -> u64 {
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_texts_are_read() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 250 75 0 0 20 0 1 0 1 2 3";
+        assert_eq!(processor_time(stat), (2.5, 0.75));
+        assert_eq!(memory("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t1024 kB\n", "VmRSS:"), 1 << 20);
+    }
+}
