@@ -20,6 +20,7 @@
 //! ```
 
 pub mod cli;
+pub mod fuzz;
 pub mod kafka;
 pub mod mirror;
 pub mod poll;

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use twinlog_tests::kafka::batches::{CopyBound, compare};
+use twinlog_tests::kafka::batches::concatenated_batches;
 use twinlog_tests::kafka::dump::Gaps;
 use twinlog_tests::kafka::scenario::{Produce, Transactions};
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, Isolation};
@@ -55,28 +55,30 @@ fn a_mirror_killed_twenty_times_while_producing_is_a_copy_in_the_end() {
 fn stored_bytes(mirror: &Mirror) -> u64 {
     let partitions = (0..PARTITIONS).map(|partition| mirror.partition_directory("busy", partition));
     partitions
-        .filter_map(|directory| twinlog_tests::kafka::batches::concatenated_batches(&directory, 0).ok())
+        .filter_map(|directory| concatenated_batches(&directory, 0).ok())
         .flatten()
         .map(|batch| batch.bytes.len() as u64)
         .sum()
 }
 
-/// What the killed program left: whole batches of the source from the start, and behind them nothing
-/// that the reader takes for one.
+/// What the killed program left, up to the first batch whose CRC is wrong (where recovery cuts): batches of
+/// the source from its start, none missing on the way.
 fn assert_prefix(cluster: &Cluster, mirror: &Mirror) {
     for partition in 0..PARTITIONS {
         let mirrored = mirror.partition_directory("busy", partition);
-        if !mirrored.exists() {
-            continue;
-        }
         let source = cluster.partition_directory(1, "busy", partition);
-        match compare(&source, &mirrored, 0, CopyBound::Prefix) {
-            Ok(_) => {}
-            // A torn batch at the very end is what recovery is for.
-            Err(difference) => {
-                let text = difference.to_string();
-                assert!(text.contains("not a batch") || text.contains("ends inside"), "{text}");
-            }
+        // A header that is torn itself makes the reader refuse the file; the end of the test tells then.
+        let Ok(ours) = concatenated_batches(&mirrored, 0) else { continue };
+        let theirs = concatenated_batches(&source, 0).expect("a broker's files are readable");
+        let whole = ours.iter().take_while(|batch| crc_is_right(&batch.bytes));
+        for (ours, theirs) in whole.zip(&theirs) {
+            assert_eq!(ours.base_offset, theirs.base_offset, "busy-{partition}");
+            assert!(ours.bytes[16..] == theirs.bytes[16..], "busy-{partition}: {ours:?} differs");
         }
     }
+}
+
+fn crc_is_right(batch: &[u8]) -> bool {
+    let stored = u32::from_be_bytes(batch[17..21].try_into().expect("four bytes"));
+    crc32c::crc32c(&batch[21..]) == stored
 }

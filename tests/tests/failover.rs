@@ -63,10 +63,12 @@ fn lose_the_end(cluster: &Cluster, topic: &str, mirror: &Mirror, records: u32) {
     scenario.create_topic_on(topic, &[&[2, 3]], &configs);
     scenario.produce_mixed(&Produce { count: 3_000, value_bytes: 500, ..Produce::to(topic) });
     cluster.stop_broker(3);
+    poll::poll_until("broker 3 is out of sync", || scenario.describe_topic(topic)[0].in_sync.len() == 1);
     scenario.produce_mixed(&Produce { count: records, value_bytes: 500, seed: 5, ..Produce::to(topic) });
     mirror.caught_up();
     cluster.kill_broker(2);
     cluster.restart_broker(3);
+    poll::poll_until("nobody leads", || cluster.leader_of(topic, 0).is_none());
     scenario.elect_leader(topic, 0, Election::Unclean);
     poll::poll_until("the stale replica leads", || cluster.leader_of(topic, 0) == Some(3));
     // The log grows past the mirror's end again, with other bytes at the same offsets.
