@@ -73,10 +73,20 @@ fn command(role: Role, words: &[String]) -> Result<Command, BenchError> {
     Ok(command)
 }
 
-/// Plays a role to its end and hands back what it printed.
-pub fn run(role: Role, words: &[String]) -> Result<String, BenchError> {
+/// Plays a role to its end and hands back what it printed. `started` is told the process.
+pub fn run(
+    role: Role,
+    words: &[String],
+    started: impl FnOnce(u32) -> Result<(), BenchError>,
+) -> Result<String, BenchError> {
     let failed = |error| BenchError::Role { role: role.name(), error };
-    let output = command(role, words)?.stdin(Stdio::null()).output().map_err(failed)?;
+    let mut command = command(role, words)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(failed)?;
+    let told = started(child.id());
+    // Waited for also after an error: it ends by itself, and nothing is left behind.
+    let output = child.wait_with_output().map_err(failed)?;
+    told?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(BenchError::RoleFailed { role: role.name(), status: output.status, words });

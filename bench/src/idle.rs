@@ -10,8 +10,8 @@ use crate::children::{self, Beside, Role};
 use crate::error::BenchError;
 use crate::load::{Load, STREAM, Shape};
 use crate::mirror;
+use crate::standing::Standing;
 use crate::table::Table;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,17 +27,6 @@ const SETTLE: Duration = Duration::from_secs(8);
 /// How long reading all partitions may take before something is wrong.
 const CAUGHT_UP_MAX: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(200);
-/// Ticks of /proc in a second: fixed in Linux's interface, whatever the kernel's own are.
-const TICKS_PER_SECOND: f64 = 100.0;
-
-/// What the kernel says of a process.
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    user_seconds: f64,
-    system_seconds: f64,
-    resident_bytes: u64,
-    peak_bytes: u64,
-}
 
 /// Measures it if it was asked for.
 pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
@@ -62,11 +51,11 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     poll_until_read(&mut source)?;
     let caught_up_seconds = started.elapsed().as_secs_f64();
     thread::sleep(SETTLE);
-    let first = standing(mirror.process_id())?;
+    let first = Standing::of(mirror.process_id())?;
     thread::sleep(WATCHED);
-    let second = standing(mirror.process_id())?;
+    let second = Standing::of(mirror.process_id())?;
     source.ask(&format!("trickle {TRICKLE_PER_SECOND} {}", WATCHED.as_secs()))?;
-    let third = standing(mirror.process_id())?;
+    let third = Standing::of(mirror.process_id())?;
     drop(mirror);
     bench.scratch.clear(&copy)?;
     bench.report.line(&format!(
@@ -101,46 +90,4 @@ fn poll_until_read(source: &mut Beside) -> Result<(), BenchError> {
         thread::sleep(POLL);
     }
     Err(BenchError::Slow { what: "reading 10,000 partitions for the first time", limit: CAUGHT_UP_MAX })
-}
-
-fn standing(process_id: u32) -> Result<Standing, BenchError> {
-    let read = |name: &str| {
-        let path = PathBuf::from(format!("/proc/{process_id}/{name}"));
-        std::fs::read_to_string(&path).map_err(|error| BenchError::File { action: "reading", path, error })
-    };
-    let (user_seconds, system_seconds) = processor_time(&read("stat")?);
-    let status = read("status")?;
-    Ok(Standing {
-        user_seconds,
-        system_seconds,
-        resident_bytes: memory(&status, "VmRSS:"),
-        peak_bytes: memory(&status, "VmHWM:"),
-    })
-}
-
-/// User and system seconds of /proc/PID/stat: fields 14 and 15, counted behind the name, which may hold blanks.
-fn processor_time(stat: &str) -> (f64, f64) {
-    let behind_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = |field: usize| {
-        behind_name.split_whitespace().nth(field - 3).and_then(|word| word.parse::<f64>().ok())
-    };
-    (ticks(14).unwrap_or(0.0) / TICKS_PER_SECOND, ticks(15).unwrap_or(0.0) / TICKS_PER_SECOND)
-}
-
-/// A line of /proc/PID/status in bytes; the kernel writes KiB.
-fn memory(status: &str, name: &str) -> u64 {
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) << 10
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_texts_are_read() {
-        let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 250 75 0 0 20 0 1 0 1 2 3";
-        assert_eq!(processor_time(stat), (2.5, 0.75));
-        assert_eq!(memory("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t1024 kB\n", "VmRSS:"), 1 << 20);
-    }
 }

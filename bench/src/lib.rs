@@ -25,6 +25,7 @@ pub mod proof;
 pub mod scratch;
 pub mod source;
 pub mod spread;
+pub mod standing;
 pub mod table;
 pub mod tail;
 

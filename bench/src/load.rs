@@ -18,8 +18,6 @@ use twinlog_log_segment::offset::Offset;
 
 /// The topic that is measured.
 pub const STREAM: &str = "stream";
-/// A topic of one small batch: what a run costs that has nothing to do.
-pub const NOTHING: &str = "nothing";
 /// Larger than a core's own caches would hide nothing, and smaller would be kinder to the sender than a broker is.
 const TEMPLATE_BYTES: usize = 4 << 20;
 /// Bytes of a record around its value, about.

@@ -48,16 +48,17 @@ impl MirrorRun {
     }
 }
 
-/// Mirrors a topic until caught up.
+/// Mirrors a topic until caught up. `started` is told the process.
 pub fn run(
     cores: Cores,
     bootstrap: &str,
     topic: &str,
     data_directory: &Path,
+    started: impl FnOnce(u32) -> Result<(), BenchError>,
 ) -> Result<MirrorRun, BenchError> {
     let mut words = words(cores, bootstrap, topic, data_directory);
     words.push("--until-caught-up".to_owned());
-    let output = children::run(Role::Mirror, &words)?;
+    let output = children::run(Role::Mirror, &words, started)?;
     let refused = |answer: &str| BenchError::Answer { role: Role::Mirror.name(), answer: answer.to_owned() };
     let mut lines = output.lines();
     let report = lines.next().ok_or_else(|| refused("nothing"))?;

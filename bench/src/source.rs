@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   source ─▶ bench   127.0.0.1:PORT 127.0.0.1:PORT         brokers, raw sender
-//!   bench ─▶ source   stream                                ─▶ bytes and seconds sent since it last asked
+//!   bench ─▶ source   watch PROCESS_ID                      ─▶ done; whose CPU time is noted when records flow
+//!                     stream                                ─▶ bytes and seconds sent since it last asked, and
+//!                                                              CPU seconds that the watched process had at first
 //!                     caught                                ─▶ partitions that somebody read to their end
 //!                     trickle BATCHES_PER_SECOND SECONDS    ─▶ done, when it is
 //!   raw               u64 bytes wanted ─▶ so many bytes
@@ -11,16 +13,16 @@
 
 use crate::children::Role;
 use crate::error::BenchError;
-use crate::load::{Load, NOTHING, STREAM, Shape};
+use crate::load::{Load, STREAM, Shape};
+use crate::standing::Standing;
 use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
-use twinlog_daemon::embedded::batch_text::BatchText;
 use twinlog_daemon::embedded::generator::Random;
-use twinlog_daemon::embedded::{Cluster, EmbeddedSource, TopicOptions};
+use twinlog_daemon::embedded::{Cluster, EmbeddedSource};
 use twinlog_io::pin_current_thread;
 
 /// Bytes in one write of the raw sender.
@@ -38,6 +40,9 @@ struct Sent {
     first: Option<Instant>,
     last: Option<Instant>,
     bytes: u64,
+    watched: Option<u32>,
+    /// What the watched process had used when the first records were on their way.
+    cpu_seconds_before: f64,
 }
 
 /// See the file's header. Words: core, shape.
@@ -66,7 +71,12 @@ pub fn play(words: &[String]) -> Result<(), BenchError> {
                 let sent = std::mem::take(&mut *sent.lock().expect("no thread panics with it"));
                 let seconds =
                     sent.first.zip(sent.last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
-                println!("{} {seconds}", sent.bytes);
+                println!("{} {seconds} {}", sent.bytes, sent.cpu_seconds_before);
+            }
+            ["watch", process_id] => {
+                let process_id = process_id.parse().map_err(|_| refused())?;
+                sent.lock().expect("no thread panics with it").watched = Some(process_id);
+                println!("done");
             }
             ["caught"] => println!("{}", source.with_cluster(|cluster| caught(cluster))),
             ["trickle", rate, seconds] => {
@@ -80,12 +90,10 @@ pub fn play(words: &[String]) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// One broker with the measured topic, and one with nearly nothing in it.
+/// One broker with the measured topic.
 pub fn cluster(load: &Load) -> Cluster {
     let mut cluster = Cluster::new(1);
     cluster.create_cyclic_topic(STREAM, load.shape.partitions, &load.template, load.batches_per_partition());
-    cluster.create_topic(NOTHING, TopicOptions::default());
-    cluster.append(NOTHING, 0, BatchText::at(0).timestamp(0).values(1, 100).build());
     cluster
 }
 
@@ -105,7 +113,12 @@ fn look(source: &EmbeddedSource, noted: &Mutex<Sent>) {
         if more >= RECORDS_BYTES_MIN {
             let mut sent = noted.lock().expect("no thread panics with it");
             sent.bytes += more;
-            sent.first.get_or_insert(now.checked_sub(LOOK).unwrap_or(now));
+            if sent.first.is_none() {
+                sent.first = now.checked_sub(LOOK);
+                // One that has ended already had nothing to receive.
+                sent.cpu_seconds_before =
+                    sent.watched.and_then(|id| Standing::of(id).ok()).map_or(0.0, Standing::cpu_seconds);
+            }
             sent.last = Some(now);
         }
     }

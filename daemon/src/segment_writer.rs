@@ -19,9 +19,9 @@ use crate::pool::{Class, Pool};
 use std::collections::VecDeque;
 use twinlog_io::Arena;
 use twinlog_io::Span;
-use twinlog_log_segment::segment::{BLOCK_BYTES, align_down};
 use twinlog_log_segment::batch::BATCH_HEADER_BYTES;
 use twinlog_log_segment::offset::Offset;
+use twinlog_log_segment::segment::{BLOCK_BYTES, align_down};
 
 /// Images that wait for the end of a batch before the first is written unverified. Raising it lets one
 /// large batch hold more memory back.
@@ -82,7 +82,10 @@ pub enum Place {
     /// The pool is empty.
     NoMemory,
     /// The last block must be read back first: `position` of the file into the span.
-    Load { position: u64, into: Span },
+    Load {
+        position: u64,
+        into: Span,
+    },
     /// The last block is being read back, or a withdrawn write must complete first.
     Wait,
 }
@@ -165,7 +168,10 @@ impl SegmentWriter {
     }
     /// Nothing is in memory that is not in the file, and no operation is under way.
     pub fn is_settled(&self) -> bool {
-        self.under_way.is_empty() && !self.loading && !self.receiving && self.completed.position == self.filled
+        self.under_way.is_empty()
+            && !self.loading
+            && !self.receiving
+            && self.completed.position == self.filled
     }
 
     /// Where the next of `expected_bytes` are to be received.
@@ -318,7 +324,13 @@ impl SegmentWriter {
 
     /// The next write that is due, if any. `limit` is how far the file is allocated; `pressed` writes a
     /// full image whose last batch is not whole yet because memory is short.
-    pub fn next_write(&mut self, arena: &mut Arena, pool: &mut Pool, limit: u64, pressed: bool) -> Option<WritePlan> {
+    pub fn next_write(
+        &mut self,
+        arena: &mut Arena,
+        pool: &mut Pool,
+        limit: u64,
+        pressed: bool,
+    ) -> Option<WritePlan> {
         let tail_under_way = self.under_way.iter().any(|each| each.bounce);
         if tail_under_way || self.withdrawn || self.loading || self.under_way.len() >= WRITES_MAX {
             return None;
@@ -373,7 +385,8 @@ impl SegmentWriter {
         let bounce = pool.take(Class::Block)?;
         let part = self.images[index].part(block, writable.position);
         arena.copy_within(part, bounce.start);
-        let padding = Span { start: bounce.start + u64::from(part.length), length: bounce.length - part.length };
+        let padding =
+            Span { start: bounce.start + u64::from(part.length), length: bounce.length - part.length };
         arena.bytes_mut(padding).fill(0);
         Some(self.start_write(block, writable.position, bounce, writable, true))
     }

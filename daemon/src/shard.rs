@@ -38,8 +38,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use twinlog_io::{Engine, EngineError};
 use twinlog_io::{Completion, FileKey, Operation, Outcome, SocketKey, SystemError};
+use twinlog_io::{Engine, EngineError};
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::TopicId;
 use twinlog_sync::credits::{Credits, LaneKind};
@@ -290,7 +290,8 @@ impl<E: Engine> Shard<E> {
         let lanes = tended.iter().filter_map(|lane| lane.lane.deadline()).min();
         let timer = self.timers.first().map(|(at, _)| *at);
         // Credits come back with time and with memory; look again soon while a lane waits for either.
-        let credit = self.lanes.iter().any(LaneIo::waits_for_credit).then(|| self.engine.now() + SECOND / 500);
+        let credit =
+            self.lanes.iter().any(LaneIo::waits_for_credit).then(|| self.engine.now() + SECOND / 500);
         let flush = self.flusher.deadline();
         [lanes, timer, credit, flush, self.disk_full_until].into_iter().flatten().min()
     }

@@ -69,7 +69,14 @@ impl Credits {
     }
 
     /// Grants up to `wanted` bytes to a fetch, given the pool's free bytes, or nothing.
-    pub fn reserve(&mut self, now: Nanoseconds, kind: LaneKind, wanted: u64, pool_free: u64, pool_size: u64) -> Option<u64> {
+    pub fn reserve(
+        &mut self,
+        now: Nanoseconds,
+        kind: LaneKind,
+        wanted: u64,
+        pool_free: u64,
+        pool_size: u64,
+    ) -> Option<u64> {
         let keep = match kind {
             LaneKind::Tail => 0,
             LaneKind::CatchUp => pool_size / 4,
@@ -141,7 +148,8 @@ mod tests {
         let mut credits = Credits::new(1000);
         let mut received = 0;
         for tick in 0..1000u64 {
-            if let Some(granted) = credits.reserve(tick * SECOND, LaneKind::CatchUp, MIB, 64 * MIB, 64 * MIB) {
+            if let Some(granted) = credits.reserve(tick * SECOND, LaneKind::CatchUp, MIB, 64 * MIB, 64 * MIB)
+            {
                 credits.settle(granted, 1000);
                 received += 1000;
             }

@@ -168,7 +168,10 @@ impl fmt::Display for Fault {
                 write!(f, "the source's log ends epoch {epoch} at {end}, ours goes on beyond it")
             }
             Self::NewEpoch { epoch } => {
-                write!(f, "the source has a new leader, of epoch {epoch}: whether it lost data is being asked")
+                write!(
+                    f,
+                    "the source has a new leader, of epoch {epoch}: whether it lost data is being asked"
+                )
             }
             Self::Batch(error) => write!(f, "{error}"),
             Self::BelowExpected { expected, last_offset } => {
@@ -177,10 +180,9 @@ impl fmt::Display for Fault {
             Self::Overlaps { expected, base_offset } => {
                 write!(f, "a batch starts at {base_offset}, below the expected offset {expected}")
             }
-            Self::EpochWentBack { offset, epoch, latest } => write!(
-                f,
-                "the batch at {offset} carries source epoch {epoch} after epoch {latest} was seen"
-            ),
+            Self::EpochWentBack { offset, epoch, latest } => {
+                write!(f, "the batch at {offset} carries source epoch {epoch} after epoch {latest} was seen")
+            }
             Self::NoWholeBatch { offset, records_bytes } => write!(
                 f,
                 "the source sent {records_bytes} bytes at {offset} without one whole batch, several times"

@@ -14,10 +14,10 @@ use crate::backoff::Backoff;
 use crate::credits::LaneKind;
 use crate::fault::code;
 use crate::session::{FetchSession, SessionRequest};
+use crate::wire::WireError;
 use crate::wire::api_versions::{self, Negotiated};
 use crate::wire::fetch_request::{self, FetchHeader, IsolationLevel};
 use crate::wire::fetch_response::FetchDecoder;
-use crate::wire::WireError;
 use crate::{MILLISECOND, Nanoseconds};
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -55,12 +55,23 @@ pub struct LaneOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Idle,
-    BackingOff { until: Nanoseconds },
-    Connecting { deadline: Nanoseconds },
-    Negotiating { deadline: Nanoseconds },
+    BackingOff {
+        until: Nanoseconds,
+    },
+    Connecting {
+        deadline: Nanoseconds,
+    },
+    Negotiating {
+        deadline: Nanoseconds,
+    },
     /// Nothing is under way; a throttle may ask to wait.
-    Ready { not_before: Nanoseconds },
-    Fetching { deadline: Nanoseconds, sent_at: Nanoseconds },
+    Ready {
+        not_before: Nanoseconds,
+    },
+    Fetching {
+        deadline: Nanoseconds,
+        sent_at: Nanoseconds,
+    },
     Closing,
 }
 
@@ -81,8 +92,13 @@ pub enum LaneFault {
     PeerClosed,
     TimedOut,
     Wire(WireError),
-    NoCommonVersion { lowest: i16, highest: i16 },
-    Refused { code: i16 },
+    NoCommonVersion {
+        lowest: i16,
+        highest: i16,
+    },
+    Refused {
+        code: i16,
+    },
     /// The broker's address changed or is not known any more.
     Moved,
     /// The owner ends: nothing is wrong with the connection.

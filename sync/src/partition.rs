@@ -136,7 +136,8 @@ impl Partition {
         bytes_max: u32,
         batch_bytes_max: u32,
     ) -> Self {
-        let seed = (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15;
+        let seed =
+            (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15;
         Self {
             key,
             topic,

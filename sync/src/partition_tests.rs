@@ -28,8 +28,7 @@ fn partition(log_start: i64, end: i64, holds_batches: bool) -> Partition {
         transactions: OpenTransactions::new(),
         holds_batches,
     };
-    let mut partition =
-        Partition::new(PartitionKey { topic: 0, index: 0 }, topic, recovered, MIB, 8 * MIB);
+    let mut partition = Partition::new(PartitionKey { topic: 0, index: 0 }, topic, recovered, MIB, 8 * MIB);
     partition.leader_is(Leader { broker: 1, epoch: LeaderEpoch(4) });
     drain(&mut partition);
     partition

@@ -139,7 +139,8 @@ impl FetchSession {
     fn list_rotated(&mut self, request: &mut SessionRequest) {
         self.dirty.clear();
         self.forgotten.clear();
-        let start = self.rotation.take().and_then(|key| self.entries.range(key..).next().map(|(key, _)| *key));
+        let start =
+            self.rotation.take().and_then(|key| self.entries.range(key..).next().map(|(key, _)| *key));
         let Some(start) = start.or_else(|| self.entries.keys().next().copied()) else { return };
         let rotated = self.entries.range(start..).chain(self.entries.range(..start));
         let mut rotated = rotated.map(|(key, entry)| (*key, entry));

@@ -39,7 +39,12 @@ pub struct TruncationPolicy {
 
 impl Default for TruncationPolicy {
     fn default() -> Self {
-        Self { on_truncation: OnTruncation::Bounded, on_gap: OnGap::Stop, bytes_max: 64 << 20, percent_max: 1 }
+        Self {
+            on_truncation: OnTruncation::Bounded,
+            on_gap: OnGap::Stop,
+            bytes_max: 64 << 20,
+            percent_max: 1,
+        }
     }
 }
 
@@ -60,9 +65,13 @@ pub enum Decision {
     /// Our position is in order: ask again.
     Refetch,
     /// The logs agree below here; what we hold above is to be cut, if the policy allows.
-    Cut { common_end: Offset },
+    Cut {
+        common_end: Offset,
+    },
     /// The source's log begins beyond our end: start anew there, if the policy allows.
-    RestartAt { log_start: Offset },
+    RestartAt {
+        log_start: Offset,
+    },
     Stop(Fault),
 }
 

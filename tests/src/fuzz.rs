@@ -10,7 +10,7 @@
 //!
 //!   log_bytes       batch walk, segment scan, control records
 //!   stored_files    checkpoints, indexes, the small text files, names, operators' instructions
-//!   wire_bytes      Fetch and ApiVersions answers, requests to the embedded source
+//!   wire_bytes      Fetch and ApiVersions answers
 //!   source_answers  whole answers to the control core's client
 //!   operator_words  configuration file, flags, topic patterns
 //! ```
@@ -61,7 +61,6 @@ pub const TARGETS: &[Target] = &[
         .repaired(wire_bytes::fit_frame),
     Target::new("versions_answer", wire_bytes::versions_answer, wire_bytes::versions_answers)
         .repaired(wire_bytes::fit_first_length),
-    Target::new("embedded_request", wire_bytes::embedded_request, wire_bytes::embedded_requests).costing(5),
     Target::new("source_answer", source_answers::source_answer, source_answers::scripts).costing(20),
     Target::new("config_file", operator_words::config_file, operator_words::config_files).costing(4),
     Target::new("topic_pattern", operator_words::topic_pattern, operator_words::topic_patterns).costing(4),
@@ -102,7 +101,8 @@ pub fn target(name: &str) -> Option<&'static Target> {
 
 /// Targets with the same seed must not damage their examples in the same way.
 fn name_seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Cuts a stream into pieces that depend on `seed`; 0 leaves it whole.

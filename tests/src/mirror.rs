@@ -42,8 +42,13 @@ impl Mirror {
 
     /// Sets keys of the link in a configuration file, each as `name = value` in TOML.
     pub fn with_keys(self, keys: &[&str]) -> Self {
+        self.with_configuration(&format!("[link.default]\n{}\n", keys.join("\n")))
+    }
+
+    /// Runs with this configuration file under its flags.
+    pub fn with_configuration(self, text: &str) -> Self {
         let file = self.root.path().join("twinlog.toml");
-        std::fs::write(&file, format!("[link.default]\n{}\n", keys.join("\n"))).expect("written");
+        std::fs::write(&file, text).expect("written");
         self.with(&["--config", file.to_str().expect("paths of tests are UTF-8")])
     }
 

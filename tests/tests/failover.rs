@@ -29,9 +29,13 @@ fn leaders_move_and_brokers_die_while_the_mirror_tails(cluster: &Cluster) {
             cluster.kill_broker(broker);
         }
         poll::poll_until("all partitions have leaders again", || {
-            (0..3).all(|partition| cluster.leader_of("moving", partition).is_some_and(|leader| leader != broker))
+            (0..3).all(|partition| {
+                cluster.leader_of("moving", partition).is_some_and(|leader| leader != broker)
+            })
         });
-        poll::poll_until("the producers go on", || ends(cluster).iter().sum::<i64>() > before.iter().sum::<i64>() + 500);
+        poll::poll_until("the producers go on", || {
+            ends(cluster).iter().sum::<i64>() > before.iter().sum::<i64>() + 500
+        });
         assert!(running.is_running(), "the mirror does not end because a broker did");
         cluster.restart_broker(broker);
         poll::poll_until("every replica is in sync", || {
@@ -72,7 +76,12 @@ fn lose_the_end(cluster: &Cluster, topic: &str, mirror: &Mirror, records: u32) {
     scenario.elect_leader(topic, 0, Election::Unclean);
     poll::poll_until("the stale replica leads", || cluster.leader_of(topic, 0) == Some(3));
     // The log grows past the mirror's end again, with other bytes at the same offsets.
-    scenario.produce_mixed(&Produce { count: records + 500, value_bytes: 500, seed: 6, ..Produce::to(topic) });
+    scenario.produce_mixed(&Produce {
+        count: records + 500,
+        value_bytes: 500,
+        seed: 6,
+        ..Produce::to(topic)
+    });
     cluster.restart_broker(2);
     poll::poll_until("both replicas are in sync", || scenario.describe_topic(topic)[0].in_sync.len() == 2);
 }

@@ -5,6 +5,7 @@
 //! `cargo test -p twinlog-tests --test fuzz_smoke`.
 
 use std::panic::catch_unwind;
+use twinlog_tests::kafka::artifacts::say;
 use twinlog_tests::fuzz::{TARGETS, Target, target};
 
 /// Inputs of a target in an ordinary run; expensive targets get a part of it.
@@ -20,8 +21,11 @@ fn number(name: &str) -> Option<u64> {
 /// Seeds of the inputs on which the target panicked.
 fn attack(target: &'static Target, iterations: u64) -> Vec<u64> {
     let examples = (target.examples)();
+    let inputs = (iterations / target.cost).max(1);
+    // Memory that runs out ends the process at once: then this line alone says where.
+    say(&format!("fuzzing {} with {inputs} inputs", target.name));
     let mut failed = Vec::new();
-    for seed in 0..(iterations / target.cost).max(1) {
+    for seed in 0..inputs {
         let input = target.input(&examples, seed);
         if catch_unwind(|| (target.run)(&input)).is_err() {
             eprintln!(

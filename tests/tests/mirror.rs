@@ -130,7 +130,8 @@ fn a_tailing_mirror_picks_up_topics_and_partitions(cluster: &Cluster) {
     let scenario = cluster.scenario();
     scenario.create_topic("tail-a", 1, 1, &[]);
     scenario.produce_mixed(&Produce::to("tail-a"));
-    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["tail-.*"]).with_keys(&["source.metadata.max.age.ms = 1000"]);
+    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["tail-.*"])
+        .with_keys(&["source.metadata.max.age.ms = 1000"]);
     let running = mirror.tailing().spawn();
     scenario.create_topic("tail-b", 2, 1, &[]);
     scenario.add_partitions("tail-a", 3);
@@ -180,7 +181,8 @@ fn a_topic_created_again_is_never_appended_to_the_old_log(cluster: &Cluster) {
     let scenario = cluster.scenario();
     scenario.create_topic("again", 1, 1, &[]);
     scenario.produce_mixed(&Produce::to("again"));
-    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["again"]).with_keys(&["source.metadata.max.age.ms = 1000"]);
+    let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["again"])
+        .with_keys(&["source.metadata.max.age.ms = 1000"]);
     mirror.caught_up();
     let before = std::fs::read(mirror.partition_directory("again", 0).join("00000000000000000000.log"));
     let mut running = mirror.tailing().spawn();

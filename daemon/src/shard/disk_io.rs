@@ -15,9 +15,9 @@ use super::partition_log::{FileState, Segment};
 use super::{DISK_FULL_PAUSE, RetryKind, Shard};
 use crate::segment_writer::WritePlan;
 use std::sync::atomic::Ordering::Relaxed;
-use twinlog_io::{Job, JobOutcome, Step, StepOutput};
 use twinlog_io::Engine;
 use twinlog_io::{FileKey, Operation, Span, SystemError};
+use twinlog_io::{Job, JobOutcome, Step, StepOutput};
 use twinlog_log_segment::files::SegmentFile;
 use twinlog_log_segment::segment::next_preallocation;
 use twinlog_sync::fault::Fault;
@@ -178,7 +178,10 @@ impl<E: Engine> Shard<E> {
     fn start_write(&mut self, key: SegmentKey, plan: WritePlan, file: FileKey) {
         let WritePlan { position, span, .. } = plan;
         self.counters.written_bytes.fetch_add(u64::from(span.length), Relaxed);
-        self.submit(Pending::Write { segment: key, plan, file }, Operation::Write { file, position, from: span });
+        self.submit(
+            Pending::Write { segment: key, plan, file },
+            Operation::Write { file, position, from: span },
+        );
     }
 
     fn allocate_ahead(&mut self, key: SegmentKey) {
@@ -294,7 +297,10 @@ impl<E: Engine> Shard<E> {
                 let whole = written & !4095;
                 let (span, position) = (plan.span.after(whole), plan.position + u64::from(whole));
                 let rest = Operation::Write { file, position, from: span };
-                return self.submit(Pending::Write { segment: key, plan: WritePlan { span, position, ..plan }, file }, rest);
+                return self.submit(
+                    Pending::Write { segment: key, plan: WritePlan { span, position, ..plan }, file },
+                    rest,
+                );
             }
             Err(error) if error.is_out_of_space() => {
                 return self.disk_is_full(key, RetryKind::Write(plan, file));
@@ -361,7 +367,13 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    pub(super) fn load_done(&mut self, key: SegmentKey, position: u64, span: Span, result: Result<u32, SystemError>) {
+    pub(super) fn load_done(
+        &mut self,
+        key: SegmentKey,
+        position: u64,
+        span: Span,
+        result: Result<u32, SystemError>,
+    ) {
         let path = self.path_of(key);
         let Some(segment) = self.segment_mut(key) else { return };
         let needed = segment.writer.filled() - position;

@@ -17,8 +17,8 @@ use super::partition_log::{FileState, FlushPoint, PENDING_INDEX_BYTES_MAX};
 use super::{FsyncPolicy, Shard, ShardOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
-use twinlog_io::{Job, JobOutcome, Step};
 use twinlog_io::Engine;
+use twinlog_io::{Job, JobOutcome, Step};
 use twinlog_io::{Operation, SystemError};
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_sync::credits::LaneKind;
@@ -121,7 +121,10 @@ impl Flusher {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.round.is_none() && self.dirty.is_empty() && self.to_checkpoint.is_empty() && !self.checkpoint_wanted
+        self.round.is_none()
+            && self.dirty.is_empty()
+            && self.to_checkpoint.is_empty()
+            && !self.checkpoint_wanted
     }
 
     pub fn deadline(&self) -> Option<Nanoseconds> {
@@ -361,9 +364,11 @@ impl<E: Engine> Shard<E> {
         self.flusher.checkpoint_at = now + self.flusher.checkpoint;
         self.flusher.checkpoint_wanted = false;
         let mut slots = std::mem::take(&mut self.flusher.to_checkpoint);
-        let held = self.slots.iter().enumerate().filter(|(_, slot)| {
-            slot.as_ref().is_some_and(|entry| entry.log.has_barrier())
-        });
+        let held = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.as_ref().is_some_and(|entry| entry.log.has_barrier()));
         slots.extend(held.map(|(slot, _)| slot as u32));
         self.append_indexes(&slots);
         self.append_journal(&slots);

@@ -159,7 +159,8 @@ impl<E: Engine> Shard<E> {
     fn connect(&mut self, index: u32) {
         let broker = self.lanes[index as usize].lane.broker;
         let address = self.brokers.get(&broker).copied();
-        let Some((address, socket)) = address.and_then(|address| Some((address, self.free_sockets.pop()?))) else {
+        let Some((address, socket)) = address.and_then(|address| Some((address, self.free_sockets.pop()?)))
+        else {
             self.lanes[index as usize].lane.failed(LaneFault::Moved);
             return;
         };
@@ -242,7 +243,10 @@ impl<E: Engine> Shard<E> {
         assert!(length > 0, "the decoder left a full scratch unconsumed");
         let into = Span { start: scratch.start + u64::from(lane.end), length };
         lane.receiving = true;
-        self.submit(Pending::ReceiveScratch { lane: index }, Operation::Receive { socket, into, fill: false });
+        self.submit(
+            Pending::ReceiveScratch { lane: index },
+            Operation::Receive { socket, into, fill: false },
+        );
     }
 
     pub(super) fn scratch_received(&mut self, index: u32, result: Result<u32, SystemError>) {
@@ -273,7 +277,9 @@ impl<E: Engine> Shard<E> {
             self.events.push_back(super::mailbox::Event::LaneFailed { broker, kind, fault });
         }
         match self.lanes[index as usize].socket {
-            Some(socket) => self.submit(Pending::CloseSocket { lane: index }, Operation::CloseSocket { socket }),
+            Some(socket) => {
+                self.submit(Pending::CloseSocket { lane: index }, Operation::CloseSocket { socket })
+            }
             None => self.socket_closed(index),
         }
     }

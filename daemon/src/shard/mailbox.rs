@@ -26,16 +26,29 @@ pub const EVENTS_MAX: usize = 4_096;
 /// From the control core to one shard.
 pub enum Command {
     /// The broker's address, new or changed.
-    Broker { id: i32, address: SocketAddr },
+    Broker {
+        id: i32,
+        address: SocketAddr,
+    },
     AddPartition(Box<AddPartition>),
     /// Who leads the partition now; `None` while nobody does.
-    Leader { key: PartitionKey, leader: Option<Leader> },
+    Leader {
+        key: PartitionKey,
+        leader: Option<Leader>,
+    },
     /// Release a stopped or classified partition as it is.
-    Resume { key: PartitionKey },
+    Resume {
+        key: PartitionKey,
+    },
     /// Flush, checkpoint and let go of one partition; answered by [`Event::Removed`].
-    Remove { key: PartitionKey },
+    Remove {
+        key: PartitionKey,
+    },
     /// The control core found out why the partition must stand still.
-    Stop { key: PartitionKey, fault: Fault },
+    Stop {
+        key: PartitionKey,
+        fault: Fault,
+    },
     /// Flush, checkpoint, trim and close everything; answered by [`Event::Drained`].
     Drain,
 }
@@ -54,21 +67,45 @@ pub struct AddPartition {
 #[derive(Debug)]
 pub enum Event {
     /// The leader of this partition is not known or not right any more.
-    RefreshMetadata { key: PartitionKey },
+    RefreshMetadata {
+        key: PartitionKey,
+    },
     /// The source does not accept our position; find out why, then `Resume`, `Stop` or replace it.
-    Classify { key: PartitionKey, fault: Fault, epochs: EpochHistory, log_start: Offset, log_end: Offset },
-    Stopped { key: PartitionKey, fault: Fault },
+    Classify {
+        key: PartitionKey,
+        fault: Fault,
+        epochs: EpochHistory,
+        log_start: Offset,
+        log_end: Offset,
+    },
+    Stopped {
+        key: PartitionKey,
+        fault: Fault,
+    },
     /// The topic's log start moved up to here.
-    Trimmed { key: PartitionKey, log_start: Offset },
+    Trimmed {
+        key: PartitionKey,
+        log_start: Offset,
+    },
     /// Everything of the partition is flushed, checkpointed and closed.
-    Removed { key: PartitionKey },
+    Removed {
+        key: PartitionKey,
+    },
     /// A connection was given up; it is tried again by itself.
-    LaneFailed { broker: i32, kind: LaneKind, fault: LaneFault },
+    LaneFailed {
+        broker: i32,
+        kind: LaneKind,
+        fault: LaneFault,
+    },
     Drained,
     /// Nothing more is fetched until there is room; goes on by itself.
-    DiskFull { fault: Fault },
+    DiskFull {
+        fault: Fault,
+    },
     /// The log directory cannot be trusted any more; nothing is written there from now on.
-    Halted { fault: Fault },
+    Halted {
+        fault: Fault,
+    },
 }
 
 /// What a shard publishes of one partition: written by the shard alone, read by anyone, relaxed.

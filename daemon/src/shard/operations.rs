@@ -29,12 +29,23 @@ pub enum SyncFor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Directory, file, first allocation.
-    Open { segment: SegmentKey, file: FileKey, length: u64 },
-    Allocate { segment: SegmentKey, length: u64 },
+    Open {
+        segment: SegmentKey,
+        file: FileKey,
+        length: u64,
+    },
+    Allocate {
+        segment: SegmentKey,
+        length: u64,
+    },
     /// Trim to size, indexes complete and synced.
-    Finish { segment: SegmentKey },
+    Finish {
+        segment: SegmentKey,
+    },
     /// Trim of an idle file before it is closed.
-    TrimIdle { segment: SegmentKey },
+    TrimIdle {
+        segment: SegmentKey,
+    },
     /// Planned index entries go to their files.
     AppendIndexes,
     /// The journal's records, after the index entries that they speak of.
@@ -46,18 +57,46 @@ pub enum Work {
 /// An operation in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
-    Connect { lane: u32 },
-    Send { lane: u32, span: Span },
+    Connect {
+        lane: u32,
+    },
+    Send {
+        lane: u32,
+        span: Span,
+    },
     /// Into the lane's scratch.
-    ReceiveScratch { lane: u32 },
+    ReceiveScratch {
+        lane: u32,
+    },
     /// Straight into an image of this partition.
-    ReceiveDirect { lane: u32, slot: u32 },
-    CloseSocket { lane: u32 },
-    Write { segment: SegmentKey, plan: WritePlan, file: FileKey },
+    ReceiveDirect {
+        lane: u32,
+        slot: u32,
+    },
+    CloseSocket {
+        lane: u32,
+    },
+    Write {
+        segment: SegmentKey,
+        plan: WritePlan,
+        file: FileKey,
+    },
     /// The last block of a segment comes back into memory.
-    Load { segment: SegmentKey, position: u64, span: Span },
-    Sync { segment: SegmentKey, file: FileKey, purpose: SyncFor },
-    CloseFile { segment: SegmentKey, file: FileKey, finished: bool },
+    Load {
+        segment: SegmentKey,
+        position: u64,
+        span: Span,
+    },
+    Sync {
+        segment: SegmentKey,
+        file: FileKey,
+        purpose: SyncFor,
+    },
+    CloseFile {
+        segment: SegmentKey,
+        file: FileKey,
+        finished: bool,
+    },
     Job(Work),
 }
 

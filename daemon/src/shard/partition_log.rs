@@ -10,8 +10,8 @@
 use crate::recovery::RecoveredPartition;
 use crate::segment_writer::{Mark, SegmentWriter};
 use std::path::{Path, PathBuf};
-use twinlog_io::Step;
 use twinlog_io::FileKey;
+use twinlog_io::Step;
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::SegmentFile;
 use twinlog_log_segment::index::{IndexState, PendingIndexes};

@@ -299,20 +299,41 @@ impl<E: Engine> Shard<E> {
         let lanes = self.lanes.iter().map(|lane| {
             let at = lane.current.as_ref().map(|current| current.slot);
             let (state, stall, partitions) = (lane.lane.state(), lane.stall, lane.lane.session.len());
-            format!("lane {} {:?}: {state:?} {stall:?} at {at:?}, {partitions} partitions", lane.lane.broker, lane.lane.kind)
+            format!(
+                "lane {} {:?}: {state:?} {stall:?} at {at:?}, {partitions} partitions",
+                lane.lane.broker, lane.lane.kind
+            )
         });
         let slots = self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let entry = slot.as_ref()?;
-            let flags = [(entry.dirty, "dirty"), (entry.flushing, "flushing"), (entry.evicting, "evicting"), (entry.removing, "removing")];
+            let flags = [
+                (entry.dirty, "dirty"),
+                (entry.flushing, "flushing"),
+                (entry.evicting, "evicting"),
+                (entry.removing, "removing"),
+            ];
             let flags: Vec<&str> = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
-            let closing = entry.log.closing.as_ref().map(|segment| format!("{:?} {:?}", segment.file, segment.writer));
+            let closing =
+                entry.log.closing.as_ref().map(|segment| format!("{:?} {:?}", segment.file, segment.writer));
             let active = &entry.log.active;
-            Some(format!("slot {index}: {:?} {flags:?} {:?} allocated {} {:?} closing {closing:?}", entry.partition.state(), active.file, active.allocated, active.writer))
+            Some(format!(
+                "slot {index}: {:?} {flags:?} {:?} allocated {} {:?} closing {closing:?}",
+                entry.partition.state(),
+                active.file,
+                active.allocated,
+                active.writer
+            ))
         });
         let rest = format!(
             "pool {} of {}, reserved {}, operations {}, retries {}, full {:?}, halted {:?}, {:?}",
-            self.pool.free_bytes(), self.pool.size_bytes(), self.credits.reserved(), self.operations.in_flight(),
-            self.retries.len(), self.disk_full_until, self.halted, self.flusher
+            self.pool.free_bytes(),
+            self.pool.size_bytes(),
+            self.credits.reserved(),
+            self.operations.in_flight(),
+            self.retries.len(),
+            self.disk_full_until,
+            self.halted,
+            self.flusher
         );
         lanes.chain(slots).chain([rest]).collect::<Vec<_>>().join("\n")
     }

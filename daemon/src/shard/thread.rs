@@ -5,8 +5,10 @@ use super::{Shard, ShardOptions};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use twinlog_io::{AnyEngine, Engine, EngineError, EngineOptions, EnginePreference, EngineReport, open_engine};
 use twinlog_io::Waker;
+use twinlog_io::{
+    AnyEngine, Engine, EngineError, EngineOptions, EnginePreference, EngineReport, open_engine,
+};
 
 /// What the control core holds of a running shard.
 pub struct ShardHandle {

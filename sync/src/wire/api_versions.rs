@@ -56,7 +56,11 @@ fn read_body(frame: &[u8], correlation_id: i32) -> Result<Negotiated, WireError>
     }
     let count = reader.i32().ok_or(short)?;
     if count < 0 || i64::from(count) * 6 > frame.len() as i64 {
-        return Err(WireError::BadLength { field: "api_keys", value: count.into(), bound: frame.len() as i64 / 6 });
+        return Err(WireError::BadLength {
+            field: "api_keys",
+            value: count.into(),
+            bound: frame.len() as i64 / 6,
+        });
     }
     let mut fetch = Negotiated::NoCommonVersion { lowest: -1, highest: -1 };
     for _ in 0..count {

@@ -97,9 +97,15 @@ pub fn write_request(
         writer.i32(header.session_id);
         writer.i32(header.session_epoch);
     }
-    write_topics(&mut writer, version, partitions, |each| &each.topic, |writer, each| {
-        write_partition(writer, version, each);
-    });
+    write_topics(
+        &mut writer,
+        version,
+        partitions,
+        |each| &each.topic,
+        |writer, each| {
+            write_partition(writer, version, each);
+        },
+    );
     if version >= VERSION_WITH_SESSIONS {
         write_topics(&mut writer, version, forgotten, |each| &each.0, |writer, each| writer.i32(each.1));
     }

@@ -61,7 +61,11 @@ pub struct PartitionTail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The answer as a whole. `session_id` is 0 where the broker keeps none.
-    Response { throttle_ms: i32, error: i16, session_id: i32 },
+    Response {
+        throttle_ms: i32,
+        error: i16,
+        session_id: i32,
+    },
     /// A topic starts; [`FetchDecoder::topic`] names it.
     Topic,
     /// A partition starts; its records follow.
@@ -159,7 +163,11 @@ impl FetchDecoder {
 
     /// The topic of the last [`Event::Topic`].
     pub fn topic(&self) -> TopicKey<'_> {
-        if self.version >= 13 { TopicKey::Id(self.id) } else { TopicKey::Name(&self.name[..self.name_length]) }
+        if self.version >= 13 {
+            TopicKey::Id(self.id)
+        } else {
+            TopicKey::Name(&self.name[..self.name_length])
+        }
     }
 
     /// Bytes of the current records field that the owner has not taken yet.
@@ -434,7 +442,11 @@ impl FetchDecoder {
                 Some(-1) => 0,
                 Some(length) if length >= 0 => length.cast_unsigned(),
                 Some(length) => {
-                    return Err(WireError::BadLength { field, value: length.into(), bound: i64::from(i32::MAX) });
+                    return Err(WireError::BadLength {
+                        field,
+                        value: length.into(),
+                        bound: i64::from(i32::MAX),
+                    });
                 }
                 None => return Ok(None),
             }

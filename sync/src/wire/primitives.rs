@@ -142,7 +142,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Request header: v1 for classic, v2 for flexible messages.
-    pub fn request_header(&mut self, api_key: i16, version: i16, correlation_id: i32, client_id: &str, flexible: bool) {
+    pub fn request_header(
+        &mut self,
+        api_key: i16,
+        version: i16,
+        correlation_id: i32,
+        client_id: &str,
+        flexible: bool,
+    ) {
         self.i16(api_key);
         self.i16(version);
         self.i32(correlation_id);

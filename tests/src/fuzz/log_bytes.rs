@@ -39,7 +39,11 @@ fn judge(bytes: &[u8]) -> Judged {
     let total = usize::try_from(length).expect("an accepted length") + PREFIX_BYTES;
     assert!(total >= HEADER_BYTES && total <= bytes.len() && total <= BATCH_BYTES_MAX as usize, "{total}");
     assert_eq!(bytes[16], 2, "magic");
-    assert_eq!(u32::from_be_bytes(number(bytes, 17)), crc32c(&[&bytes[21..total]]), "CRC of an accepted batch");
+    assert_eq!(
+        u32::from_be_bytes(number(bytes, 17)),
+        crc32c(&[&bytes[21..total]]),
+        "CRC of an accepted batch"
+    );
     let base_offset = i64::from_be_bytes(number(bytes, 0));
     let delta = i32::from_be_bytes(number(bytes, 23));
     assert!(base_offset >= 0 && delta >= 0 && i32::from_be_bytes(number(bytes, 57)) >= 0);
@@ -161,7 +165,8 @@ pub fn reseal_log(input: &mut Vec<u8>) {
     let mut at = CHOICES;
     while let Some(batch) = input.get_mut(at..).filter(|rest| rest.len() >= HEADER_BYTES) {
         let total = i64::from(i32::from_be_bytes(number(batch, 8))) + PREFIX_BYTES as i64;
-        let Some(total) = usize::try_from(total).ok().filter(|total| (HEADER_BYTES..=batch.len()).contains(total))
+        let Some(total) =
+            usize::try_from(total).ok().filter(|total| (HEADER_BYTES..=batch.len()).contains(total))
         else {
             return;
         };
@@ -178,7 +183,11 @@ pub fn logs() -> Vec<Vec<u8>> {
     let logs: [Vec<BatchBuilder>; 8] = [
         vec![],
         vec![at(0).records(3, 20).timestamps(100, 103), at(3).records(1, 500).timestamps(90, 90)],
-        vec![at(7).records(2, 10).last_offset_delta(11), at(40).leader_epoch(3), at(44).records(1, 0).leader_epoch(4)],
+        vec![
+            at(7).records(2, 10).last_offset_delta(11),
+            at(40).leader_epoch(3),
+            at(44).records(1, 0).leader_epoch(4),
+        ],
         vec![
             at(0).records(2, 30).transactional(9, 0, 0),
             at(2).records(1, 5).producer(4, 1, 7),
@@ -187,7 +196,10 @@ pub fn logs() -> Vec<Vec<u8>> {
             marker(6, ControlKind::Commit),
             marker(7, ControlKind::Other(3)),
         ],
-        vec![at(0).body(5, &[0x5a; 300]).attributes(2).last_offset_delta(4), at(5).body(2, &[1; 40]).attributes(1 << 3 | 4)],
+        vec![
+            at(0).body(5, &[0x5a; 300]).attributes(2).last_offset_delta(4),
+            at(5).body(2, &[1; 40]).attributes(1 << 3 | 4),
+        ],
         vec![at(i64::from(i32::MAX) - 2).records(2, 8), at(i64::from(i32::MAX)).records(1, 8)],
         vec![at(i64::MAX - 4).records(2, 8)],
         (0..12).map(|index| at(index * 10).records(4, 700).timestamps(index, index + 1)).collect(),

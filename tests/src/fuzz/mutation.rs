@@ -12,9 +12,45 @@ const DAMAGES_MAX: u64 = 6;
 
 /// Numbers at the edges of types, of the product's own bounds and of its headers.
 const EDGES: &[i64] = &[
-    0, 1, -1, -2, 2, 4, 7, 12, 14, 16, 17, 48, 49, 50, 60, 61, 62, 127, 128, 249, 250, 255, 256, 512, 4_095, 4_096,
-    16_383, 16_384, 32_767, 32_768, 65_535, 65_536, 1 << 20, i32::MAX as i64, i32::MIN as i64, u32::MAX as i64,
-    i64::MAX, i64::MIN, i64::MAX - 1,
+    0,
+    1,
+    -1,
+    -2,
+    2,
+    4,
+    7,
+    12,
+    14,
+    16,
+    17,
+    48,
+    49,
+    50,
+    60,
+    61,
+    62,
+    127,
+    128,
+    249,
+    250,
+    255,
+    256,
+    512,
+    4_095,
+    4_096,
+    16_383,
+    16_384,
+    32_767,
+    32_768,
+    65_535,
+    65_536,
+    1 << 20,
+    i32::MAX as i64,
+    i32::MIN as i64,
+    u32::MAX as i64,
+    i64::MAX,
+    i64::MIN,
+    i64::MAX - 1,
 ];
 
 /// Variable-length numbers that are too long, too large, or almost.
@@ -29,15 +65,35 @@ const VARINTS: &[&[u8]] = &[
 
 /// Characters that mean something to some parser.
 const WORDS: &[&[u8]] = &[
-    b"\n", b" ", b"\0", b"=", b"[", b"]", b"(", b")*", b"\"", b"'", b"..", b"/", b"-", b"--", b",", b":", b"{9999}",
-    b"99999999999999999999", b"-1", b"\xff", b"\xc3\x28", b"a.",
+    b"\n",
+    b" ",
+    b"\0",
+    b"=",
+    b"[",
+    b"]",
+    b"(",
+    b")*",
+    b"\"",
+    b"'",
+    b"..",
+    b"/",
+    b"-",
+    b"--",
+    b",",
+    b":",
+    b"{9999}",
+    b"99999999999999999999",
+    b"-1",
+    b"\xff",
+    b"\xc3\x28",
+    b"a.",
 ];
 
 /// A damaged copy of one of the examples; once in a while an undamaged one, or noise.
 pub fn damage(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     if random.one_in(50) {
         let length = random.below(300) as usize;
-        return (0..length).map(|_| random.next() as u8).collect();
+        return (0..length).map(|_| random.number() as u8).collect();
     }
     let mut bytes = random.pick(examples).clone();
     for _ in 0..random.below(DAMAGES_MAX + 1) {
@@ -57,7 +113,7 @@ fn damage_once(bytes: &mut Vec<u8>, examples: &[Vec<u8>], random: &mut Random) {
         }
         2 => {
             if let Some(byte) = bytes.get_mut(at) {
-                *byte = random.next() as u8;
+                *byte = random.number() as u8;
             }
         }
         3 => overwrite(bytes, at, &(*random.pick(EDGES) as i32).to_be_bytes()),
@@ -128,7 +184,8 @@ mod tests {
     fn some_examples_stay_whole() {
         let mut random = Random::new(2);
         let example = vec![5; 40];
-        let whole = (0..500).filter(|_| damage(std::slice::from_ref(&example), &mut random) == example).count();
+        let whole =
+            (0..500).filter(|_| damage(std::slice::from_ref(&example), &mut random) == example).count();
         assert!((10..250).contains(&whole), "{whole} of 500");
     }
 }

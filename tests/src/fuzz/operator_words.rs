@@ -35,7 +35,12 @@ fn check_settings(settings: Result<Settings, impl std::fmt::Display>) {
         Ok(settings) => {
             let link = &settings.link;
             assert!(!link.source.bootstrap_servers.is_empty() && !link.topics.is_empty());
-            assert!(link.source.bootstrap_servers.iter().all(|server| server.port != 0 && !server.host.is_empty()));
+            assert!(
+                link.source
+                    .bootstrap_servers
+                    .iter()
+                    .all(|server| server.port != 0 && !server.host.is_empty())
+            );
             assert!(link.fetch_bytes_max <= link.fetch_response_bytes_max);
             assert!(link.segment_bytes > 0 && link.batch_bytes_max > 0 && settings.memory_bytes > 0);
             // One directory below the data directory, beside our own.
@@ -77,7 +82,15 @@ pub fn topic_pattern(input: &[u8]) {
 }
 
 pub fn topic_patterns() -> Vec<Vec<u8>> {
-    let texts = ["orders", "orders.*|bills", "(a|aa)+$", "[a-z]{1,20}\\.eu", "^(?:x)$", "(?i)ORDERS", "(?:a{30}){30}"];
+    let texts = [
+        "orders",
+        "orders.*|bills",
+        "(a|aa)+$",
+        "[a-z]{1,20}\\.eu",
+        "^(?:x)$",
+        "(?i)ORDERS",
+        "(?:a{30}){30}",
+    ];
     texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
@@ -109,8 +122,17 @@ pub fn flag_value(input: &[u8]) {
 
 pub fn flag_values() -> Vec<Vec<u8>> {
     let texts = [
-        "orders-3=1200", "my-orders-0=0", "512MiB", "1 GB", "1048576", "1,3-5", "auto", "0-1023", "broker:9092",
-        "[::1]:9092", "PLAINTEXT://broker:9092",
+        "orders-3=1200",
+        "my-orders-0=0",
+        "512MiB",
+        "1 GB",
+        "1048576",
+        "1,3-5",
+        "auto",
+        "0-1023",
+        "broker:9092",
+        "[::1]:9092",
+        "PLAINTEXT://broker:9092",
     ];
     texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }

@@ -1,4 +1,4 @@
-//! Bytes of a connection: Fetch and ApiVersions answers as the shard reads them, requests to the embedded source.
+//! Bytes of a data connection: Fetch and ApiVersions answers, as a shard reads them.
 //!
 //! A Fetch answer is driven as a lane drives it: a scratch of bounded size, records taken from wherever they
 //! are, batches walked. Its input begins with two bytes: the version, and how the stream is cut.
@@ -65,6 +65,8 @@ fn decode(version: i16, stream: &[u8], cut: u8) -> Decoded {
                 Ok(step) => step,
                 Err(error) => {
                     decoded.error = Some(error);
+                    // The connection is closed now: how much of its last bytes were read means nothing.
+                    decoded.consumed = decoded.events.last().map_or(0, |(consumed, _)| *consumed);
                     return decoded;
                 }
             };
@@ -130,28 +132,6 @@ pub fn versions_answer(input: &[u8]) {
             }
         }
     }
-}
-
-pub fn embedded_request(input: &[u8]) {
-    let mut cluster = small_cluster();
-    match cluster.handle(BROKER, 0, Bytes::copy_from_slice(input)) {
-        Reply::Now(chunks) => assert_is_a_frame(&chunks),
-        Reply::Wait(pending) => {
-            let until = pending.until();
-            match cluster.resume(until, pending) {
-                Reply::Now(chunks) => assert_is_a_frame(&chunks),
-                other => panic!("a wait that is over is answered, not {other:?}"),
-            }
-        }
-        Reply::Silence => panic!("nobody asked for silence"),
-        Reply::Close(reason) => assert!(!reason.to_string().is_empty()),
-    }
-}
-
-fn assert_is_a_frame(chunks: &[Bytes]) {
-    let bytes = chunks.concat();
-    let length = i32::from_be_bytes(*bytes.first_chunk().expect("a length"));
-    assert_eq!(length as usize, bytes.len() - 4);
 }
 
 /// The length in front of a Fetch answer.
@@ -251,43 +231,4 @@ pub fn versions_answers() -> Vec<Vec<u8>> {
         answer(0, &[[1, 0, 11]]),
         answer(35, &[]),
     ]
-}
-
-pub fn embedded_requests() -> Vec<Vec<u8>> {
-    let cluster = small_cluster();
-    let fetches = (FETCH_VERSION_MIN..=FETCH_VERSION_MAX).map(|version| fetch_request(&cluster, version, 0, -1));
-    let mut examples: Vec<Vec<u8>> = fetches.collect();
-    let mut versions = Vec::new();
-    api_versions::write_request(&mut versions, CORRELATION_ID, "fuzz");
-    examples.push(versions.split_off(4));
-    let request = |api_key: i16, version: i16, body: &dyn Fn(&mut Writer<'_>)| {
-        let mut out = Vec::new();
-        let mut writer = Writer::start(&mut out);
-        writer.request_header(api_key, version, CORRELATION_ID, "fuzz", false);
-        body(&mut writer);
-        writer.finish();
-        out.split_off(4)
-    };
-    let one_partition = |writer: &mut Writer<'_>| {
-        writer.i32(1);
-        writer.string(false, "orders");
-        writer.i32(1);
-        writer.i32(0);
-    };
-    // Metadata v1, ListOffsets v1, OffsetForLeaderEpoch v2.
-    examples.push(request(3, 1, &|writer| {
-        writer.i32(1);
-        writer.string(false, "orders");
-    }));
-    examples.push(request(2, 1, &|writer| {
-        writer.i32(-1);
-        one_partition(writer);
-        writer.i64(-1);
-    }));
-    examples.push(request(23, 2, &|writer| {
-        one_partition(writer);
-        writer.i32(-1);
-        writer.i32(0);
-    }));
-    examples
 }

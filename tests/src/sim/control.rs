@@ -127,7 +127,11 @@ impl Control {
         let found = &recovered.checkpoint;
         println!(
             "{}: recovered {} to {}, segment {} at {} of {}",
-            found.partition.directory_name(), found.log_start, found.log_end, found.segment_base, found.position,
+            found.partition.directory_name(),
+            found.log_start,
+            found.log_end,
+            found.segment_base,
+            found.position,
             recovered.file_bytes
         );
         for alarm in &recovered.alarms {
@@ -136,7 +140,13 @@ impl Control {
         }
         let counters = Arc::new(PartitionCounters::default());
         self.counters.insert(key, counters.clone());
-        shard.command(Command::AddPartition(Box::new(AddPartition { key, topic, directory, recovered, counters })));
+        shard.command(Command::AddPartition(Box::new(AddPartition {
+            key,
+            topic,
+            directory,
+            recovered,
+            counters,
+        })));
         Ok(())
     }
 
@@ -211,11 +221,7 @@ impl Control {
             let end = log.epochs().end_of(latest.epoch, log.log_end_offset())?;
             Some((end.epoch, end.start))
         });
-        SourceLog {
-            log_start: log.log_start_offset(),
-            log_end: log.last_stable_offset(),
-            our_epoch_end,
-        }
+        SourceLog { log_start: log.log_start_offset(), log_end: log.last_stable_offset(), our_epoch_end }
     }
 
     fn removed(
@@ -246,8 +252,14 @@ impl Control {
                 assert!(permitted.is_ok(), "this world follows every cut");
                 let to = common_end.max(checkpoint.log_start).min(log_end);
                 let batch_bytes_max = BATCH_BYTES_MAX;
-                let request =
-                    CutRequest { directory, journal_directory, cuts_directory, checkpoint, to, batch_bytes_max };
+                let request = CutRequest {
+                    directory,
+                    journal_directory,
+                    cuts_directory,
+                    checkpoint,
+                    to,
+                    batch_bytes_max,
+                };
                 store::truncate_partition(&mut self.disk, &request)?
             }
             Decision::RestartAt { log_start: at } => {

@@ -79,7 +79,7 @@ impl SimulatedEngine {
 
     /// The process is killed now: writes in flight tear, the job under way stops at any step.
     pub fn die(&mut self) {
-        let mut random = Random::new(self.around().random.next());
+        let mut random = Random::new(self.around().random.number());
         for flight in std::mem::take(&mut self.in_flight) {
             if let Operation::Write { file, position, from } = flight.operation {
                 let bytes = self.arena.bytes(from).to_vec();
@@ -179,7 +179,13 @@ impl SimulatedEngine {
         flight
     }
 
-    fn receive(&mut self, index: usize, socket: SocketKey, into: twinlog_io::Span, fill: bool) -> Option<Outcome> {
+    fn receive(
+        &mut self,
+        index: usize,
+        socket: SocketKey,
+        into: twinlog_io::Span,
+        fill: bool,
+    ) -> Option<Outcome> {
         let connection = *self.sockets.get(&socket)?;
         let short = self.around().random.one_in(20);
         let now = self.look().now;
@@ -218,7 +224,8 @@ impl SimulatedEngine {
     }
 
     fn write(&mut self, file: FileKey, position: u64, from: twinlog_io::Span) -> Outcome {
-        assert!(position % 4096 == 0 && from.start % 4096 == 0 && from.length % 4096 == 0, "unaligned write");
+        let aligned = [position, from.start, u64::from(from.length)];
+        assert!(aligned.iter().all(|each| each.is_multiple_of(4096)), "unaligned write");
         let blocks = u64::from(from.length) / 4096;
         let mut around = self.around();
         let length = match blocks > 1 && around.random.one_in(20) {
@@ -284,7 +291,8 @@ impl SimulatedEngine {
     }
 
     fn next_due(&self) -> Option<u64> {
-        let flights = self.in_flight.iter().map(|flight| flight.due).filter(|due| *due > self.look().now).min();
+        let flights =
+            self.in_flight.iter().map(|flight| flight.due).filter(|due| *due > self.look().now).min();
         let job = self.jobs.front().map(|(_, _, due)| *due);
         let network = self.look().network.next_arrival(self.look().now);
         [flights, job, network].into_iter().flatten().min()

@@ -30,7 +30,9 @@ impl Workload {
                 cluster.append_placed(topic, index, gap.build());
             }
             4 if random.one_in(4) => {
-                let large = BatchText::at(0).timestamp(self.written).values(1, 200_000 + random.below(200_000) as usize);
+                let large = BatchText::at(0)
+                    .timestamp(self.written)
+                    .values(1, 200_000 + random.below(200_000) as usize);
                 cluster.append(topic, index, large.build());
             }
             _ => {

@@ -64,7 +64,11 @@ pub fn live(seed: u64) {
 }
 
 fn policy() -> TruncationPolicy {
-    TruncationPolicy { on_truncation: OnTruncation::Follow, on_gap: OnGap::Continue, ..TruncationPolicy::default() }
+    TruncationPolicy {
+        on_truncation: OnTruncation::Follow,
+        on_gap: OnGap::Continue,
+        ..TruncationPolicy::default()
+    }
 }
 
 impl World {
@@ -90,8 +94,8 @@ impl World {
             // Below 9 a fetch carries no epoch at all, and lost data at the source cannot be told.
             cluster.limit_version(fetch, 9 + random.below(9) as i16);
         }
-        let network = Network::new(cluster, random.next());
-        let engine_random = Random::new(random.next());
+        let network = Network::new(cluster, random.number());
+        let engine_random = Random::new(random.number());
         let surroundings = Surroundings { now: 1_000_000, random: engine_random, network };
         let disk = SimulatedDisk::default();
         Self {
@@ -226,12 +230,8 @@ impl World {
 
     fn some_partition(&mut self) -> (String, i32) {
         let around = self.surroundings.borrow();
-        let partitions: Vec<(String, i32)> = around
-            .network
-            .cluster
-            .partitions()
-            .map(|(topic, index, _)| (topic.to_owned(), index))
-            .collect();
+        let partitions: Vec<(String, i32)> =
+            around.network.cluster.partitions().map(|(topic, index, _)| (topic.to_owned(), index)).collect();
         drop(around);
         self.random.pick(&partitions).clone()
     }
@@ -354,7 +354,8 @@ impl World {
                 let log = cluster.partition(name, index).expect("it exists");
                 let delivered = counters.delivered.load(Relaxed);
                 let epoch_seen = counters.source_seen_at.load(Relaxed) > 0;
-                epoch_seen && delivered == log.last_stable_offset().value().max(counters.log_start.load(Relaxed))
+                epoch_seen
+                    && delivered == log.last_stable_offset().value().max(counters.log_start.load(Relaxed))
             })
     }
 
