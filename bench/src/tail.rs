@@ -70,14 +70,17 @@ struct Figures {
 pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let mut table = Table::new(&[
         "record",
+        "load",
         "MB/s",
         "batches/s",
         "stage",
-        "samples",
         "p50 ms",
         "p99 ms",
         "p99.9 ms",
         "most ms",
+        "fetches",
+        "memory stalls",
+        "producer late ms",
     ]);
     let mut measured = false;
     for record_bytes in [KIB, 16 * KIB] {

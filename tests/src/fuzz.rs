@@ -37,7 +37,7 @@ pub struct Target {
     /// Valid inputs.
     pub examples: fn() -> Vec<Vec<u8>>,
     /// Makes checksums right again, or else no damage would be seen behind them.
-    pub repair: Option<fn(&mut Vec<u8>)>,
+    pub repair: Option<fn(&mut [u8])>,
     /// Runs once where cheap targets run so many times.
     pub cost: u64,
 }
@@ -73,7 +73,7 @@ impl Target {
         Target { name, run, examples, repair: None, cost: 1 }
     }
 
-    const fn repaired(self, repair: fn(&mut Vec<u8>)) -> Target {
+    const fn repaired(self, repair: fn(&mut [u8])) -> Target {
         Target { repair: Some(repair), ..self }
     }
 

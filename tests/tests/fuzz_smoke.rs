@@ -5,8 +5,8 @@
 //! `cargo test -p twinlog-tests --test fuzz_smoke`.
 
 use std::panic::catch_unwind;
-use twinlog_tests::kafka::artifacts::say;
 use twinlog_tests::fuzz::{TARGETS, Target, target};
+use twinlog_tests::kafka::artifacts::say;
 
 /// Inputs of a target in an ordinary run; expensive targets get a part of it.
 const ITERATIONS: u64 = 20_000;

@@ -55,7 +55,8 @@ fn the_engine_without_io_uring_and_the_page_cache_give_the_same_store() {
 
 /// Room taken on disk, not file lengths: a reserved end counts.
 fn occupied_bytes(directory: &Path) -> u64 {
-    let output = std::process::Command::new("du").args(["-s", "-B1"]).arg(directory).output().expect("du runs");
+    let output =
+        std::process::Command::new("du").args(["-s", "-B1"]).arg(directory).output().expect("du runs");
     let text = String::from_utf8_lossy(&output.stdout);
     text.split_whitespace().next().and_then(|word| word.parse().ok()).expect("du prints a number first")
 }

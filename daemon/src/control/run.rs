@@ -122,7 +122,7 @@ impl std::error::Error for RunError {}
 /// How a run ended.
 enum End {
     CaughtUp,
-    Unmet(Vec<String>),
+    Unmet,
     Signal,
     Halted(String),
 }
@@ -341,7 +341,7 @@ async fn follow(
             match supervisor.standing(now) {
                 Standing::Going => {}
                 Standing::CaughtUp => return End::CaughtUp,
-                Standing::Unmet(sentences) => return End::Unmet(sentences),
+                Standing::Unmet => return End::Unmet,
             }
         }
         watchdog.feed(supervisor);
@@ -405,8 +405,9 @@ fn finish(supervisor: &mut Supervisor, end: End, options: &RunOptions, started: 
     }
     supervisor.finish();
     let (outcome, mut unmet) = match end {
+        // Asked again after the drain, which delivers what was received until then.
         End::CaughtUp => ("caught_up", supervisor.unmet()),
-        End::Unmet(sentences) => ("incomplete", sentences),
+        End::Unmet => ("incomplete", supervisor.unmet()),
         End::Signal if options.until_caught_up => ("incomplete", supervisor.unmet()),
         End::Signal => ("stopped_by_signal", Vec::new()),
         End::Halted(reason) => ("failed", vec![reason]),
@@ -415,7 +416,12 @@ fn finish(supervisor: &mut Supervisor, end: End, options: &RunOptions, started: 
     unmet.extend(supervisor.halted().map(str::to_owned).filter(|reason| !unmet.contains(reason)));
     unmet.extend(failed);
     let done = unmet.is_empty() && outcome != "failed";
-    let outcome = if done || outcome == "incomplete" { outcome } else { "failed" };
+    let outcome = match outcome {
+        // What was missing before the drain is here after it.
+        "incomplete" if done => "caught_up",
+        outcome if done || outcome == "incomplete" => outcome,
+        _ => "failed",
+    };
     let link = supervisor.settings().link.name.clone();
     let report = Report::new(&link, outcome, unmet, supervisor.mirrors(), started.elapsed());
     match options.output {

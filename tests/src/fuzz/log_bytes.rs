@@ -161,7 +161,7 @@ pub fn control_record(input: &[u8]) {
 }
 
 /// Writes the right CRC into every batch that can be found by its length.
-pub fn reseal_log(input: &mut Vec<u8>) {
+pub fn reseal_log(input: &mut [u8]) {
     let mut at = CHOICES;
     while let Some(batch) = input.get_mut(at..).filter(|rest| rest.len() >= HEADER_BYTES) {
         let total = i64::from(i32::from_be_bytes(number(batch, 8))) + PREFIX_BYTES as i64;

@@ -10,7 +10,6 @@
 
 use super::wire_bytes::small_cluster;
 use bytes::Bytes;
-use std::future::Future;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,28 +96,26 @@ async fn serve(listener: &TcpListener, cluster: &mut Cluster, api_key: i16, dama
     }
 }
 
-fn serve_one<'a>(
-    stream: &'a mut TcpStream,
-    cluster: &'a mut Cluster,
+async fn serve_one(
+    stream: &mut TcpStream,
+    cluster: &mut Cluster,
     api_key: i16,
-    damages: &'a [u8],
-) -> impl Future<Output = Option<()>> + 'a {
-    async move {
-        let length = stream.read_u32().await.ok()?;
-        let mut request = vec![0; length as usize];
-        stream.read_exact(&mut request).await.ok()?;
-        let is_damaged = request.get(..2)? == api_key.to_be_bytes();
-        let mut answer = match cluster.handle(BROKER, 0, Bytes::from(request)) {
-            Reply::Now(chunks) => chunks.concat(),
-            Reply::Wait(_) | Reply::Silence | Reply::Close(_) => return None,
-        };
-        if is_damaged {
-            damages.as_chunks::<DAMAGE_BYTES>().0.iter().for_each(|each| damage(&mut answer, *each));
-            let length = (answer.len() - 4) as u32;
-            answer[..4].copy_from_slice(&length.to_be_bytes());
-        }
-        stream.write_all(&answer).await.ok()
+    damages: &[u8],
+) -> Option<()> {
+    let length = stream.read_u32().await.ok()?;
+    let mut request = vec![0; length as usize];
+    stream.read_exact(&mut request).await.ok()?;
+    let is_damaged = request.get(..2)? == api_key.to_be_bytes();
+    let mut answer = match cluster.handle(BROKER, 0, Bytes::from(request)) {
+        Reply::Now(chunks) => chunks.concat(),
+        Reply::Wait(_) | Reply::Silence | Reply::Close(_) => return None,
+    };
+    if is_damaged {
+        damages.as_chunks::<DAMAGE_BYTES>().0.iter().for_each(|each| damage(&mut answer, *each));
+        let length = (answer.len() - 4) as u32;
+        answer[..4].copy_from_slice(&length.to_be_bytes());
     }
+    stream.write_all(&answer).await.ok()
 }
 
 fn damage(answer: &mut Vec<u8>, [kind, high, low, value]: [u8; DAMAGE_BYTES]) {

@@ -47,7 +47,7 @@ pub fn checkpoint(input: &[u8]) {
 }
 
 /// The frame's own length and CRC.
-pub fn reseal_checkpoint(input: &mut Vec<u8>) {
+pub fn reseal_checkpoint(input: &mut [u8]) {
     let Some(length) = input.len().checked_sub(FRAME_BYTES) else { return };
     input[6..10].copy_from_slice(&(length as u32).to_be_bytes());
     let crc = crc32c(&[&input[4..10], &input[FRAME_BYTES..]]);

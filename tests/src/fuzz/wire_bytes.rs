@@ -135,14 +135,14 @@ pub fn versions_answer(input: &[u8]) {
 }
 
 /// The length in front of a Fetch answer.
-pub fn fit_frame(input: &mut Vec<u8>) {
+pub fn fit_frame(input: &mut [u8]) {
     if let Some(length) = input.len().checked_sub(CHOICES + 4) {
         input[CHOICES..CHOICES + 4].copy_from_slice(&(length as u32).to_be_bytes());
     }
 }
 
 /// The length in front of any other frame.
-pub fn fit_first_length(input: &mut Vec<u8>) {
+pub fn fit_first_length(input: &mut [u8]) {
     if let Some(length) = input.len().checked_sub(4) {
         input[..4].copy_from_slice(&(length as u32).to_be_bytes());
     }

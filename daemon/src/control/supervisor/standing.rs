@@ -32,8 +32,8 @@ pub enum Standing {
     Going,
     /// All of it was received. Whether it is delivered is known after the drain.
     CaughtUp,
-    /// It will not become better by waiting; the sentences say what is missing and why.
-    Unmet(Vec<String>),
+    /// It will not become better by waiting; [`Supervisor::unmet`] says what is missing and why.
+    Unmet,
 }
 
 impl Supervisor {
@@ -58,7 +58,7 @@ impl Supervisor {
             (false, true) => all_stopped,
         };
         let leaderless = start_is_over && !open.is_empty() && open.iter().all(|mirror| is_hopeless(mirror));
-        if nothing_to_expect || stuck || leaderless { Standing::Unmet(self.unmet()) } else { Standing::Going }
+        if nothing_to_expect || stuck || leaderless { Standing::Unmet } else { Standing::Going }
     }
 
     /// A sentence for everything that was wanted and is not here.
