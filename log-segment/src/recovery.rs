@@ -155,7 +155,7 @@ impl fmt::Display for RefuseReason {
         match self {
             RefuseReason::ActiveSegmentMissing => f.write_str(
                 "the segment file that the checkpoint says was flushed is not there: mount or restore the data \
-                 directory, or let the partition be fetched anew with `mirror resume --restart-from`",
+                 directory, or mirror the topic anew under another link",
             ),
         }
     }

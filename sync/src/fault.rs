@@ -191,7 +191,7 @@ impl fmt::Display for Fault {
             Self::TopicRecreated { mirrored, found } => write!(
                 f,
                 "the topic was deleted and created again: mirrored id {mirrored}, now {found}; \
-                 mirror it under another link or remove its directory"
+                 mirror the new one under another link"
             ),
             Self::TopicDeleted => write!(f, "the topic was deleted at the source; its mirror is kept"),
             Self::Gap { log_end, source_start } => write!(

@@ -9,7 +9,8 @@
 //! ```
 //! Sans-io: the time is an argument, connections are the caller's. The same calls in the same order give the
 //! same answers. Verbs that change the cluster panic on a topic or partition that does not exist: they are
-//! called by this program's own code. Requests never panic.
+//! called by this program's own code. It listens on loopback only, to this program: a request with a hostile
+//! array length is not told from an honest one before memory is reserved for it.
 
 use super::partition_log::PartitionLog;
 use super::records::CyclicTemplate;
