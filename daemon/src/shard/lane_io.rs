@@ -269,7 +269,7 @@ impl<E: Engine> Shard<E> {
     fn close_lane(&mut self, index: u32) {
         let lane = &mut self.lanes[index as usize];
         let granted = lane.lane.take_granted();
-        self.credits.settle(granted, lane.granted_received.min(granted));
+        self.credits.settle(lane.lane.kind, granted, lane.granted_received.min(granted));
         if let Some(fault) = lane.lane.last_fault()
             && fault != LaneFault::Ended
         {

@@ -135,7 +135,7 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let granted = lane.lane.answered(now);
-        self.credits.settle(granted, lane.granted_received);
+        self.credits.settle(lane.lane.kind, granted, lane.granted_received);
         self.fetch_if_ready(index, now);
     }
 
