@@ -98,6 +98,10 @@ struct Slot {
     flushing: bool,
     /// Its images are wanted back as soon as they are written.
     evicting: bool,
+    /// Listed in [`Shard::warm_order`].
+    warm: bool,
+    /// Listed in [`Shard::open_order`].
+    opened: bool,
     /// It is to leave this shard.
     removing: bool,
     /// Its timer in [`Shard::timers`].

@@ -18,9 +18,9 @@ pub enum LaneKind {
 /// A fetch below this is not worth its round trip; with less to give, the lane waits.
 pub const GRANT_BYTES_MIN: u64 = 64 * 1024;
 
-/// Bytes that catching up may hold at once, promised or in images. More would not make a disk faster: it
-/// only spreads the same stream over memory that has left the cache (measured: a third more CPU per byte
-/// with 300 MiB than with 40).
+/// Bytes that catching up may hold at once, promised or on their way to the disk. More would not make a
+/// disk faster: it only spreads the same stream over memory that has left the cache (measured: a third more
+/// CPU per byte with 300 MiB than with 40).
 pub const CATCH_UP_BYTES_MAX: u64 = 48 << 20;
 /// What one fetch of catching up gets all the same, so that images of ten thousand trickles cannot stop it.
 const CATCH_UP_BYTES_MIN: u64 = 4 << 20;
@@ -61,6 +61,16 @@ impl Bandwidth {
     }
 }
 
+/// How a shard's memory is used at this moment, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub size: u64,
+    pub free: u64,
+    /// In images that wait for more of their partition: an image each, however many partitions are fetched.
+    /// They are no backlog of the disk and do not count against the window of catching up.
+    pub resting: u64,
+}
+
 /// The credits of one shard.
 #[derive(Clone, Debug)]
 pub struct Credits {
@@ -77,23 +87,17 @@ impl Credits {
         Self { bandwidth: Bandwidth::new(bytes_per_second), reserved: 0, catching_up: 0 }
     }
 
-    /// Grants up to `wanted` bytes to a fetch, given the pool's free bytes, or nothing.
-    pub fn reserve(
-        &mut self,
-        now: Nanoseconds,
-        kind: LaneKind,
-        wanted: u64,
-        pool_free: u64,
-        pool_size: u64,
-    ) -> Option<u64> {
-        let free = pool_free.saturating_sub(self.reserved);
-        let memory = match kind {
+    /// Grants up to `wanted` bytes to a fetch, or nothing.
+    pub fn reserve(&mut self, now: Nanoseconds, kind: LaneKind, wanted: u64, memory: Memory) -> Option<u64> {
+        let free = memory.free.saturating_sub(self.reserved);
+        let room = match kind {
             LaneKind::Tail => free,
             LaneKind::CatchUp => {
-                let held = self.reserved + (pool_size - pool_free);
+                let used = (memory.size - memory.free).saturating_sub(memory.resting);
+                let held = self.reserved + used;
                 let least = if self.catching_up == 0 { CATCH_UP_BYTES_MIN } else { 0 };
                 let window = CATCH_UP_BYTES_MAX.saturating_sub(held).max(least);
-                free.saturating_sub(pool_size / 4).min(window)
+                free.saturating_sub(memory.size / 4).min(window)
             }
         };
         // A cap below the smallest fetch must still move: then one such fetch may overdraw the bucket.
@@ -101,7 +105,7 @@ impl Credits {
         let bandwidth = self.bandwidth.available(now, kind);
         let capped = self.bandwidth.bytes_per_second > 0;
         let small_cap = capped && self.bandwidth.bytes_per_second < 4 * floor && bandwidth > 0;
-        let granted = wanted.min(memory).min(if small_cap { floor } else { bandwidth });
+        let granted = wanted.min(room).min(if small_cap { floor } else { bandwidth });
         if granted < floor {
             return None;
         }
@@ -135,14 +139,18 @@ mod tests {
     use super::*;
     const MIB: u64 = 1 << 20;
 
+    fn memory(free: u64, size: u64) -> Memory {
+        Memory { size, free, resting: 0 }
+    }
+
     #[test]
     fn promises_never_exceed_the_pool_and_the_tail_gets_the_last_quarter() {
         let mut credits = Credits::new(0);
         let (free, size) = (16 * MIB, 16 * MIB);
-        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), Some(12 * MIB));
-        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), None);
-        assert_eq!(credits.reserve(0, LaneKind::Tail, 16 * MIB, free, size), Some(4 * MIB));
-        assert_eq!(credits.reserve(0, LaneKind::Tail, MIB, free, size), None);
+        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), Some(12 * MIB));
+        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), None);
+        assert_eq!(credits.reserve(0, LaneKind::Tail, 16 * MIB, memory(free, size)), Some(4 * MIB));
+        assert_eq!(credits.reserve(0, LaneKind::Tail, MIB, memory(free, size)), None);
         credits.settle(LaneKind::CatchUp, 12 * MIB, 10 * MIB);
         assert_eq!(credits.reserved(), 4 * MIB);
     }
@@ -154,7 +162,9 @@ mod tests {
         let mut received = 0;
         for tick in 0..1000u64 {
             let now = tick * SECOND / 100;
-            if let Some(granted) = credits.reserve(now, LaneKind::CatchUp, 4 * MIB, 64 * MIB, 64 * MIB) {
+            if let Some(granted) =
+                credits.reserve(now, LaneKind::CatchUp, 4 * MIB, memory(64 * MIB, 64 * MIB))
+            {
                 credits.settle(LaneKind::CatchUp, granted, granted);
                 received += granted;
             }
@@ -168,7 +178,8 @@ mod tests {
         let mut credits = Credits::new(1000);
         let mut received = 0;
         for tick in 0..1000u64 {
-            if let Some(granted) = credits.reserve(tick * SECOND, LaneKind::CatchUp, MIB, 64 * MIB, 64 * MIB)
+            if let Some(granted) =
+                credits.reserve(tick * SECOND, LaneKind::CatchUp, MIB, memory(64 * MIB, 64 * MIB))
             {
                 credits.settle(LaneKind::CatchUp, granted, 1000);
                 received += 1000;
@@ -182,14 +193,17 @@ mod tests {
         let mut credits = Credits::new(0);
         let size = 1024 * MIB;
         for _ in 0..3 {
-            assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, size, size), Some(16 * MIB));
+            assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(size, size)), Some(16 * MIB));
         }
-        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, size, size), None);
+        assert_eq!(credits.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(size, size)), None);
         let mut crowded = Credits::new(0);
         let free = size / 2;
-        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), Some(4 * MIB));
-        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), None);
+        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), Some(4 * MIB));
+        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), None);
+        let resting = Memory { size, free, resting: size / 2 };
+        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, resting), Some(16 * MIB));
+        crowded.settle(LaneKind::CatchUp, 16 * MIB, 16 * MIB);
         crowded.settle(LaneKind::CatchUp, 4 * MIB, 4 * MIB);
-        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, free, size), Some(4 * MIB));
+        assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), Some(4 * MIB));
     }
 }

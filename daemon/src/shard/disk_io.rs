@@ -85,7 +85,10 @@ impl<E: Engine> Shard<E> {
         steps.extend(indexes);
         // The names must survive before a checkpoint speaks of them.
         steps.push(Step::SyncDirectory { path: directory });
-        self.open_order.push_back(key.slot);
+        let entry = self.slots[key.slot as usize].as_mut().expect("a segment belongs to a slot");
+        if !std::mem::replace(&mut entry.opened, true) {
+            self.open_order.push_back(key.slot);
+        }
         self.submit(Pending::Job(Work::Open { segment: key, file, length }), Operation::Job(Job::new(steps)));
     }
 
@@ -94,6 +97,9 @@ impl<E: Engine> Shard<E> {
         for _ in 0..self.open_order.len() {
             let Some(slot) = self.open_order.pop_front() else { return };
             if self.try_close_idle(slot) {
+                if let Some(entry) = self.slots[slot as usize].as_mut() {
+                    entry.opened = false;
+                }
                 return;
             }
             self.open_order.push_back(slot);
@@ -252,6 +258,9 @@ impl<E: Engine> Shard<E> {
             Work::Open { segment: key, file, .. } => {
                 self.free_files.push(file);
                 self.open_order.retain(|slot| *slot != key.slot);
+                if let Some(entry) = self.slots[key.slot as usize].as_mut() {
+                    entry.opened = false;
+                }
                 if let Some(segment) = self.segment_mut(key) {
                     segment.file = FileState::Closed;
                 }
@@ -460,6 +469,7 @@ impl<E: Engine> Shard<E> {
             let Some(slot) = self.warm_order.pop_front() else { return };
             let Some(entry) = self.slots[slot as usize].as_mut() else { continue };
             if entry.log.active.writer.is_cold() {
+                entry.warm = false;
                 continue;
             }
             self.warm_order.push_back(slot);
@@ -479,6 +489,7 @@ impl<E: Engine> Shard<E> {
             && entry.log.active.writer.release(&mut self.pool)
         {
             entry.evicting = false;
+            entry.warm = false;
             self.warm_order.retain(|each| *each != slot);
         }
     }

@@ -2,13 +2,14 @@
 
 use super::Shard;
 use super::operations::Pending;
-use crate::pool::Class;
+use crate::pool::{Class, SLAB_BYTES};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use twinlog_io::Engine;
 use twinlog_io::{Operation, SocketKey, Span, SystemError};
 use twinlog_log_segment::walk::BatchWalk;
 use twinlog_sync::Nanoseconds;
+use twinlog_sync::credits::Memory;
 use twinlog_sync::fault::Fault;
 use twinlog_sync::lane::{Action, Lane, LaneFault, State};
 use twinlog_sync::partition::RecordsOutcome;
@@ -130,8 +131,9 @@ impl<E: Engine> Shard<E> {
         if quiet {
             return;
         }
-        let (free, size) = (self.pool.free_bytes(), self.pool.size_bytes());
-        match self.credits.reserve(now, lane.lane.kind, wanted, free, size) {
+        let resting = self.warm_order.len() as u64 * u64::from(SLAB_BYTES);
+        let memory = Memory { size: self.pool.size_bytes(), free: self.pool.free_bytes(), resting };
+        match self.credits.reserve(now, lane.lane.kind, wanted, memory) {
             Some(granted) => {
                 lane.granted_received = 0;
                 lane.lane.fetch(now, granted);

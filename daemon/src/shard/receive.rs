@@ -179,9 +179,9 @@ impl<E: Engine> Shard<E> {
             return Step::Wait;
         }
         let entry = self.slots[slot as usize].as_mut().expect("a current partition stays");
-        let was_cold = entry.log.active.writer.is_cold();
         let place = entry.log.active.writer.place(&mut self.pool, left);
-        if was_cold && !entry.log.active.writer.is_cold() {
+        if !entry.warm && !entry.log.active.writer.is_cold() {
+            entry.warm = true;
             self.warm_order.push_back(slot);
         }
         match place {

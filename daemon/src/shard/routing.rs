@@ -51,6 +51,8 @@ impl<E: Engine> Shard<E> {
             lane: None,
             flushing: false,
             evicting: false,
+            warm: false,
+            opened: false,
             removing: false,
             dirty: false,
             timer: None,
