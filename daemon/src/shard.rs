@@ -254,8 +254,8 @@ impl<E: Engine> Shard<E> {
             (Pending::Write { segment, plan, file }, outcome) => {
                 self.write_done(segment, plan, file, result_of(outcome));
             }
-            (Pending::Load { segment, position, span }, outcome) => {
-                self.load_done(segment, position, span, result_of(outcome));
+            (Pending::Load { segment, position }, outcome) => {
+                self.load_done(segment, position, result_of(outcome));
             }
             (Pending::Sync { segment, purpose, .. }, outcome) => {
                 self.sync_done(segment, purpose, result_of(outcome));

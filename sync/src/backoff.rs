@@ -23,10 +23,6 @@ impl Backoff {
         self.failures = 0;
     }
 
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
-
     /// The pause before the next try: between half and all of the doubled, capped step.
     pub fn pause(&mut self) -> Nanoseconds {
         let step = BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);

@@ -20,7 +20,7 @@
 use crate::Nanoseconds;
 use crate::backoff::Backoff;
 use crate::credits::LaneKind;
-use crate::fault::{Fault, Verdict, code};
+use crate::fault::{Fault, Verdict};
 use crate::ledger::Ledger;
 use crate::session::PartitionKey;
 use crate::wire::fetch_request::{FetchPosition, Topic};
@@ -430,14 +430,6 @@ impl Partition {
     fn back_off(&mut self, now: Nanoseconds) {
         self.state = State::BackingOff { until: now + self.backoff.pause() };
         self.actions.push_back(Action::LeaveSession);
-    }
-
-    /// An unknown topic id or a topic error can also mean deletion; the owner asks the cluster.
-    pub fn may_be_deleted(error: i16) -> bool {
-        matches!(
-            error,
-            code::UNKNOWN_TOPIC_OR_PARTITION | code::UNKNOWN_TOPIC_ID | code::INCONSISTENT_TOPIC_ID
-        )
     }
 }
 

@@ -69,10 +69,6 @@ impl FetchSession {
         self.entries.keys().copied()
     }
 
-    pub fn contains(&self, key: PartitionKey) -> bool {
-        self.entries.contains_key(&key)
-    }
-
     /// Bytes that one answer can usefully bring: what its partitions may send at most.
     pub fn bytes_wanted(&self, response_bytes_max: u64) -> u64 {
         let each = self.entries.values().next().map_or(0, |entry| u64::from(entry.wanted.bytes_max));

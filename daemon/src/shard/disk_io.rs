@@ -365,7 +365,7 @@ impl<E: Engine> Shard<E> {
         let segment = entry.log.segment(key.base).expect("a segment that loads stays");
         match segment.file {
             FileState::Open(file) => {
-                let pending = Pending::Load { segment: key, position, span };
+                let pending = Pending::Load { segment: key, position };
                 self.submit(pending, Operation::Read { file, position, into: span });
             }
             // Opened by `ready_for_field`; the load is asked for again when it is open.
@@ -376,13 +376,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    pub(super) fn load_done(
-        &mut self,
-        key: SegmentKey,
-        position: u64,
-        span: Span,
-        result: Result<u32, SystemError>,
-    ) {
+    pub(super) fn load_done(&mut self, key: SegmentKey, position: u64, result: Result<u32, SystemError>) {
         let path = self.path_of(key);
         let Some(segment) = self.segment_mut(key) else { return };
         let needed = segment.writer.filled() - position;
@@ -391,7 +385,6 @@ impl<E: Engine> Shard<E> {
             Ok(_) => self.halt("reading back", path, SystemError::INPUT_OUTPUT),
             Err(error) => self.halt("reading back", path, error),
         }
-        let _ = span;
     }
 
     /// The closing segment is all in its file: sync it, then trim it and complete its indexes.

@@ -85,7 +85,6 @@ pub enum Pending {
     Load {
         segment: SegmentKey,
         position: u64,
-        span: Span,
     },
     Sync {
         segment: SegmentKey,
