@@ -109,8 +109,9 @@ impl fmt::Display for Difference {
 
 /// Every batch of a partition directory that holds an offset at or above `from_offset`.
 ///
-/// Reads the directory of a broker that is running too: what follows the last whole batch must be the
-/// zeros of preallocation, or nothing.
+/// What follows the last whole batch must be the zeros of preallocation, or nothing. A broker that is
+/// appending meanwhile shows its last batch page by page: the answer may then be
+/// [`Difference::NotABatch`], and reading again cures it.
 pub fn concatenated_batches(directory: &Path, from_offset: i64) -> Result<Vec<BatchBytes>, Difference> {
     let mut files = segment_files(directory, "log")?;
     // Names are base offsets of 20 digits: the order of names is the order of offsets.
