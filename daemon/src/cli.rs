@@ -6,7 +6,9 @@
 
 mod verify_command;
 
-use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Settings, check_link_name, explain};
+use crate::config::{
+    ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, check_link_name, explain,
+};
 use crate::control::check::{CheckRequest, check};
 use crate::control::instruction::Release;
 use crate::control::resume::{ResumeRequest, resume};
@@ -310,11 +312,16 @@ impl CheckArgs {
         if let Some(source) = &self.source {
             raw.set(&link, "bootstrap.servers", RawValue::Text(source.clone()));
         }
-        let (directory, source) = (raw.has("data.dir"), raw.has_link_value(&link, "bootstrap.servers"));
+        let (directory, source) =
+            (raw.has("data.dir"), raw.has_link_value(&link, Scope::Source, "bootstrap.servers"));
         // What was not said is not looked at; the table still wants a value.
-        let defaults = [("data.dir", "."), ("bootstrap.servers", "127.0.0.1:9092"), ("topics", ".*")];
-        for (name, value) in defaults {
-            if !raw.has(name) && !raw.has_link_value(&link, name) {
+        let defaults = [
+            (Scope::Daemon, "data.dir", "."),
+            (Scope::Source, "bootstrap.servers", "127.0.0.1:9092"),
+            (Scope::Link, "topics", ".*"),
+        ];
+        for (scope, name, value) in defaults {
+            if !raw.has(name) && !raw.has_link_value(&link, scope, name) {
                 raw.set(&link, name, RawValue::Text(value.to_owned()));
             }
         }

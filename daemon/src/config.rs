@@ -13,15 +13,17 @@ mod explain;
 mod file;
 mod key;
 mod settings;
+mod topic_filter;
 mod topic_pattern;
 mod value;
 
 pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
-pub use key::{KEYS, Key, Kind, Scope, key};
-pub use settings::{LinkSettings, Settings, SourceSettings};
+pub use key::{KEYS, Key, Kind, Scope, key, key_in};
+pub use settings::{GuestSettings, LinkSettings, Settings, SourceSettings};
 pub(crate) use settings::{check_link_name, journal_directory};
+pub use topic_filter::{FilterError, TopicFilters};
 pub use topic_pattern::{PatternError, TopicPattern};
 pub use value::{HostPort, RawValue, Value, ValueError, parse_bytes};
 

@@ -196,8 +196,10 @@ fn the_reference_configuration_holds_every_key_with_its_default() {
     let raw = RawConfig::read(&path).unwrap_or_else(|error| panic!("{error}"));
     let link = twinlog_daemon::config::DEFAULT_LINK;
     for key in KEYS {
-        let given =
-            if key.scope == Scope::Daemon { raw.has(key.name) } else { raw.has_link_value(link, key.name) };
+        let given = match key.scope {
+            Scope::Daemon => raw.has(key.name),
+            scope => raw.has_link_value(link, scope, key.name),
+        };
         assert!(given, "{} is not in {}", key.path(), path.display());
     }
     let reference = Settings::from_raw(&raw, None).unwrap_or_else(|error| panic!("{error}"));

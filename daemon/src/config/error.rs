@@ -43,6 +43,18 @@ pub enum ConfigError {
     Missing {
         key: &'static Key,
     },
+    /// Not given, although another value asks for it.
+    MissingFor {
+        key: &'static Key,
+        because: &'static str,
+    },
+    /// Neither `topics` nor filters that may create mirror topics.
+    NothingToMirror,
+    /// The last port of the guest's listener.
+    PortsExceeded {
+        port: u16,
+        ids: usize,
+    },
     Value {
         key: &'static Key,
         value: String,
@@ -99,6 +111,19 @@ impl fmt::Display for ConfigError {
                 Scope::Daemon => write!(f, "{} is missing: {}", key.name, key.help),
                 scope => write!(f, "{} is missing in {scope}: {}", key.name, key.help),
             },
+            Self::MissingFor { key, because } => {
+                write!(f, "{} is missing in {}, {because} needs it: {}", key.name, key.scope, key.help)
+            }
+            Self::NothingToMirror => write!(
+                f,
+                "nothing is to be mirrored: topics is missing in [link.NAME]; give it, or \
+                 auto.create.mirror.topics.enable = true with auto.create.mirror.topics.filters"
+            ),
+            Self::PortsExceeded { port, ids } => write!(
+                f,
+                "guest.listener has port {port}, and {ids} ids need a port each up to 65535 at most; choose a \
+                 lower port"
+            ),
             Self::Value { key, value, why } => {
                 write!(f, "{} = {value} is refused: {why}; allowed: {}", key.name, key.kind)
             }

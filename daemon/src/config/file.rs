@@ -4,12 +4,13 @@
 //!   data.dir = "..."                                  daemon
 //!   [link.west]             flush.ms = 250            link west
 //!   [link.west.source]      bootstrap.servers = ".."  source of link west
+//!   [link.west.destination] mode = "guest"            destination of link west
 //! ```
 //! TOML reads `bootstrap.servers` as a table in a table; here it becomes one name again. Flags are put
 //! over the file with [`RawConfig::set`] before anything is parsed, so that both obey the same table.
 
 use super::error::ConfigError;
-use super::key::{Key, Scope, key, nearest};
+use super::key::{Key, Scope, key, key_in, nearest};
 use super::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +20,8 @@ use toml::{Table, Value};
 const LINK_TABLE: &str = "link";
 /// The table of a link that holds its source's keys.
 const SOURCE_TABLE: &str = "source";
+/// The table of a link that holds its destination's keys.
+const DESTINATION_TABLE: &str = "destination";
 /// Kafka's keys for what connections cannot do yet.
 const UNSUPPORTED_PREFIXES: [&str; 2] = ["ssl.", "sasl."];
 /// A larger file is no configuration; it would be held in memory twice.
@@ -31,6 +34,7 @@ type RawValues = BTreeMap<&'static str, RawValue>;
 pub struct RawLink {
     pub(super) link: RawValues,
     pub(super) source: RawValues,
+    pub(super) destination: RawValues,
 }
 
 /// Everything that was said, not yet parsed.
@@ -76,14 +80,19 @@ impl RawConfig {
             let link = self.links.entry(name.clone()).or_default();
             let place = format!("[link.{name}]");
             for (key, value) in table {
-                match value {
-                    Value::Table(table) if key == SOURCE_TABLE => {
-                        let place = format!("[link.{name}.source]");
-                        for (key, value) in table {
-                            read_key(&mut link.source, Scope::Source, &place, key, value)?;
-                        }
+                let (table, into, scope) = match value {
+                    Value::Table(table) if key == SOURCE_TABLE => (table, &mut link.source, Scope::Source),
+                    Value::Table(table) if key == DESTINATION_TABLE => {
+                        (table, &mut link.destination, Scope::Destination)
                     }
-                    value => read_key(&mut link.link, Scope::Link, &place, key, value)?,
+                    value => {
+                        read_key(&mut link.link, Scope::Link, &place, key, value)?;
+                        continue;
+                    }
+                };
+                let place = format!("[link.{name}.{key}]");
+                for (key, value) in table {
+                    read_key(into, scope, &place, key, value)?;
                 }
             }
         }
@@ -97,6 +106,7 @@ impl RawConfig {
             Scope::Daemon => &mut self.daemon,
             Scope::Link => &mut self.links.entry(link.to_owned()).or_default().link,
             Scope::Source => &mut self.links.entry(link.to_owned()).or_default().source,
+            Scope::Destination => &mut self.links.entry(link.to_owned()).or_default().destination,
         };
         values.insert(key.name, value);
     }
@@ -111,9 +121,14 @@ impl RawConfig {
         self.daemon.contains_key(name)
     }
 
-    /// Whether a value was given for a key of a link or of its source.
-    pub fn has_link_value(&self, link: &str, name: &str) -> bool {
-        let given = |link: &RawLink| link.link.contains_key(name) || link.source.contains_key(name);
+    /// Whether a value was given for a key at one place of a link.
+    pub fn has_link_value(&self, link: &str, scope: Scope, name: &str) -> bool {
+        let given = |link: &RawLink| match scope {
+            Scope::Daemon => false,
+            Scope::Link => link.link.contains_key(name),
+            Scope::Source => link.source.contains_key(name),
+            Scope::Destination => link.destination.contains_key(name),
+        };
         self.links.get(link).is_some_and(given)
     }
 }
@@ -134,10 +149,10 @@ fn read_key(
     if UNSUPPORTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
         return Err(ConfigError::Unsupported { key: name, table: table.to_owned() });
     }
-    let known: &Key = key(&name).ok_or_else(|| unknown(&name, table))?;
-    if known.scope != scope {
-        return Err(ConfigError::Misplaced { key: known, table: table.to_owned() });
-    }
+    let Some(known): Option<&Key> = key_in(scope, &name) else {
+        let elsewhere = key(&name).map(|key| ConfigError::Misplaced { key, table: table.to_owned() });
+        return Err(elsewhere.unwrap_or_else(|| unknown(&name, table)));
+    };
     let shape = || ConfigError::Shape { key: name.clone(), table: table.to_owned() };
     let raw = match value {
         Value::Array(items) => {
@@ -154,7 +169,9 @@ fn text_of(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),
         Value::Boolean(truth) => Some(truth.to_string()),
-        Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+        // A filter: kept as the JSON text that Kafka's users write.
+        Value::Table(table) => serde_json::to_string(table).ok(),
+        Value::Float(_) | Value::Datetime(_) | Value::Array(_) => None,
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Scope {
     Link,
     /// In `[link.NAME.source]`.
     Source,
+    /// In `[link.NAME.destination]`.
+    Destination,
 }
 
 impl fmt::Display for Scope {
@@ -22,6 +24,7 @@ impl fmt::Display for Scope {
             Self::Daemon => "the top level",
             Self::Link => "[link.NAME]",
             Self::Source => "[link.NAME.source]",
+            Self::Destination => "[link.NAME.destination]",
         })
     }
 }
@@ -50,8 +53,14 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `HOST:PORT`, one or more.
     Servers,
+    /// One `HOST:PORT`.
+    Server,
+    /// Broker ids such as `900-904`.
+    BrokerIds,
     /// Topic names and anchored regular expressions.
     Topics,
+    /// Filters as Cluster Linking has them: name, patternType, filterType.
+    TopicFilters,
     Text {
         bytes_max: usize,
     },
@@ -70,7 +79,10 @@ impl fmt::Display for Kind {
             Self::Number { min, max } => write!(f, "{min} to {max}"),
             Self::Choice(choices) => write!(f, "{}", choices.join(" | ")),
             Self::Servers => write!(f, "HOST:PORT, one or more"),
+            Self::Server => write!(f, "one HOST:PORT"),
+            Self::BrokerIds => write!(f, "broker ids such as 900-904, two or more"),
             Self::Topics => write!(f, "topic names or regular expressions"),
+            Self::TopicFilters => write!(f, "filters with name, patternType and filterType"),
             Self::Text { bytes_max } => write!(f, "text of at most {bytes_max} bytes"),
         }
     }
@@ -100,22 +112,20 @@ pub struct Key {
     pub default: &'static str,
     /// Whether a running daemon can take a new value.
     pub reloadable: bool,
+    /// It must be given.
+    pub required: bool,
     /// One line.
     pub help: &'static str,
 }
 
 impl Key {
-    /// A key without a default must be given.
-    pub fn is_required(&self) -> bool {
-        self.default.is_empty() && !matches!(self.kind, Kind::Text { .. })
-    }
-
     /// Name with the table it stands in.
     pub fn path(&self) -> String {
         match self.scope {
             Scope::Daemon => self.name.to_owned(),
             Scope::Link => format!("link.NAME.{}", self.name),
             Scope::Source => format!("link.NAME.source.{}", self.name),
+            Scope::Destination => format!("link.NAME.destination.{}", self.name),
         }
     }
 }
@@ -132,15 +142,48 @@ const HOUR_MS: u64 = 3_600_000;
 pub const MEMORY_BYTES_MIN: u64 = 64 * MIB;
 
 const fn daemon(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
-    Key { name, scope: Scope::Daemon, kind, default, reloadable: false, help }
+    Key {
+        name,
+        scope: Scope::Daemon,
+        kind,
+        default,
+        reloadable: false,
+        required: must_be_given(kind, default),
+        help,
+    }
 }
 
 const fn link(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
-    Key { name, scope: Scope::Link, kind, default, reloadable: false, help }
+    Key {
+        name,
+        scope: Scope::Link,
+        kind,
+        default,
+        reloadable: false,
+        required: must_be_given(kind, default),
+        help,
+    }
 }
 
 const fn source(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
-    Key { name, scope: Scope::Source, kind, default, reloadable: false, help }
+    Key {
+        name,
+        scope: Scope::Source,
+        kind,
+        default,
+        reloadable: false,
+        required: must_be_given(kind, default),
+        help,
+    }
+}
+
+/// What a destination needs depends on its mode: nothing of it is always required.
+const fn destination(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, scope: Scope::Destination, kind, default, reloadable: false, required: false, help }
+}
+
+const fn must_be_given(kind: Kind, default: &'static str) -> bool {
+    default.is_empty() && !matches!(kind, Kind::Text { .. } | Kind::Topics | Kind::TopicFilters)
 }
 
 const fn bytes(min: u64, max: u64) -> Kind {
@@ -179,6 +222,18 @@ pub const KEYS: &[Key] = &[
         Kind::Topics,
         "",
         "What to mirror: a legal topic name is literal, anything else an anchored regular expression.",
+    ),
+    link(
+        "auto.create.mirror.topics.enable",
+        BOOLEAN,
+        "false",
+        "Whether topics that the filters include become mirror topics by themselves.",
+    ),
+    link(
+        "auto.create.mirror.topics.filters",
+        Kind::TopicFilters,
+        "",
+        "Which source topics those are; a topic that one filter excludes is excluded.",
     ),
     link(
         "isolation.level",
@@ -303,11 +358,96 @@ pub const KEYS: &[Key] = &[
         "30000",
         "Time after which an unanswered request counts as failed.",
     ),
+    destination(
+        "mode",
+        Kind::Choice(&["store", "guest"]),
+        "store",
+        "store = segment files on this host; guest = mirror topics of a Kafka cluster that this host leads.",
+    ),
+    destination(
+        "bootstrap.servers",
+        Kind::Servers,
+        "",
+        "Brokers of the destination, at the listener that its clients use.",
+    ),
+    destination(
+        "bootstrap.controllers",
+        Kind::Servers,
+        "",
+        "Controllers of the destination: registration, heartbeats and the metadata log.",
+    ),
+    destination(
+        "inter.broker.listener.name",
+        Kind::Text { bytes_max: 255 },
+        "",
+        "The listener by which the destination's brokers reach each other, and us.",
+    ),
+    destination(
+        "guest.broker.ids",
+        Kind::BrokerIds,
+        "",
+        "Broker ids that this link takes in the destination, for good; the last is kept for epoch bumps.",
+    ),
+    destination(
+        "guest.listener",
+        Kind::Server,
+        "",
+        "Address at which followers reach the first id; each further id has the next port.",
+    ),
+    destination(
+        "guest.durable.replicas",
+        Kind::Number { min: 1, max: 16 },
+        "2",
+        "Destination brokers that must hold a record before it counts as delivered.",
+    ),
+    destination(
+        "guest.allow.placement.eviction",
+        BOOLEAN,
+        "false",
+        "Join a cluster below metadata.version 30, and move away what it places on us.",
+    ),
+    destination(
+        "mirror.replication.factor",
+        Kind::Number { min: 0, max: 15 },
+        "0",
+        "Replicas of a mirror topic after promote; 0 = the destination's default.replication.factor.",
+    ),
+    destination(
+        "store.retention.bytes",
+        bytes(256 * MIB, 1024 * TIB),
+        "20GiB",
+        "Most bytes on our disk in guest mode: when all of it is undelivered, fetching waits.",
+    ),
+    destination(
+        "security.protocol",
+        Kind::Choice(&["PLAINTEXT"]),
+        "PLAINTEXT",
+        "How connections are made; the only one that is understood so far.",
+    ),
+    destination(
+        "client.id",
+        Kind::Text { bytes_max: 255 },
+        "twinlog",
+        "Name by which the destination's logs know us.",
+    ),
+    destination(
+        "request.timeout.ms",
+        milliseconds(100, HOUR_MS),
+        "30000",
+        "Time after which an unanswered request counts as failed.",
+    ),
 ];
 
-/// A key of the table by its name.
+const BOOLEAN: Kind = Kind::Choice(&["false", "true"]);
+
+/// A key of the table by its name: the first of them where several places have one of this name.
 pub fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key of this name at one place.
+pub fn key_in(scope: Scope, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.scope == scope && key.name == name)
 }
 
 /// The name of the table that is nearest to a misspelt one, when one is near.
@@ -340,16 +480,16 @@ mod tests {
 
     #[test]
     fn every_default_lies_within_its_own_bound() {
-        for key in KEYS.iter().filter(|key| !key.is_required()) {
+        for key in KEYS.iter().filter(|key| !key.required && !key.default.is_empty()) {
             let parsed = Value::parse(key, &RawValue::Text(key.default.to_owned()));
             assert!(parsed.is_ok(), "{}: {parsed:?}", key.name);
         }
     }
 
     #[test]
-    fn every_name_stands_once_and_has_a_sentence() {
+    fn every_path_stands_once_and_has_a_sentence() {
         for (index, key) in KEYS.iter().enumerate() {
-            assert!(KEYS[..index].iter().all(|other| other.name != key.name), "{}", key.name);
+            assert!(KEYS[..index].iter().all(|other| other.path() != key.path()), "{}", key.path());
             assert!(key.help.ends_with('.') && !key.help.contains('\n'), "{}", key.name);
         }
     }

@@ -4,7 +4,8 @@
 
 use super::error::{ConfigError, LinkNameFault};
 use super::file::{RawConfig, RawLink};
-use super::key::{KEYS, Scope, key};
+use super::key::{KEYS, Scope, key_in};
+use super::topic_filter::TopicFilters;
 use super::topic_pattern::TopicPattern;
 use super::value::{HostPort, RawValue, Value};
 use crate::journal::OWN_DIRECTORY;
@@ -30,12 +31,36 @@ pub struct SourceSettings {
     pub request_timeout: Duration,
 }
 
+/// A destination cluster that we join as guest brokers.
+#[derive(Clone, Debug)]
+pub struct GuestSettings {
+    /// Where its clients connect.
+    pub bootstrap_servers: Vec<HostPort>,
+    pub bootstrap_controllers: Vec<HostPort>,
+    pub inter_broker_listener_name: String,
+    /// Ids that may lead mirror partitions, each with the address at which followers reach it.
+    pub serving_ids: Vec<(i32, HostPort)>,
+    /// Kept for raising leader epochs; leads nothing.
+    pub reserve_id: i32,
+    pub durable_replicas: u32,
+    pub allow_placement_eviction: bool,
+    /// `None`: the destination's own default.
+    pub mirror_replication_factor: Option<u32>,
+    pub store_retention_bytes: u64,
+    pub client_id: String,
+    pub request_timeout: Duration,
+}
+
 /// One link.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
     pub name: String,
     pub source: SourceSettings,
+    /// `None`: segment files on this host are all there is to it.
+    pub guest: Option<GuestSettings>,
     pub topics: Vec<TopicPattern>,
+    /// Filters that create mirror topics; empty unless enabled.
+    pub topic_filters: TopicFilters,
     pub isolation_level: IsolationLevel,
     pub truncation: TruncationPolicy,
     pub flush_ms: u64,
@@ -135,7 +160,9 @@ impl LinkSettings {
     fn from_raw(name: &str, raw: &RawLink) -> Result<Self, ConfigError> {
         check_link_name(name)?;
         let source = Values::parse(&raw.source, Scope::Source)?;
+        let destination = Values::parse(&raw.destination, Scope::Destination)?;
         let link = Values::parse(&raw.link, Scope::Link)?;
+        let auto_create = link.choice("auto.create.mirror.topics.enable") == "true";
         let settings = Self {
             name: name.to_owned(),
             source: SourceSettings {
@@ -145,7 +172,15 @@ impl LinkSettings {
                 metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
                 request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
             },
+            guest: match destination.choice("mode") {
+                "guest" => Some(GuestSettings::from_values(&destination)?),
+                _ => None,
+            },
             topics: link.topics("topics"),
+            topic_filters: match auto_create {
+                true => link.topic_filters("auto.create.mirror.topics.filters"),
+                false => TopicFilters::default(),
+            },
             isolation_level: match link.choice("isolation.level") {
                 "read_uncommitted" => IsolationLevel::ReadUncommitted,
                 _ => IsolationLevel::ReadCommitted,
@@ -168,6 +203,9 @@ impl LinkSettings {
             fetch_bytes_max: link.small("replica.fetch.max.bytes"),
             fetch_response_bytes_max: link.small("replica.fetch.response.max.bytes"),
         };
+        if settings.topics.is_empty() && settings.topic_filters.is_empty() {
+            return Err(ConfigError::NothingToMirror);
+        }
         settings.check_pairs()?;
         Ok(settings)
     }
@@ -201,6 +239,46 @@ impl LinkSettings {
     }
 }
 
+impl GuestSettings {
+    fn from_values(values: &Values) -> Result<Self, ConfigError> {
+        const NEEDED: [&str; 5] = [
+            "bootstrap.servers",
+            "bootstrap.controllers",
+            "inter.broker.listener.name",
+            "guest.broker.ids",
+            "guest.listener",
+        ];
+        for name in NEEDED {
+            let key = key_in(Scope::Destination, name).expect("a key of the table");
+            if !values.is_given(name) {
+                return Err(ConfigError::MissingFor { key, because: "mode = guest" });
+            }
+        }
+        let mut ids = values.broker_ids("guest.broker.ids");
+        let reserve_id = ids.pop().expect("two ids at least");
+        let HostPort { host, port } = values.server("guest.listener");
+        let last_port = usize::from(port) + ids.len() - 1;
+        if u16::try_from(last_port).is_err() {
+            return Err(ConfigError::PortsExceeded { port, ids: ids.len() });
+        }
+        let address = |index: usize| HostPort { host: host.clone(), port: port + index as u16 };
+        let factor = values.small("mirror.replication.factor");
+        Ok(Self {
+            bootstrap_servers: values.servers("bootstrap.servers"),
+            bootstrap_controllers: values.servers("bootstrap.controllers"),
+            inter_broker_listener_name: values.text("inter.broker.listener.name"),
+            serving_ids: ids.iter().enumerate().map(|(index, id)| (*id, address(index))).collect(),
+            reserve_id,
+            durable_replicas: values.small("guest.durable.replicas"),
+            allow_placement_eviction: values.choice("guest.allow.placement.eviction") == "true",
+            mirror_replication_factor: (factor > 0).then_some(factor),
+            store_retention_bytes: values.number("store.retention.bytes"),
+            client_id: values.text("client.id"),
+            request_timeout: Duration::from_millis(values.number("request.timeout.ms")),
+        })
+    }
+}
+
 fn truncation_policy(link: &Values) -> TruncationPolicy {
     TruncationPolicy {
         on_truncation: match link.choice("on.truncation") {
@@ -217,7 +295,8 @@ fn truncation_policy(link: &Values) -> TruncationPolicy {
     }
 }
 
-/// Parsed values of one scope, defaults included: every key of the scope is there.
+/// Parsed values of one scope, defaults included: every key of the scope is there, but for an optional one
+/// that was not given.
 struct Values(BTreeMap<&'static str, Value>);
 
 impl Values {
@@ -225,8 +304,12 @@ impl Values {
         let mut values = BTreeMap::new();
         for key in KEYS.iter().filter(|key| key.scope == scope) {
             let given = raw.get(key.name);
-            if given.is_none() && key.is_required() {
+            if given.is_none() && key.required {
                 return Err(ConfigError::Missing { key });
+            }
+            let is_text = matches!(key.kind, super::key::Kind::Text { .. });
+            if given.is_none() && key.default.is_empty() && !is_text {
+                continue;
             }
             let default = RawValue::Text(key.default.to_owned());
             let text = given.unwrap_or(&default);
@@ -241,7 +324,7 @@ impl Values {
     }
 
     fn value(&self, name: &str) -> &Value {
-        self.0.get(name).unwrap_or_else(|| panic!("{name} is no key of its scope: {:?}", key(name)))
+        self.0.get(name).unwrap_or_else(|| panic!("{name} is no key of its scope, or was not given"))
     }
 
     fn number(&self, name: &str) -> u64 {
@@ -279,14 +362,39 @@ impl Values {
         *core
     }
 
+    fn is_given(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !matches!(value, Value::Text(text) if text.is_empty()))
+    }
+
+    fn server(&self, name: &str) -> HostPort {
+        let Value::Server(server) = self.value(name) else { panic!("{name} is no server") };
+        server.clone()
+    }
+
+    fn broker_ids(&self, name: &str) -> Vec<i32> {
+        let Value::BrokerIds(ids) = self.value(name) else { panic!("{name} is no list of ids") };
+        ids.clone()
+    }
+
+    fn topic_filters(&self, name: &str) -> TopicFilters {
+        match self.0.get(name) {
+            None => TopicFilters::default(),
+            Some(Value::TopicFilters(filters)) => filters.clone(),
+            Some(_) => panic!("{name} is no list of filters"),
+        }
+    }
+
     fn servers(&self, name: &str) -> Vec<HostPort> {
         let Value::Servers(servers) = self.value(name) else { panic!("{name} is no server list") };
         servers.clone()
     }
 
     fn topics(&self, name: &str) -> Vec<TopicPattern> {
-        let Value::Topics(topics) = self.value(name) else { panic!("{name} is no topic list") };
-        topics.clone()
+        match self.0.get(name) {
+            None => Vec::new(),
+            Some(Value::Topics(topics)) => topics.clone(),
+            Some(_) => panic!("{name} is no topic list"),
+        }
     }
 }
 
@@ -324,7 +432,7 @@ mod tests {
 
     #[test]
     fn each_missing_value_is_named() {
-        for name in ["data.dir", "topics", "bootstrap.servers"] {
+        for name in ["data.dir", "bootstrap.servers"] {
             let mut raw = minimal();
             raw.daemon.remove(name);
             let link = raw.links.get_mut("west").unwrap();
@@ -336,33 +444,97 @@ mod tests {
     }
 
     #[test]
+    fn a_link_without_topics_and_filters_is_refused_and_filters_are_enough() {
+        let mut raw = minimal();
+        raw.links.get_mut("west").unwrap().link.remove("topics");
+        let error = Settings::from_raw(&raw, None).unwrap_err();
+        assert!(matches!(error, ConfigError::NothingToMirror), "{error}");
+        let filter = r#"{"name":"a","patternType":"PREFIXED","filterType":"INCLUDE"}"#;
+        raw.set("west", "auto.create.mirror.topics.filters", RawValue::Text(filter.into()));
+        assert!(Settings::from_raw(&raw, None).is_err(), "filters alone create nothing");
+        raw.set("west", "auto.create.mirror.topics.enable", RawValue::Text("true".into()));
+        assert!(Settings::from_raw(&raw, None).unwrap().link.topic_filters.matches("ab", false));
+    }
+
+    #[test]
+    fn guest_mode_asks_for_what_it_needs_and_gives_each_id_a_port() {
+        let given = [
+            ("mode", "guest"),
+            ("bootstrap.servers", "b:9094"),
+            ("bootstrap.controllers", "c:9093"),
+            ("inter.broker.listener.name", "INTERNAL"),
+            ("guest.broker.ids", "900-902"),
+            ("guest.listener", "10.0.0.5:9192"),
+        ];
+        let mut raw = minimal();
+        for (index, (name, value)) in given.iter().enumerate() {
+            let destination = &mut raw.links.get_mut("west").unwrap().destination;
+            let key = key_in(Scope::Destination, name).unwrap();
+            destination.insert(key.name, RawValue::Text((*value).into()));
+            let settings = Settings::from_raw(&raw, None);
+            if index + 1 < given.len() {
+                let text = settings.unwrap_err().to_string();
+                assert!(text.starts_with(given[index + 1].0) && text.contains("mode = guest"), "{text}");
+            } else {
+                let guest = settings.unwrap().link.guest.unwrap();
+                let addresses: Vec<String> =
+                    guest.serving_ids.iter().map(|(id, address)| format!("{id} {address}")).collect();
+                assert_eq!(addresses, ["900 10.0.0.5:9192", "901 10.0.0.5:9193"]);
+                assert_eq!((guest.reserve_id, guest.mirror_replication_factor), (902, None));
+            }
+        }
+    }
+
+    #[test]
     fn every_key_refuses_what_lies_beyond_its_bound_and_takes_the_bound() {
+        let with = |key: &'static super::super::key::Key, value: &str| {
+            let mut raw = minimal();
+            let link = raw.links.get_mut("west").unwrap();
+            let values = match key.scope {
+                Scope::Daemon => &mut raw.daemon,
+                Scope::Link => &mut link.link,
+                Scope::Source => &mut link.source,
+                Scope::Destination => &mut link.destination,
+            };
+            values.insert(key.name, RawValue::Text(value.into()));
+            Settings::from_raw(&raw, None)
+        };
         for key in KEYS {
             match key.kind {
                 Kind::Bytes { min, max } | Kind::Milliseconds { min, max } | Kind::Number { min, max } => {
                     let beyond = max.checked_add(1).unwrap().to_string();
-                    let error = with(key.name, &beyond).unwrap_err();
+                    let error = with(key, &beyond).unwrap_err();
                     assert!(
                         matches!(error, ConfigError::Value { why: ValueError::OutOfBound, .. }),
                         "{error}"
                     );
                     assert!(error.to_string().contains(key.name) && error.to_string().contains(&beyond));
                     if min > 0 {
-                        assert!(with(key.name, &(min - 1).to_string()).is_err(), "{}", key.name);
+                        assert!(with(key, &(min - 1).to_string()).is_err(), "{}", key.name);
                     }
                     for bound in [min, max] {
-                        let taken = with(key.name, &bound.to_string());
+                        let taken = with(key, &bound.to_string());
                         let fits = matches!(taken, Ok(_) | Err(ConfigError::Conflict { .. }));
                         assert!(fits, "{} = {bound}: {taken:?}", key.name);
                     }
                 }
                 Kind::Choice(choices) => {
-                    assert!(with(key.name, "neither").is_err(), "{}", key.name);
-                    choices.iter().for_each(|choice| assert!(with(key.name, choice).is_ok(), "{choice}"));
+                    assert!(with(key, "neither").is_err(), "{}", key.name);
+                    let taken = |choice: &&str| {
+                        matches!(with(key, choice), Ok(_) | Err(ConfigError::MissingFor { .. }))
+                    };
+                    assert!(choices.iter().all(taken), "{}", key.name);
                 }
-                Kind::Text { bytes_max } => assert!(with(key.name, &"x".repeat(bytes_max + 1)).is_err()),
-                Kind::Path | Kind::Cores | Kind::Core | Kind::Servers | Kind::Topics => {
-                    assert!(with(key.name, "\0,(").is_err(), "{}", key.name);
+                Kind::Text { bytes_max } => assert!(with(key, &"x".repeat(bytes_max + 1)).is_err()),
+                Kind::Path
+                | Kind::Cores
+                | Kind::Core
+                | Kind::Servers
+                | Kind::Server
+                | Kind::BrokerIds
+                | Kind::Topics
+                | Kind::TopicFilters => {
+                    assert!(with(key, "\0,(").is_err(), "{}", key.name);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Values: from text to the type that a key asks for, within its bound.
 
 use super::key::{Key, Kind};
+use super::topic_filter::{FilterError, TopicFilters};
 use super::topic_pattern::{PatternError, TopicPattern};
 use std::fmt;
 use std::path::PathBuf;
@@ -60,7 +61,10 @@ pub enum Value {
     Number(u64),
     Choice(&'static str),
     Servers(Vec<HostPort>),
+    Server(HostPort),
+    BrokerIds(Vec<i32>),
     Topics(Vec<TopicPattern>),
+    TopicFilters(TopicFilters),
     Text(String),
 }
 
@@ -80,6 +84,9 @@ pub enum ValueError {
         text: String,
     },
     Pattern(PatternError),
+    Filter(FilterError),
+    /// Not ids, too few or too many of them, or one twice.
+    BrokerIds,
     TooLong {
         bytes: usize,
     },
@@ -101,6 +108,10 @@ impl fmt::Display for ValueError {
             Self::Cores(error) => write!(f, "{error}"),
             Self::Server { text } => write!(f, "{text:?} is not HOST:PORT with a port from 1 to 65535"),
             Self::Pattern(error) => write!(f, "{error}"),
+            Self::Filter(error) => write!(f, "{error}"),
+            Self::BrokerIds => {
+                write!(f, "it must name 2 to {BROKER_IDS_MAX} different ids, as in 900-904 or 900,902,904")
+            }
             Self::TooLong { bytes } => write!(f, "it has {bytes} bytes"),
             Self::Null => write!(f, "it holds a null character"),
         }
@@ -138,6 +149,15 @@ impl Value {
                 items if items.is_empty() => Err(ValueError::Empty),
                 items => items.into_iter().map(str::parse).collect::<Result<_, _>>().map(Value::Servers),
             },
+            Kind::Server => single()?.parse().map(Value::Server),
+            Kind::BrokerIds => parse_broker_ids(&raw.items()).map(Value::BrokerIds),
+            Kind::TopicFilters => {
+                let texts = match raw {
+                    RawValue::Text(text) => std::slice::from_ref(text),
+                    RawValue::List(texts) => texts,
+                };
+                TopicFilters::parse(texts).map(Value::TopicFilters).map_err(ValueError::Filter)
+            }
             Kind::Topics => {
                 let patterns = raw.patterns();
                 let parsed: Result<Vec<_>, _> =
@@ -158,6 +178,28 @@ impl Value {
 
 fn within(number: u64, min: u64, max: u64) -> Result<Value, ValueError> {
     if (min..=max).contains(&number) { Ok(Value::Number(number)) } else { Err(ValueError::OutOfBound) }
+}
+
+/// One id leads and one is kept for epoch bumps at least; more than this many ports on one host are a slip.
+const BROKER_IDS_MAX: usize = 64;
+
+fn parse_broker_ids(items: &[&str]) -> Result<Vec<i32>, ValueError> {
+    let mut ids = Vec::new();
+    for item in items {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        let id = |text: &str| text.trim().parse::<i32>().ok().filter(|id| *id >= 0);
+        let (first, last) = id(first).zip(id(last)).ok_or(ValueError::BrokerIds)?;
+        // The length is looked at before the range is walked.
+        if last < first || i64::from(last) - i64::from(first) >= BROKER_IDS_MAX as i64 {
+            return Err(ValueError::BrokerIds);
+        }
+        ids.extend(first..=last);
+    }
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let fits = (2..=BROKER_IDS_MAX).contains(&ids.len()) && sorted.len() == ids.len();
+    if fits { Ok(ids) } else { Err(ValueError::BrokerIds) }
 }
 
 /// Reads a number of bytes with or without a unit: `1048576`, `512MiB`, `1 GB`.
@@ -231,6 +273,16 @@ mod tests {
         for bad in ["", "MiB", "-1", "1.5GiB"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn broker_ids_are_ranges_or_lists_without_a_double() {
+        assert_eq!(parse_broker_ids(&["900-902"]), Ok(vec![900, 901, 902]));
+        assert_eq!(parse_broker_ids(&["7", "3-4"]), Ok(vec![7, 3, 4]));
+        for bad in ["900", "4-3", "0-2147483647", "-1-2", "a-b", ""] {
+            assert_eq!(parse_broker_ids(&[bad]), Err(ValueError::BrokerIds), "{bad}");
+        }
+        assert_eq!(parse_broker_ids(&["1-3", "3-4"]), Err(ValueError::BrokerIds));
     }
 
     #[test]

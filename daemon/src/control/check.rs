@@ -5,7 +5,7 @@
 use super::discovery::Discovery;
 use super::run::placement;
 use super::source_client::{ClientError, Connection, SourceClient};
-use crate::config::{HostPort, Settings, SourceSettings, TopicPattern};
+use crate::config::{HostPort, LinkSettings, Settings};
 use kafka_protocol::messages::{FetchRequest, OffsetForLeaderEpochRequest};
 use kafka_protocol::protocol::Request;
 use std::fmt;
@@ -78,7 +78,7 @@ pub fn check(request: &CheckRequest) -> Vec<Line> {
         match runtime {
             Ok(runtime) => {
                 let link = &request.settings.link;
-                lines.extend(runtime.block_on(source_lines(&link.source, &link.topics)));
+                lines.extend(runtime.block_on(source_lines(link)));
                 // A name server that does not answer must not hold the report back.
                 runtime.shutdown_background();
             }
@@ -173,7 +173,8 @@ fn directory_lines(data_dir: &Path) -> Vec<Line> {
     lines
 }
 
-async fn source_lines(source: &SourceSettings, topics: &[TopicPattern]) -> Vec<Line> {
+async fn source_lines(link: &LinkSettings) -> Vec<Line> {
+    let source = &link.source;
     let client = SourceClient::new(source);
     let mut lines = Vec::new();
     for server in &source.bootstrap_servers {
@@ -182,14 +183,13 @@ async fn source_lines(source: &SourceSettings, topics: &[TopicPattern]) -> Vec<L
             Err(error) => Line::new(Level::Fail, "source", error.to_string()),
         });
     }
-    let discovery = Discovery::new(topics.to_vec());
+    let discovery = Discovery::new(link.topics.clone(), link.topic_filters.clone());
     lines.push(match client.metadata(discovery.names_wanted().as_deref()).await {
         Ok(view) => {
-            let matches = |name: &str, internal| topics.iter().any(|pattern| pattern.matches(name, internal));
             let found: Vec<_> = view
                 .topics
                 .iter()
-                .filter(|topic| topic.error == 0 && matches(&topic.name, topic.is_internal))
+                .filter(|topic| topic.error == 0 && discovery.wants(&topic.name, topic.is_internal))
                 .collect();
             let partitions: usize = found.iter().map(|topic| topic.partitions.len()).sum();
             let cluster = view.cluster_id.as_deref().unwrap_or("without an id");

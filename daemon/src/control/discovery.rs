@@ -9,7 +9,7 @@
 //!                  \--another topic id--> re-created (for good: only an operator ends it)
 //! ```
 
-use crate::config::{HostPort, TopicPattern};
+use crate::config::{HostPort, TopicFilters, TopicPattern};
 use std::collections::{BTreeMap, BTreeSet};
 use twinlog_log_segment::files::{TopicId, TopicPartition, check_topic_name};
 use twinlog_sync::fault::code;
@@ -95,19 +95,29 @@ struct KnownTopic {
 /// See the file's header.
 pub struct Discovery {
     patterns: Vec<TopicPattern>,
+    filters: TopicFilters,
     topics: BTreeMap<String, KnownTopic>,
     /// Findings that are told once.
     told: BTreeSet<String>,
 }
 
 impl Discovery {
-    pub fn new(patterns: Vec<TopicPattern>) -> Self {
-        Self { patterns, topics: BTreeMap::new(), told: BTreeSet::new() }
+    pub fn new(patterns: Vec<TopicPattern>, filters: TopicFilters) -> Self {
+        Self { patterns, filters, topics: BTreeMap::new(), told: BTreeSet::new() }
     }
 
-    /// The names to ask for; `None`: a pattern needs them all.
+    /// The names to ask for; `None`: a pattern or a filter needs them all.
     pub fn names_wanted(&self) -> Option<Vec<String>> {
+        if !self.filters.is_empty() {
+            return None;
+        }
         self.patterns.iter().map(|pattern| pattern.literal().map(str::to_owned)).collect()
+    }
+
+    /// Whether a topic of this name is to be mirrored.
+    pub fn wants(&self, topic: &str, is_internal: bool) -> bool {
+        let named = self.patterns.iter().any(|pattern| pattern.matches(topic, is_internal));
+        named || self.filters.matches(topic, is_internal)
     }
 
     /// Topics that were named and never seen.
@@ -121,7 +131,7 @@ impl Discovery {
         let mut findings = Vec::new();
         let mut seen = BTreeSet::new();
         for topic in &view.topics {
-            if !self.patterns.iter().any(|pattern| pattern.matches(&topic.name, topic.is_internal)) {
+            if !self.wants(&topic.name, topic.is_internal) {
                 continue;
             }
             match topic.error {
@@ -259,7 +269,10 @@ mod tests {
     }
 
     fn discovery(patterns: &[&str]) -> Discovery {
-        Discovery::new(patterns.iter().map(|text| TopicPattern::parse(text).unwrap()).collect())
+        Discovery::new(
+            patterns.iter().map(|text| TopicPattern::parse(text).unwrap()).collect(),
+            TopicFilters::default(),
+        )
     }
 
     fn partition(name: &str, index: i32) -> TopicPartition {

@@ -139,7 +139,7 @@ impl Supervisor {
             journal.checkpoints.iter().map(|(partition, each)| (partition.clone(), each.log_start));
         Self {
             client: SourceClient::new(&settings.link.source),
-            discovery: Discovery::new(settings.link.topics.clone()),
+            discovery: Discovery::new(settings.link.topics.clone(), settings.link.topic_filters.clone()),
             log_starts: log_starts.collect(),
             shards,
             mirrors: BTreeMap::new(),
