@@ -4,9 +4,9 @@
 //! It must never block outside [`Engine::wait`]; file calls block, so they are the helper's.
 //!
 //! ```text
-//!   submit(Receive, Send) --> lane of the socket --> attempts --> recv/send at once --> done
-//!                                     ^                              | EAGAIN
-//!                                     '---- edge from epoll <--------'
+//!   submit(Receive, Send, Accept) --> lane of the socket --> attempts --> recv/send at once --> done
+//!                                             ^                              | EAGAIN
+//!                                             '---- edge from epoll <--------'
 //!   submit(Write, Read, Sync) --> "twinlog-writes" thread --> answer + wake
 //!   submit(Job, CloseFile)    --> "twinlog-files" thread  --> answer + wake
 //! ```
@@ -15,24 +15,22 @@
 //! will come, because the last attempt met EAGAIN. The registration is edge-triggered, so nothing is ever
 //! re-registered. No kernel work outlives a call on a socket, so closing one completes its lanes at once.
 
-use crate::arena::{Access, Arena, Loan, Mapping};
+use crate::arena::{Access, Arena};
+use crate::books::{Books, Ending};
 use crate::clock;
 use crate::disk::Job;
-use crate::engine::{Engine, EngineError, EngineName, EngineOptions, EngineReport};
-use crate::flight::{Flight, FlightKind, Receive, assert_not_empty};
+use crate::engine::{BufferRegistration, Engine, EngineError, EngineName, EngineOptions, EngineReport};
+use crate::flight::FlightKind;
 use crate::helper::{Answer, Helper, Transfer, TransferKind, Work};
 use crate::operation::{Completion, FileKey, Operation, Outcome, SocketKey, Span, SystemError, Token};
-use crate::rows::{Lane, Rows};
-use crate::slots::Slots;
+use crate::rows::Lane;
 use crate::sockets;
 use crate::wake::Waker;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::addr::SocketAddrArg;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, sockopt};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// What the eventfd is registered as; sockets are registered as their keys, which are 32 bits wide.
 const WAKE: u64 = u64::MAX;
@@ -44,19 +42,13 @@ const EVENTS_MAX: usize = 64;
 pub struct EpollEngine {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
-    /// Dropped before the arena: their threads finish what they are at.
+    /// Dropped before the books, which hold the arena: their threads finish what they are at.
     jobs: Helper,
     transfers: Helper,
-    arena: Arena,
-    mapping: Arc<Mapping>,
-    slots: Slots<Flight>,
-    sockets: Rows,
-    files: Rows,
+    books: Books,
     /// Slots to try without waiting for an edge.
     attempts: Vec<u32>,
-    ready: Vec<Completion>,
     waker: Waker,
-    outstanding: usize,
     receive_buffer_bytes: Option<u32>,
 }
 
@@ -75,47 +67,35 @@ impl EpollEngine {
         let report = EngineReport {
             engine: EngineName::Epoll,
             ring_refused: None,
-            buffers_unregistered: None,
+            buffers: BufferRegistration::Unknown,
             files_registered: false,
             deferred_completions: false,
             arena_bytes: arena.size_bytes(),
         };
         let engine = EpollEngine {
             events: Vec::with_capacity(EVENTS_MAX),
-            slots: Slots::with_capacity(options.queue_entries),
-            sockets: Rows::new("socket", options.sockets_max),
-            files: Rows::new("file", options.files_max),
+            books: Books::new(options, arena),
             attempts: Vec::new(),
-            ready: Vec::new(),
-            outstanding: 0,
             receive_buffer_bytes: options.receive_buffer_bytes,
             epoll,
             jobs,
             transfers,
-            arena,
-            mapping,
             waker,
         };
         Ok((engine, report))
     }
 
     fn connect(&mut self, token: Token, socket: SocketKey, address: SocketAddr) {
-        self.sockets.take(socket.0);
+        self.books.sockets.take(socket.0);
         match sockets::create(address, self.receive_buffer_bytes, SocketFlags::NONBLOCK) {
-            Ok(descriptor) => self.sockets.install(socket.0, descriptor),
-            Err(error) => return self.answer(token, Outcome::Failed(error)),
+            Ok(descriptor) => self.books.sockets.install(socket.0, descriptor),
+            Err(error) => return self.books.answer(token, Outcome::Failed(error)),
         }
-        self.sockets.start(socket.0);
-        let kind = FlightKind::Connect { socket, address: Box::new(address.as_any()) };
-        let slot = self.slots.insert(Flight { token, kind });
-        self.sockets.occupy(socket.0, Lane::Connect, slot);
-        let descriptor = self.sockets.descriptor(socket.0).expect("just installed");
+        let slot = self.books.book_connect(token, socket, address);
+        let descriptor = self.books.sockets.descriptor(socket.0).expect("just installed");
         let connected = rustix::net::connect(descriptor, &address);
         // Only now: a socket that never tried to connect reports a hang-up at once.
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        let data = epoll::EventData::new_u64(u64::from(socket.0));
-        let registered = epoll::add(&self.epoll, descriptor, data, flags);
+        let registered = register(&self.epoll, socket, descriptor);
         match (connected, registered) {
             (Err(Errno::INPROGRESS), Ok(())) => {}
             (Err(Errno::INPROGRESS) | Ok(()), Err(error)) | (Err(error), _) => self.land(slot, Err(error)),
@@ -123,26 +103,40 @@ impl EpollEngine {
         }
     }
 
+    fn listen(&mut self, token: Token, listener: SocketKey, address: SocketAddr) {
+        self.books.sockets.take(listener.0);
+        let opened = sockets::listen(address, SocketFlags::NONBLOCK);
+        let bound = opened.and_then(|(descriptor, bound)| {
+            register(&self.epoll, listener, descriptor.as_fd())?;
+            self.books.sockets.install(listener.0, descriptor);
+            Ok(bound)
+        });
+        self.books.answer(token, bound.map_or_else(Outcome::Failed, Outcome::Address));
+    }
+
+    fn accept(&mut self, token: Token, listener: SocketKey, socket: SocketKey) {
+        let slot = self.books.book_accept(token, listener, socket);
+        self.attempts.push(slot);
+    }
+
     fn receive(&mut self, token: Token, socket: SocketKey, into: Span, fill: bool) {
-        let loan = self.lend(into, Access::KernelWrites);
-        self.sockets.start(socket.0);
-        let receive = Receive { socket, loan, received: 0, fill };
-        let slot = self.slots.insert(Flight { token, kind: FlightKind::Receive(receive) });
-        self.sockets.occupy(socket.0, Lane::Receive, slot);
+        let slot = self.books.book_receive(token, socket, into, fill);
         self.attempts.push(slot);
     }
 
     fn send(&mut self, token: Token, socket: SocketKey, from: Span) {
-        let loan = self.lend(from, Access::KernelReads);
-        self.sockets.start(socket.0);
-        let slot = self.slots.insert(Flight { token, kind: FlightKind::Send { socket, loan } });
-        self.sockets.occupy(socket.0, Lane::Send, slot);
+        let slot = self.books.book_send(token, socket, from);
+        self.attempts.push(slot);
+    }
+
+    fn send_gather(&mut self, token: Token, socket: SocketKey, spans: &[Span]) {
+        let slot = self.books.book_send_gather(token, socket, spans);
         self.attempts.push(slot);
     }
 
     fn close_socket(&mut self, token: Token, socket: SocketKey) {
-        let idle = self.sockets.close(socket.0, token);
-        for slot in self.sockets.lanes(socket.0).into_iter().flatten() {
+        let idle = self.books.sockets.close(socket.0, token);
+        for slot in self.books.sockets.lanes(socket.0).into_iter().flatten() {
             self.attempts.retain(|attempt| *attempt != slot);
             self.land(slot, Err(Errno::CANCELED));
         }
@@ -153,8 +147,8 @@ impl EpollEngine {
 
     fn end_socket(&mut self, socket: SocketKey, token: Token) {
         // Closing the only descriptor of a socket takes it out of epoll too.
-        drop(self.sockets.release(socket.0));
-        self.answer(token, Outcome::Done(0));
+        drop(self.books.sockets.release(socket.0));
+        self.books.answer(token, Outcome::Done(0));
     }
 
     fn transfer(
@@ -166,30 +160,28 @@ impl EpollEngine {
         span: Option<Span>,
     ) {
         let access = if kind == TransferKind::Read { Access::KernelWrites } else { Access::KernelReads };
-        let loan = span.map(|span| self.lend(span, access));
-        let descriptor = self.files.start(file.0);
-        let slot = self.slots.insert(Flight { token, kind: FlightKind::Transfer { file, loan } });
-        let address = span.map_or(std::ptr::null_mut(), |span| self.arena.address(span));
+        let slot = self.books.book_transfer(token, file, span.map(|span| (span, access)));
+        let descriptor = self.books.files.descriptor(file.0).expect("started only on an open file");
+        let descriptor = descriptor.as_raw_fd();
+        let address = span.map_or(std::ptr::null_mut(), |span| self.books.arena.address(span));
         let length = span.map_or(0, |span| span.length);
         self.transfers.submit(slot, Work::Transfer(Transfer { kind, descriptor, position, address, length }));
     }
 
     fn close_file(&mut self, token: Token, file: FileKey) {
-        if self.files.close(file.0, token) {
+        if self.books.files.close(file.0, token) {
             self.end_file(file, token);
         }
     }
 
     fn end_file(&mut self, file: FileKey, token: Token) {
-        let descriptor = self.files.release(file.0).expect("a taken file row holds a descriptor");
-        let slot = self.slots.insert(Flight { token, kind: FlightKind::Plain });
+        let descriptor = self.books.files.release(file.0).expect("a taken file row holds a descriptor");
+        let slot = self.books.book_plain(token);
         self.jobs.submit(slot, Work::Close(descriptor));
     }
 
     fn job(&mut self, token: Token, job: Job) {
-        job.check();
-        job.opened_keys().for_each(|file| self.files.take(file.0));
-        let slot = self.slots.insert(Flight { token, kind: FlightKind::Plain });
+        let slot = self.books.book_job(token, &job);
         self.jobs.submit(slot, Work::Job(job));
     }
 
@@ -199,19 +191,12 @@ impl EpollEngine {
                 Answer::Transferred(result) => {
                     self.land(slot, result.map_err(|error| Errno::from_raw_os_error(error.0)));
                 }
-                Answer::Closed => {
-                    let token = self.slots.remove(slot).token;
-                    self.answer(token, Outcome::Done(0));
-                }
+                Answer::Closed => self.books.end_plain(slot, Outcome::Done(0)),
                 Answer::Job { outcome, opened } => {
-                    let token = self.slots.remove(slot).token;
                     for (_, file, descriptor) in opened {
-                        self.files.install(file.0, descriptor);
+                        self.books.files.install(file.0, descriptor);
                     }
-                    if outcome.failed.is_some() {
-                        outcome.opened_keys().for_each(|file| drop(self.files.release(file.0)));
-                    }
-                    self.answer(token, Outcome::Job(outcome));
+                    self.books.end_job(slot, outcome);
                 }
             }
         }
@@ -219,37 +204,68 @@ impl EpollEngine {
 
     /// Tries what stands on a lane; it lands, or an edge will bring it back.
     fn attempt(&mut self, slot: u32) {
-        match &self.slots.at(slot).kind {
+        let sockets = &self.books.sockets;
+        let result = match &self.books.slots.at(slot).kind {
             FlightKind::Connect { socket, .. } => {
-                let descriptor = self.sockets.descriptor(socket.0).expect("a connect is in flight on it");
-                let result = sockopt::socket_error(descriptor).and_then(|error| error);
-                self.land(slot, result.map(|()| 0));
+                let descriptor = sockets.descriptor(socket.0).expect("a connect is in flight on it");
+                sockopt::socket_error(descriptor).and_then(|error| error).map(|()| 0)
             }
-            FlightKind::Receive(_) => self.attempt_receive(slot),
+            FlightKind::Receive(_) => return self.attempt_receive(slot),
             FlightKind::Send { socket, loan } => {
-                let descriptor = self.sockets.descriptor(socket.0).expect("a send is in flight on it");
+                let descriptor = sockets.descriptor(socket.0).expect("a send is in flight on it");
                 let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                match rustix::net::send(descriptor, self.arena.bytes(loan.span()), flags) {
-                    Err(Errno::AGAIN) => {}
-                    Err(Errno::INTR) => self.attempts.push(slot),
-                    result => self.land(slot, result.map(|count| count as u32)),
-                }
+                rustix::net::send(descriptor, self.books.arena.bytes(loan.span()), flags)
+            }
+            FlightKind::SendGather { socket, gather } => {
+                let descriptor = sockets.descriptor(socket.0).expect("a send is in flight on it");
+                sockets::send_gather(descriptor, gather)
+            }
+            FlightKind::Accept { listener, socket } => {
+                let (listener, socket) = (*listener, *socket);
+                return self.attempt_accept(slot, listener, socket);
             }
             FlightKind::Transfer { .. } | FlightKind::Plain => panic!("slot {slot} stands on no lane"),
+        };
+        match result {
+            Err(Errno::AGAIN) => {}
+            Err(Errno::INTR) => self.attempts.push(slot),
+            // No send is longer than 2 GiB, the kernel's limit of one call.
+            result => self.land(slot, result.map(|count| count as u32)),
         }
+    }
+
+    fn attempt_accept(&mut self, slot: u32, listener: SocketKey, socket: SocketKey) {
+        let descriptor = self.books.sockets.descriptor(listener.0).expect("an accept is in flight on it");
+        match rustix::net::accept_with(descriptor, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Err(Errno::AGAIN) => {}
+            Err(Errno::INTR) => self.attempts.push(slot),
+            Err(error) => self.land(slot, Err(error)),
+            Ok(descriptor) => {
+                let outcome = self.welcome(socket, descriptor).map_or_else(Outcome::Failed, Outcome::Address);
+                self.end(slot, outcome);
+            }
+        }
+    }
+
+    /// Takes an accepted connection into its row.
+    fn welcome(&mut self, socket: SocketKey, descriptor: OwnedFd) -> Result<SocketAddr, SystemError> {
+        let peer = sockets::welcome(descriptor.as_fd())?;
+        register(&self.epoll, socket, descriptor.as_fd())?;
+        self.books.sockets.install(socket.0, descriptor);
+        Ok(peer)
     }
 
     fn attempt_receive(&mut self, slot: u32) {
         loop {
-            let FlightKind::Receive(receive) = &mut self.slots.at(slot).kind else {
+            let FlightKind::Receive(receive) = &mut self.books.slots.at(slot).kind else {
                 panic!("slot {slot}: no receive")
             };
             let (missing, socket, fill) = (receive.missing(), receive.socket.0, receive.fill);
-            let set = *self.sockets.low_water_bytes(socket);
-            let descriptor = self.sockets.descriptor(socket).expect("a receive is in flight on it");
+            let set = *self.books.sockets.low_water_bytes(socket);
+            let descriptor = self.books.sockets.descriptor(socket).expect("a receive is in flight on it");
             // SAFETY: the span is lent to this receive for writing, so no other reference into it exists.
             let bytes = unsafe {
-                std::slice::from_raw_parts_mut(self.arena.address(missing), missing.length as usize)
+                std::slice::from_raw_parts_mut(self.books.arena.address(missing), missing.length as usize)
             };
             match rustix::net::recv(descriptor, bytes, RecvFlags::DONTWAIT) {
                 Ok((_, count)) => {
@@ -266,7 +282,7 @@ impl EpollEngine {
                         if let Err(error) = sockets::set_low_water(descriptor, mark) {
                             return self.land(slot, Err(Errno::from_raw_os_error(error.0)));
                         }
-                        *self.sockets.low_water_bytes(socket) = mark;
+                        *self.books.sockets.low_water_bytes(socket) = mark;
                     }
                     return;
                 }
@@ -275,54 +291,17 @@ impl EpollEngine {
         }
     }
 
-    /// Ends a flight: the answer, the loan, the row.
     fn land(&mut self, slot: u32, result: Result<u32, Errno>) {
-        let Flight { token, kind } = self.slots.remove(slot);
-        let outcome = match (&kind, result) {
-            // What came before an error or the end is delivered; the next receive meets the error or the end again.
-            (FlightKind::Receive(Receive { received: received @ 1.., .. }), _) => Outcome::Done(*received),
-            (_, Ok(count)) => Outcome::Done(count),
-            (_, Err(error)) => Outcome::Failed(error.into()),
-        };
-        self.answer(token, outcome);
-        match kind {
-            FlightKind::Connect { socket, .. } => self.finish_socket(socket, Lane::Connect),
-            FlightKind::Receive(Receive { socket, loan, .. }) => {
-                self.arena.give_back(loan);
-                self.finish_socket(socket, Lane::Receive);
+        self.end(slot, result.map_or_else(|error| Outcome::Failed(error.into()), Outcome::Done));
+    }
+
+    fn end(&mut self, slot: u32, outcome: Outcome) {
+        for ending in self.books.end(slot, outcome).into_iter().flatten() {
+            match ending {
+                Ending::Socket { socket, close } => self.end_socket(socket, close),
+                Ending::File { file, close } => self.end_file(file, close),
             }
-            FlightKind::Send { socket, loan } => {
-                self.arena.give_back(loan);
-                self.finish_socket(socket, Lane::Send);
-            }
-            FlightKind::Transfer { file, loan } => {
-                loan.into_iter().for_each(|loan| self.arena.give_back(loan));
-                if let Some(close) = self.files.finish(file.0) {
-                    self.end_file(file, close);
-                }
-            }
-            FlightKind::Plain => panic!("slot {slot} ends in collect_answers"),
         }
-    }
-
-    fn finish_socket(&mut self, socket: SocketKey, lane: Lane) {
-        self.sockets.vacate(socket.0, lane);
-        if let Some(close) = self.sockets.finish(socket.0) {
-            self.end_socket(socket, close);
-        }
-    }
-
-    fn answer(&mut self, token: Token, outcome: Outcome) {
-        self.ready.push(Completion { token, outcome });
-    }
-
-    fn lend(&mut self, span: Span, access: Access) -> Loan {
-        assert_not_empty(span);
-        assert!(
-            Arc::ptr_eq(self.arena.mapping(), &self.mapping),
-            "the engine's arena was swapped for another"
-        );
-        self.arena.lend(span, access)
     }
 
     /// Sleeps until an edge, and turns edges into attempts. True when somebody woke us.
@@ -351,11 +330,12 @@ impl EpollEngine {
                 (Lane::Connect, epoll::EventFlags::OUT | ended),
                 (Lane::Receive, epoll::EventFlags::IN | epoll::EventFlags::RDHUP | ended),
                 (Lane::Send, epoll::EventFlags::OUT | ended),
+                (Lane::Accept, epoll::EventFlags::IN | ended),
             ] {
                 // The event's structure is packed, so the field is copied before it is looked at.
                 let flags = event.flags;
                 if flags.intersects(edge) {
-                    self.attempts.extend(self.sockets.lane(key as u32, lane));
+                    self.attempts.extend(self.books.sockets.lane(key as u32, lane));
                 }
             }
         }
@@ -376,6 +356,13 @@ impl EpollEngine {
     }
 }
 
+/// Registers a socket once, for every edge it may ever have.
+fn register(epoll: &OwnedFd, socket: SocketKey, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags =
+        epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+    epoll::add(epoll, descriptor, epoll::EventData::new_u64(u64::from(socket.0)), flags)
+}
+
 impl Engine for EpollEngine {
     fn now(&self) -> u64 {
         clock::monotonic_nanoseconds()
@@ -386,11 +373,14 @@ impl Engine for EpollEngine {
     }
 
     fn submit(&mut self, token: Token, operation: Operation) {
-        self.outstanding += 1;
+        self.books.submitted();
         match operation {
             Operation::Connect { socket, address } => self.connect(token, socket, address),
             Operation::Receive { socket, into, fill } => self.receive(token, socket, into, fill),
             Operation::Send { socket, from } => self.send(token, socket, from),
+            Operation::SendGather { socket, spans } => self.send_gather(token, socket, &spans),
+            Operation::Listen { listener, address } => self.listen(token, listener, address),
+            Operation::Accept { listener, socket } => self.accept(token, listener, socket),
             Operation::CloseSocket { socket } => self.close_socket(token, socket),
             Operation::Write { file, position, from } => {
                 self.transfer(token, file, position, TransferKind::Write, Some(from));
@@ -409,26 +399,26 @@ impl Engine for EpollEngine {
         loop {
             self.work_off_attempts();
             // Past already: only look.
-            let sleep_until = if self.ready.is_empty() && self.attempts.is_empty() { until } else { Some(0) };
+            let sleep_until =
+                if !self.books.has_ready() && self.attempts.is_empty() { until } else { Some(0) };
             woken |= self.poll(sleep_until)?;
             self.work_off_attempts();
             self.collect_answers();
             let over = until.is_some_and(|until| until <= clock::monotonic_nanoseconds());
-            if woken || over || !self.ready.is_empty() {
+            if woken || over || self.books.has_ready() {
                 break;
             }
         }
-        self.outstanding -= self.ready.len();
-        completions.append(&mut self.ready);
+        self.books.deliver(completions);
         Ok(())
     }
 
     fn arena(&self) -> &Arena {
-        &self.arena
+        &self.books.arena
     }
 
     fn arena_mut(&mut self) -> &mut Arena {
-        &mut self.arena
+        &mut self.books.arena
     }
 
     fn waker(&self) -> Waker {
@@ -436,6 +426,6 @@ impl Engine for EpollEngine {
     }
 
     fn in_flight(&self) -> usize {
-        self.outstanding
+        self.books.outstanding()
     }
 }

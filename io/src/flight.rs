@@ -4,6 +4,7 @@
 //! lasts, so a flight must never be dropped before the kernel is done with it.
 
 use crate::arena::Loan;
+use crate::gather::Gather;
 use crate::operation::{FileKey, SocketKey, Span, Token};
 use rustix::net::SocketAddrAny;
 
@@ -23,6 +24,16 @@ pub(crate) enum FlightKind {
     Send {
         socket: SocketKey,
         loan: Loan,
+    },
+    /// Boxed: the kernel reads the list of spans, and slots may move before that.
+    SendGather {
+        socket: SocketKey,
+        gather: Box<Gather>,
+    },
+    /// Stands on a lane of both rows.
+    Accept {
+        listener: SocketKey,
+        socket: SocketKey,
     },
     /// Write, read or sync of a file; a sync has no loan.
     Transfer {

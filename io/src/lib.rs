@@ -15,11 +15,14 @@
 //! over every engine.
 
 mod arena;
+mod books;
+mod buffers;
 mod clock;
 mod disk;
 mod engine;
 mod epoll;
 mod flight;
+mod gather;
 mod helper;
 mod lock;
 mod operation;
@@ -43,12 +46,14 @@ pub use disk::{
     StepFailure, StepOutput,
 };
 pub use engine::{
-    AnyEngine, Engine, EngineError, EngineName, EngineOptions, EnginePreference, EngineReport,
-    QUEUE_ENTRIES_MAX, TABLE_ROWS_MAX, open_engine,
+    AnyEngine, BufferRegistration, Engine, EngineError, EngineName, EngineOptions, EnginePreference,
+    EngineReport, QUEUE_ENTRIES_MAX, TABLE_ROWS_MAX, open_engine,
 };
 pub use epoll::EpollEngine;
 pub use lock::{DirectoryLock, LOCK_FILE_NAME, LockError};
-pub use operation::{Completion, FileKey, Operation, Outcome, SocketKey, Span, SystemError, Token};
+pub use operation::{
+    Completion, FileKey, GATHER_SPANS_MAX, Operation, Outcome, SocketKey, Span, SystemError, Token,
+};
 pub use placement::{
     CoreChoice, Placement, PlacementError, allowed_cores, pin_current_thread, place, yield_to_data_threads,
 };

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! Invariants: every submitted operation yields exactly one completion with its token, in any order;
-//! from submit to completion the span belongs to the kernel; a key names one socket (file) from `Connect`
-//! (`Step::Open`) until the completion of `CloseSocket` (`CloseFile`) is delivered.
+//! from submit to completion the span belongs to the kernel; a key names one socket (file) from `Connect`,
+//! `Listen` or `Accept` (`Step::Open`) until the completion of `CloseSocket` (`CloseFile`) is delivered.
 
 use crate::disk::{Job, JobOutcome};
 use std::fmt;
@@ -59,6 +59,10 @@ pub struct SocketKey(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FileKey(pub u32);
 
+/// Spans of one [`Operation::SendGather`]. The kernel takes 1,024, but every span is looked up among the loans when it
+/// is lent and again when it is given back: raised far, an answer of small pieces costs more than copying them together.
+pub const GATHER_SPANS_MAX: usize = 16;
+
 /// One thing to do. A socket takes one `Receive` and one `Send` at a time: two at once would have no order.
 /// Breaking that rule, using a key that is not open, opening one that is, or naming an empty span is a bug of the
 /// caller and asserts; whatever the network, the disk or the kernel does arrives as an [`Outcome`].
@@ -72,7 +76,20 @@ pub enum Operation {
     Receive { socket: SocketKey, into: Span, fill: bool },
     /// `Done(count)`: bytes accepted by the kernel; may be short, the caller resumes.
     Send { socket: SocketKey, from: Span },
-    /// Ends every other operation of the socket (they complete first, with an error or what they have).
+    /// `Done(count)`: bytes of the spans, in their order, accepted by the kernel; may be short, the caller resumes.
+    /// At most [`GATHER_SPANS_MAX`] spans, none empty; they may overlap each other and whatever else the kernel only
+    /// reads. Counts as the socket's one `Send`.
+    SendGather { socket: SocketKey, spans: Box<[Span]> },
+    /// Opens a socket that listens. `Address`: where; port 0 asks the kernel for a free one. Also after a failure
+    /// the key stays taken until `CloseSocket` has completed. A listener takes nothing but `Accept` and `CloseSocket`.
+    Listen { listener: SocketKey, address: SocketAddr },
+    /// Takes one connection of a listener into the row `socket`. `Address`: the peer's. One at a time for each
+    /// listener. Also after a failure (out of descriptors, a connection that is gone again) the key `socket` stays
+    /// taken until `CloseSocket` has completed; nothing but that may be submitted for it before this completes.
+    /// A process out of descriptors is told so at once, whether anybody connects or not: wait before the next one.
+    Accept { listener: SocketKey, socket: SocketKey },
+    /// Ends every other operation of the socket (they complete first, with an error or what they have). An `Accept`
+    /// is one of its listener and of the socket it would fill: closing either ends it and leaves the other open.
     /// Nothing may be submitted for the socket in between.
     CloseSocket { socket: SocketKey },
     /// `Done(count)`: bytes written at `position`; may be short, the caller resumes. For a file opened
@@ -103,6 +120,8 @@ pub enum Outcome {
     Done(u32),
     /// It did not happen.
     Failed(SystemError),
+    /// Only for [`Operation::Listen`] (its own address) and [`Operation::Accept`] (the peer's).
+    Address(SocketAddr),
     /// Only for [`Operation::Job`], also when a step failed.
     Job(JobOutcome),
 }
@@ -123,6 +142,7 @@ impl SystemError {
     pub const BROKEN_PIPE: SystemError = SystemError(libc::EPIPE);
     pub const CONNECTION_RESET: SystemError = SystemError(libc::ECONNRESET);
     pub const CONNECTION_REFUSED: SystemError = SystemError(libc::ECONNREFUSED);
+    pub const ADDRESS_IN_USE: SystemError = SystemError(libc::EADDRINUSE);
     pub const TIMED_OUT: SystemError = SystemError(libc::ETIMEDOUT);
 
     /// The disk is full for us: pause and retry later, nothing is broken.

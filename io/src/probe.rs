@@ -141,6 +141,11 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// How much memory this process may pin at most; `None` = no limit.
+pub(crate) fn lockable_bytes() -> Option<u64> {
+    if may_lock_memory() { None } else { getrlimit(Resource::Memlock).current }
+}
+
 fn may_lock_memory() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

@@ -6,18 +6,17 @@
 //!   wanted                             kernel   without it
 //!   SINGLE_ISSUER + DEFER_TASKRUN      6.1      COOP_TASKRUN (5.19), then no flag at all
 //!   sparse table of files              5.19     plain descriptors
+//!   sparse table of buffers            5.19     the whole arena registered at start (5.1)
 //!   registered buffers                 5.1      plain buffers (memlock limit too low: the common case in containers)
 //!   wait with a timeout (EXT_ARG)      5.11     refused: epoll is the better engine
 //!   workers pinned and bounded         5.14/15  left as they are
 //! ```
 
 use crate::arena::Arena;
+use crate::buffers::Buffers;
 use crate::engine::{EngineError, EngineName, EngineOptions, EngineReport};
 use crate::operation::SystemError;
 use io_uring::{IoUring, Probe, opcode};
-
-/// The kernel's limit for one registered buffer.
-pub(crate) const REGISTERED_BUFFER_BYTES_MAX: u64 = 1 << 30;
 
 /// Completions per submission entry: with room for every operation in flight the kernel never has to overflow
 /// into memory of its own, which costs it an allocation each.
@@ -29,6 +28,7 @@ const COMPLETION_ENTRIES_MAX: u32 = 32_768;
 /// A ring and what the kernel granted.
 pub(crate) struct PreparedRing {
     pub(crate) ring: IoUring,
+    pub(crate) buffers: Buffers,
     pub(crate) report: EngineReport,
     /// RECV may be told to wait for the socket first (5.19).
     pub(crate) poll_first: bool,
@@ -40,7 +40,7 @@ pub(crate) fn prepare(options: &EngineOptions, arena: &Arena) -> Result<Prepared
     let submitter = ring.submitter();
     let table_rows = options.sockets_max + options.files_max;
     let files_registered = submitter.register_files_sparse(table_rows).is_ok();
-    let buffers_unregistered = register_arena(&ring, arena).err();
+    let (buffers, registration) = Buffers::prepare(&ring, arena);
     let mut workers = [options.kernel_workers_max; 2];
     // Both only steer the kernel's helpers; an older kernel goes on without.
     let _ = submitter.register_iowq_max_workers(&mut workers);
@@ -50,12 +50,12 @@ pub(crate) fn prepare(options: &EngineOptions, arena: &Arena) -> Result<Prepared
     let report = EngineReport {
         engine: EngineName::IoUring,
         ring_refused: None,
-        buffers_unregistered,
+        buffers: registration,
         files_registered,
         deferred_completions,
         arena_bytes: arena.size_bytes(),
     };
-    Ok(PreparedRing { ring, report, poll_first: files_registered })
+    Ok(PreparedRing { ring, buffers, report, poll_first: files_registered })
 }
 
 /// The best flags this kernel knows; it answers EINVAL to those it does not.
@@ -117,8 +117,10 @@ fn require(ring: &IoUring) -> Result<(), EngineError> {
 pub(crate) fn missing_operation(probe: &Probe) -> Option<&'static str> {
     let needed = [
         (opcode::Connect::CODE, "CONNECT"),
+        (opcode::Accept::CODE, "ACCEPT"),
         (opcode::Recv::CODE, "RECV"),
         (opcode::Send::CODE, "SEND"),
+        (opcode::SendMsg::CODE, "SENDMSG"),
         (opcode::Write::CODE, "WRITE"),
         (opcode::WriteFixed::CODE, "WRITE_FIXED"),
         (opcode::Read::CODE, "READ"),
@@ -130,27 +132,6 @@ pub(crate) fn missing_operation(probe: &Probe) -> Option<&'static str> {
     needed.into_iter().find(|(code, _)| !probe.is_supported(*code)).map(|(_, name)| name)
 }
 
-/// Registers the arena as buffers of 1 GiB, in order: buffer `i` starts at `i` GiB.
-fn register_arena(ring: &IoUring, arena: &Arena) -> Result<(), SystemError> {
-    let mut buffers = Vec::new();
-    let mut start = 0;
-    while start < arena.size_bytes() {
-        let length = (arena.size_bytes() - start).min(REGISTERED_BUFFER_BYTES_MAX);
-        let span = crate::operation::Span { start, length: length as u32 };
-        buffers.push(libc::iovec { iov_base: arena.address(span).cast(), iov_len: length as usize });
-        start += length;
-    }
-    // SAFETY: the buffers lie in the arena's mapping; the engine keeps its count until the ring is gone (or leaks it).
-    unsafe { ring.submitter().register_buffers(&buffers) }.map_err(|error| SystemError::from_std(&error))
-}
-
-/// The registered buffer that holds the whole span; a span across a border uses the plain operation.
-pub(crate) fn buffer_index(span: crate::operation::Span) -> Option<u16> {
-    let first = span.start / REGISTERED_BUFFER_BYTES_MAX;
-    let last = (span.end() - 1) / REGISTERED_BUFFER_BYTES_MAX;
-    if first == last { u16::try_from(first).ok() } else { None }
-}
-
 fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
     // SAFETY: a CPU mask of zeroes is the empty mask.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -159,19 +140,4 @@ fn cpu_set(cores: &[usize]) -> libc::cpu_set_t {
         unsafe { libc::CPU_SET(*core, &mut set) };
     }
     set
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::operation::Span;
-
-    #[test]
-    fn a_span_across_two_registered_buffers_uses_neither() {
-        let border = REGISTERED_BUFFER_BYTES_MAX;
-        assert_eq!(buffer_index(Span { start: 0, length: 4096 }), Some(0));
-        assert_eq!(buffer_index(Span { start: border - 4096, length: 4096 }), Some(0));
-        assert_eq!(buffer_index(Span { start: border, length: 4096 }), Some(1));
-        assert_eq!(buffer_index(Span { start: border - 4096, length: 8192 }), None);
-    }
 }

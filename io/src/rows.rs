@@ -11,8 +11,7 @@
 //! a row is released when it closes and nothing is in flight. A violation is a bug of the caller and asserts.
 
 use crate::operation::Token;
-use std::os::fd::AsFd;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What may be in flight on a socket, one of each: two receives (or sends) at once would have no order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +19,11 @@ pub(crate) enum Lane {
     Connect,
     Receive,
     Send,
+    /// Of a listener. The same slot stands on the `Connect` lane of the row it will fill.
+    Accept,
 }
+
+const LANES: usize = 4;
 
 /// One table.
 pub(crate) struct Rows {
@@ -35,7 +38,7 @@ struct Row {
     in_flight: u32,
     closing: Option<Token>,
     /// The slot in flight on each lane of a socket.
-    lanes: [Option<u32>; 3],
+    lanes: [Option<u32>; LANES],
     /// SO_RCVLOWAT as last set; the kernel's default is 1. Meaningless for files.
     low_water_bytes: u32,
 }
@@ -65,14 +68,19 @@ impl Rows {
         row.descriptor = Some(descriptor);
     }
 
-    /// Counts an operation in and answers its descriptor.
-    pub(crate) fn start(&mut self, key: u32) -> RawFd {
+    /// Counts an operation in.
+    pub(crate) fn start(&mut self, key: u32) {
         let what = self.what;
         let row = self.taken(key);
         assert!(row.closing.is_none(), "{what} key {key} is closing, nothing may start on it");
-        let descriptor = row.descriptor.as_ref().map(AsRawFd::as_raw_fd);
+        assert!(row.descriptor.is_some(), "{what} key {key} is not open yet, or failed to open");
         row.in_flight += 1;
-        descriptor.unwrap_or_else(|| panic!("{what} key {key} is not open yet, or failed to open"))
+    }
+
+    /// Takes a key for the operation that will bring its descriptor, and counts that operation in.
+    pub(crate) fn take_for_arrival(&mut self, key: u32) {
+        self.take(key);
+        self.taken(key).in_flight = 1;
     }
 
     /// Counts an operation out. `Some`: it was the last of a closing row; call `release`, then complete the token.
@@ -120,7 +128,7 @@ impl Rows {
     }
 
     /// The slots in flight on all lanes.
-    pub(crate) fn lanes(&self, key: u32) -> [Option<u32>; 3] {
+    pub(crate) fn lanes(&self, key: u32) -> [Option<u32>; LANES] {
         self.rows[key as usize].lanes
     }
 
@@ -167,6 +175,19 @@ mod tests {
         rows.take(1);
         assert!(rows.close(1, Token(3)));
         assert!(rows.release(1).is_none());
+    }
+
+    #[test]
+    fn a_row_that_waits_for_its_descriptor_can_close_before_it_comes() {
+        let mut rows = Rows::new("socket", 1);
+        rows.take_for_arrival(0);
+        assert!(catch_unwind(AssertUnwindSafe(|| rows.start(0))).is_err());
+        assert_eq!(rows.finish(0), None);
+        assert!(rows.close(0, Token(1)));
+        assert!(rows.release(0).is_none());
+        rows.take_for_arrival(0);
+        assert!(!rows.close(0, Token(2)));
+        assert_eq!(rows.finish(0), Some(Token(2)));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Making sockets, and the one receive option that pays: SO_RCVLOWAT.
 //!
-//! Owns: the socket options of a source connection. It must never wait for the network.
+//! Owns: the socket options of every connection, made by us or accepted. It must never wait for the network.
 //!
 //! Why the low-water mark: without it the kernel wakes the receiver for every few segments; with it a 1 MiB receive
 //! costs two or three wakes, a third less CPU. Why it is dangerous: a mark above what is still to come
 //! never fires, and the connection stands still until its timeout. So the invariant of every large receive is
 //! `low water <= bytes missing`, and the engine, not the kernel, resumes a partial one with a new mark.
 
+use crate::gather::Gather;
 use crate::operation::SystemError;
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use std::net::SocketAddr;
@@ -19,6 +21,10 @@ pub(crate) const LOW_WATER_BYTES_MAX: u32 = 512 << 10;
 
 /// Receives below this use a mark of 1: a system call to set the mark costs as much as the wakes it saves.
 pub(crate) const LOW_WATER_RECEIVE_BYTES_MIN: u32 = 128 << 10;
+
+/// Connections the kernel keeps for a listener until they are accepted; it cuts this to net.core.somaxconn (4,096). A
+/// longer queue only holds peers that will have given up when their turn comes.
+pub(crate) const LISTEN_BACKLOG_MAX: i32 = 1024;
 
 /// A TCP socket for `address`, not connected yet.
 pub(crate) fn create(
@@ -39,6 +45,34 @@ pub(crate) fn create(
         set_receive_buffer(socket.as_fd(), bytes as usize)?;
     }
     Ok(socket)
+}
+
+/// A TCP socket that listens on `address`, and the address it really has.
+pub(crate) fn listen(address: SocketAddr, flags: SocketFlags) -> Result<(OwnedFd, SocketAddr), SystemError> {
+    // No fixed receive buffer: an accepted socket would inherit it, and who connects to us sends small requests.
+    let socket = create(address, None, flags)?;
+    // A restart must not wait a minute for the connections of the life before to leave TIME_WAIT.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, LISTEN_BACKLOG_MAX)?;
+    let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+    Ok((socket, bound))
+}
+
+/// Makes an accepted socket like a connected one; answers its peer. Fails when the peer is gone already.
+pub(crate) fn welcome(socket: BorrowedFd<'_>) -> Result<SocketAddr, SystemError> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    let peer = rustix::net::getpeername(socket)?.ok_or(SystemError::CONNECTION_RESET)?;
+    Ok(SocketAddr::try_from(peer)?)
+}
+
+/// One sendmsg that does not wait.
+pub(crate) fn send_gather(socket: BorrowedFd<'_>, gather: &Gather) -> Result<usize, Errno> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is borrowed for the call; the header's spans are lent for as long as the gather lives.
+    let result = unsafe { libc::sendmsg(socket.as_raw_fd(), gather.header(), flags) };
+    usize::try_from(result)
+        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
 
 /// A fixed buffer switches autotuning off, and without privilege it is silently cut to net.core.rmem_max (208 KiB by
@@ -112,5 +146,18 @@ mod tests {
         assert!(sockopt::tcp_nodelay(&socket).unwrap());
         assert!(sockopt::socket_recv_buffer_size(&socket).unwrap() >= 64 << 10);
         set_low_water(socket.as_fd(), 1000).unwrap();
+    }
+
+    #[test]
+    fn a_listener_tells_its_port_and_an_accepted_socket_takes_its_options() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (listener, address) = listen(any, SocketFlags::empty()).unwrap();
+        assert_ne!(address.port(), 0);
+        let peer = std::net::TcpStream::connect(address).unwrap();
+        let accepted = rustix::net::accept(&listener).unwrap();
+        sockopt::set_tcp_nodelay(&accepted, false).unwrap();
+        assert_eq!(welcome(accepted.as_fd()).unwrap(), peer.local_addr().unwrap());
+        assert!(sockopt::tcp_nodelay(&accepted).unwrap());
+        assert_eq!(listen(address, SocketFlags::empty()).unwrap_err(), SystemError::ADDRESS_IN_USE);
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Owns: one list of tests, each written once against [`World`]. It must never ask which engine it has: what
 //! differs between engines is not part of the contract. A host that forbids io_uring runs the epoll half only.
+//! The half of a server (listening, gathered sends) is `contract/serving.rs`.
+
+#[path = "contract/serving.rs"]
+mod serving;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::spawn;
 use twinlog_io::{
-    AnyEngine, Completion, Engine, EngineError, EngineOptions, EnginePreference, FileKey, Job, JobOutcome,
-    Operation, Outcome, SocketKey, Span, Step, StepFailure, StepOutput, SystemError, Token, open_engine,
+    AnyEngine, Completion, Engine, EngineError, EngineOptions, EnginePreference, FileKey, GATHER_SPANS_MAX,
+    Job, JobOutcome, Operation, Outcome, SocketKey, Span, Step, StepFailure, StepOutput, SystemError, Token,
+    open_engine,
 };
 
 /// A test that got no completion for this long has found a lost one; no passing test comes near it.
@@ -168,6 +173,7 @@ contract! {
     closing_ends_a_connect_in_flight,
     many_sockets_keep_their_bytes_apart,
     a_direct_file_keeps_what_was_written,
+    transfers_anywhere_in_the_arena_keep_their_bytes,
     more_operations_than_the_queue_holds_all_complete,
     a_file_closes_after_its_writes_and_its_key_can_be_used_again,
     a_read_at_the_end_of_a_file_is_short,
@@ -179,7 +185,22 @@ contract! {
     lent_bytes_are_out_of_reach_until_the_completion,
     an_engine_with_operations_in_flight_can_be_dropped,
     in_flight_counts_what_was_not_delivered,
+    a_listener_tells_its_address_and_serves_who_connects,
+    an_accept_waits_for_its_connection,
+    accepts_take_waiting_connections_one_by_one,
+    a_taken_address_is_an_outcome_and_the_key_can_be_used_again,
+    a_listener_is_back_at_once_on_the_address_it_had,
+    closing_a_listener_ends_its_accept_first,
+    closing_the_socket_of_an_accept_leaves_the_listener_open,
+    a_server_and_its_client_meet_in_one_engine,
+    gathered_spans_arrive_in_their_order,
+    a_large_gather_arrives_whole,
+    gathered_bytes_may_be_written_and_sent_elsewhere_meanwhile,
+    a_gather_to_a_gone_peer_fails,
+    an_engine_that_serves_can_be_dropped,
 }
+
+use serving::*;
 
 const SOCKET: SocketKey = SocketKey(0);
 const FILE: FileKey = FileKey(0);
@@ -379,6 +400,29 @@ fn a_direct_file_keeps_what_was_written(world: &mut World) {
     world.assert_filled(into, 2);
     let bytes = std::fs::read(&path).unwrap();
     assert!(bytes.chunks(1 << 20).enumerate().all(|(index, part)| part == patterned(1 << 20, index as u8)));
+}
+
+/// Huge pages, registered or not, begin and end inside some of these spans, and one is larger than any.
+fn transfers_anywhere_in_the_arena_keep_their_bytes(world: &mut World) {
+    world.open_file(FILE, "anywhere", true);
+    let mib = 1 << 20;
+    let spans = [
+        span(0, 4096),
+        span((2 << 20) - 4096, 8192),
+        span(3 << 20, mib),
+        span((5 << 20) + 4096, mib),
+        span(7 << 20, 4 * mib),
+        span((16 << 20) - 8192, 8192),
+    ];
+    let mut position = 0;
+    for (seed, from) in spans.into_iter().enumerate() {
+        world.fill_with(from, seed as u8);
+        assert_eq!(world.done(Operation::Write { file: FILE, position, from }), from.length);
+        world.fill_with(from, 0xff);
+        assert_eq!(world.done(Operation::Read { file: FILE, position, into: from }), from.length);
+        world.assert_filled(from, seed as u8);
+        position += u64::from(from.length);
+    }
 }
 
 fn more_operations_than_the_queue_holds_all_complete(world: &mut World) {

@@ -3,6 +3,7 @@
 //! ```text
 //!   submit --> due at now + chance --> wait: the clock jumps to the next due moment --> completion
 //!   sockets: bytes of the network arrive in pieces     files: writes land when they complete
+//!   listeners: who dials the network is accepted
 //!   jobs: one after the other, steps in order          die(): what is in flight tears
 //! ```
 //! It drives the shard of the product, unchanged. The clock moves only inside `wait`, and never by more
@@ -14,11 +15,12 @@ use super::network::{Arrival, Network};
 use super::random::Random;
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use twinlog_io::{
-    Access, Arena, Completion, Disk, Engine, EngineError, FileKey, Job, Loan, Operation, Outcome, SocketKey,
-    Step, StepOutput, SystemError, Token, Waker,
+    Access, Arena, Completion, Disk, Engine, EngineError, FileKey, GATHER_SPANS_MAX, Job, Loan, Operation,
+    Outcome, SocketKey, Step, StepOutput, SystemError, Token, Waker,
 };
 
 /// The clock never jumps further in one wait: the world looks at its own plans in between.
@@ -35,7 +37,8 @@ struct InFlight {
     token: Token,
     operation: Operation,
     due: u64,
-    loan: Option<Loan>,
+    /// One span; several of a gathered send, none of what moves no bytes.
+    loans: Vec<Loan>,
     /// Changes that a sync covers.
     covered: usize,
 }
@@ -50,6 +53,7 @@ pub struct SimulatedEngine {
     jobs: VecDeque<(Token, Job, u64)>,
     files: BTreeMap<FileKey, PathBuf>,
     sockets: BTreeMap<SocketKey, u64>,
+    listeners: BTreeMap<SocketKey, SocketAddr>,
     /// Waits that nothing but a wake could have ended.
     pub endless_waits: u64,
 }
@@ -65,6 +69,7 @@ impl SimulatedEngine {
             jobs: VecDeque::new(),
             files: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             endless_waits: 0,
         }
     }
@@ -85,9 +90,7 @@ impl SimulatedEngine {
                 let bytes = self.arena.bytes(from).to_vec();
                 self.disk.write_torn(&self.files[&file], position, &bytes, &mut random);
             }
-            if let Some(loan) = flight.loan {
-                self.arena.give_back(loan);
-            }
+            flight.loans.into_iter().for_each(|loan| self.arena.give_back(loan));
         }
         if let Some((_, job, _)) = self.jobs.pop_front() {
             let done = random.below(job.steps.len() as u64 + 1) as usize;
@@ -95,6 +98,9 @@ impl SimulatedEngine {
                 // Nobody is left to hear whether it failed.
                 let _ = self.run_step(step);
             }
+        }
+        for (_, address) in std::mem::take(&mut self.listeners) {
+            self.around().network.stop_listening(address);
         }
         for (_, connection) in std::mem::take(&mut self.sockets) {
             self.around().network.close(connection);
@@ -115,7 +121,7 @@ impl SimulatedEngine {
     fn delay(&self, operation: &Operation) -> u64 {
         let random = &mut self.around().random;
         let usual = match operation {
-            Operation::Receive { .. } | Operation::Send { .. } => 100_000,
+            Operation::Receive { .. } | Operation::Send { .. } | Operation::SendGather { .. } => 100_000,
             Operation::Sync { .. } | Operation::Job(_) => 5_000_000,
             _ => 1_000_000,
         };
@@ -138,7 +144,21 @@ impl SimulatedEngine {
                 }
             }
             Operation::Receive { socket, into, fill } => self.receive(index, socket, into, fill)?,
-            Operation::Send { socket, from } => self.send(socket, from),
+            Operation::Send { socket, from } => self.send(socket, &[from]),
+            Operation::SendGather { socket, spans } => self.send(socket, &spans),
+            Operation::Listen { listener, address } => {
+                let bound = self.around().network.listen(address);
+                if let Ok(address) = bound {
+                    self.listeners.insert(listener, address);
+                }
+                bound.map_or_else(Outcome::Failed, Outcome::Address)
+            }
+            Operation::Accept { listener, socket } => {
+                let address = *self.listeners.get(&listener)?;
+                let (connection, peer) = self.around().network.accept(address)?;
+                self.sockets.insert(socket, connection);
+                Outcome::Address(peer)
+            }
             Operation::Write { file, position, from } => self.write(file, position, from),
             Operation::Read { file, position, into } => self.read(index, file, position, into),
             Operation::Sync { file } => {
@@ -164,6 +184,9 @@ impl SimulatedEngine {
                 if let Some(connection) = self.sockets.remove(&socket) {
                     self.around().network.close(connection);
                 }
+                if let Some(address) = self.listeners.remove(&socket) {
+                    self.around().network.stop_listening(address);
+                }
                 Outcome::Done(0)
             }
             Operation::Job(_) => panic!("jobs have a queue of their own"),
@@ -173,9 +196,7 @@ impl SimulatedEngine {
 
     fn take(&mut self, index: usize) -> InFlight {
         let mut flight = self.in_flight.swap_remove(index);
-        if let Some(loan) = flight.loan.take() {
-            self.arena.give_back(loan);
-        }
+        flight.loans.drain(..).for_each(|loan| self.arena.give_back(loan));
         flight
     }
 
@@ -197,7 +218,7 @@ impl SimulatedEngine {
             Arrival::Closed => Some(Outcome::Done(0)),
             Arrival::Reset => Some(Outcome::Failed(SystemError::CONNECTION_RESET)),
             Arrival::Bytes(bytes) => {
-                let loan = self.in_flight[index].loan.take().expect("a receive holds its span");
+                let loan = self.in_flight[index].loans.pop().expect("a receive holds its span");
                 self.arena.give_back(loan);
                 let span = twinlog_io::Span { start: into.start, length: bytes.len() as u32 };
                 self.arena.bytes_mut(span).copy_from_slice(&bytes);
@@ -206,19 +227,19 @@ impl SimulatedEngine {
         }
     }
 
-    fn send(&mut self, socket: SocketKey, from: twinlog_io::Span) -> Outcome {
+    fn send(&mut self, socket: SocketKey, spans: &[twinlog_io::Span]) -> Outcome {
         let Some(connection) = self.sockets.get(&socket).copied() else {
             return Outcome::Failed(SystemError::BROKEN_PIPE);
         };
+        let mut bytes = Vec::new();
+        spans.iter().for_each(|span| bytes.extend_from_slice(self.arena.bytes(*span)));
         let mut around = self.around();
-        let short = around.random.one_in(10);
-        let length = if short { around.random.below(u64::from(from.length)) as u32 + 1 } else { from.length };
-        drop(around);
-        let bytes = self.arena.bytes(twinlog_io::Span { start: from.start, length }).to_vec();
-        let now = self.look().now;
-        let sent = self.around().network.send(connection, now, &bytes);
-        match sent {
-            true => Outcome::Done(length),
+        if around.random.one_in(10) {
+            bytes.truncate(around.random.below(bytes.len() as u64) as usize + 1);
+        }
+        let now = around.now;
+        match around.network.send(connection, now, &bytes) {
+            true => Outcome::Done(bytes.len() as u32),
             false => Outcome::Failed(SystemError::BROKEN_PIPE),
         }
     }
@@ -241,7 +262,7 @@ impl SimulatedEngine {
     }
 
     fn read(&mut self, index: usize, file: FileKey, position: u64, into: twinlog_io::Span) -> Outcome {
-        let loan = self.in_flight[index].loan.take().expect("a read holds its span");
+        let loan = self.in_flight[index].loans.pop().expect("a read holds its span");
         self.arena.give_back(loan);
         match self.disk.read(&self.files[&file], position, into.length as usize) {
             Ok(bytes) => {
@@ -262,8 +283,16 @@ impl SimulatedEngine {
 
     fn other_of_socket(&self, index: usize, socket: SocketKey) -> Option<usize> {
         self.in_flight.iter().enumerate().position(|(other, flight)| {
-            other != index
-                && matches!(flight.operation, Operation::Connect { socket: it, .. } | Operation::Receive { socket: it, .. } | Operation::Send { socket: it, .. } if it == socket)
+            let (one, two) = match flight.operation {
+                Operation::Connect { socket, .. }
+                | Operation::Receive { socket, .. }
+                | Operation::Send { socket, .. }
+                | Operation::SendGather { socket, .. } => (Some(socket), None),
+                Operation::Listen { listener, .. } => (Some(listener), None),
+                Operation::Accept { listener, socket } => (Some(listener), Some(socket)),
+                _ => (None, None),
+            };
+            other != index && (one == Some(socket) || two == Some(socket))
         })
     }
 
@@ -316,20 +345,25 @@ impl Engine for SimulatedEngine {
             self.jobs.push_back((token, job, due.max(after)));
             return;
         }
-        let loan = match &operation {
+        let (lent, access) = match &operation {
             Operation::Receive { into, .. } | Operation::Read { into, .. } => {
-                Some(self.arena.lend(*into, Access::KernelWrites))
+                (std::slice::from_ref(into), Access::KernelWrites)
             }
             Operation::Send { from, .. } | Operation::Write { from, .. } => {
-                Some(self.arena.lend(*from, Access::KernelReads))
+                (std::slice::from_ref(from), Access::KernelReads)
             }
-            _ => None,
+            Operation::SendGather { spans, .. } => {
+                assert!((1..=GATHER_SPANS_MAX).contains(&spans.len()), "a gather of {} spans", spans.len());
+                (&spans[..], Access::KernelReads)
+            }
+            _ => (&[][..], Access::KernelReads),
         };
+        let loans = lent.iter().map(|span| self.arena.lend(*span, access)).collect();
         let covered = match &operation {
             Operation::Sync { file } => self.disk.sync_begins(&self.files[file]),
             _ => 0,
         };
-        self.in_flight.push(InFlight { token, operation, due, loan, covered });
+        self.in_flight.push(InFlight { token, operation, due, loans, covered });
     }
 
     fn wait(&mut self, until: Option<u64>, completions: &mut Vec<Completion>) -> Result<(), EngineError> {
@@ -374,5 +408,82 @@ impl Engine for SimulatedEngine {
 
     fn in_flight(&self) -> usize {
         self.in_flight.len() + self.jobs.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twinlog_daemon::embedded::Cluster;
+    use twinlog_io::Span;
+
+    const LISTENER: SocketKey = SocketKey(0);
+    const SOCKET: SocketKey = SocketKey(1);
+
+    fn engine() -> SimulatedEngine {
+        let network = Network::new(Cluster::new(1), 7);
+        let surroundings = Surroundings { now: 1, random: Random::new(7), network };
+        SimulatedEngine::new(1 << 20, SimulatedDisk::default(), Rc::new(RefCell::new(surroundings)))
+    }
+
+    fn run(engine: &mut SimulatedEngine, operation: Operation) -> Outcome {
+        let mut completions = Vec::new();
+        engine.submit(Token(1), operation);
+        while completions.is_empty() {
+            engine.wait(None, &mut completions).unwrap();
+        }
+        assert_eq!(completions.len(), 1);
+        completions.remove(0).outcome
+    }
+
+    fn listen(engine: &mut SimulatedEngine) -> SocketAddr {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        match run(engine, Operation::Listen { listener: LISTENER, address }) {
+            Outcome::Address(address) => address,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_dials_is_accepted_and_bytes_go_both_ways() {
+        let mut engine = engine();
+        let address = listen(&mut engine);
+        let dialled = engine.around().network.dial(address).unwrap();
+        let accepted = run(&mut engine, Operation::Accept { listener: LISTENER, socket: SOCKET });
+        assert!(matches!(accepted, Outcome::Address(_)), "{accepted:?}");
+        assert!(engine.around().network.say(dialled, 1, b"question"));
+        let mut into = Span { start: 0, length: 8 };
+        while into.length > 0 {
+            let received = run(&mut engine, Operation::Receive { socket: SOCKET, into, fill: true });
+            let Outcome::Done(count) = received else { panic!("{received:?}") };
+            into = into.after(count);
+        }
+        assert_eq!(engine.arena().bytes(Span { start: 0, length: 8 }), b"question");
+        engine.arena_mut().bytes_mut(Span { start: 100, length: 6 }).copy_from_slice(b"answer");
+        let spans = [Span { start: 103, length: 3 }, Span { start: 100, length: 3 }].into();
+        let Outcome::Done(count) = run(&mut engine, Operation::SendGather { socket: SOCKET, spans }) else {
+            panic!("the send failed")
+        };
+        assert_eq!(engine.around().network.hear(dialled).unwrap(), &b"werans"[..count as usize]);
+        engine.around().network.hang_up(dialled, 1);
+        let end = Operation::Receive { socket: SOCKET, into: Span { start: 0, length: 8 }, fill: true };
+        assert_eq!(run(&mut engine, end), Outcome::Done(0));
+        assert_eq!(engine.arena().loans(), 0);
+    }
+
+    #[test]
+    fn a_closed_listener_ends_its_accept_and_is_dialled_no_more() {
+        let mut engine = engine();
+        let address = listen(&mut engine);
+        engine.submit(Token(2), Operation::Accept { listener: LISTENER, socket: SOCKET });
+        engine.submit(Token(3), Operation::CloseSocket { socket: LISTENER });
+        let mut completions = Vec::new();
+        while completions.len() < 2 {
+            engine.wait(None, &mut completions).unwrap();
+        }
+        let order: Vec<Token> = completions.iter().map(|completion| completion.token).collect();
+        assert_eq!(order, [Token(2), Token(3)]);
+        assert_eq!(engine.around().network.dial(address), None);
+        assert_eq!(run(&mut engine, Operation::CloseSocket { socket: SOCKET }), Outcome::Done(0));
     }
 }

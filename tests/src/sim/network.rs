@@ -1,4 +1,10 @@
-//! The simulated network: connections to the embedded brokers, whose answers come late and in pieces.
+//! The simulated network: connections to the embedded brokers, whose answers come late and in pieces, and
+//! connections from the world to whoever listens.
+//!
+//! ```text
+//!   connect ─▶ broker: requests ─▶ cluster ─▶ answers                        (we are the client)
+//!   dial ─▶ waits at its listener ─▶ accept;  say ─▶ arriving, heard ◀─ sent   (we are the server)
+//! ```
 
 use super::random::Random;
 use bytes::Bytes;
@@ -9,6 +15,9 @@ use twinlog_io::SystemError;
 
 /// An answer comes in at most this many pieces.
 const PIECES_MAX: u64 = 6;
+
+/// Ports below belong to brokers.
+const FIRST_FREE_PORT: u16 = 32_768;
 
 /// What a receive finds.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +38,8 @@ struct Connection {
     /// The broker ends the connection once this much time has come.
     closes_at: Option<u64>,
     reset: bool,
+    /// The world dialled us: what we send is kept in `request` until the world hears it.
+    dialled: bool,
 }
 
 /// All connections, and the cluster behind them.
@@ -36,13 +47,16 @@ pub struct Network {
     pub cluster: Cluster,
     random: Random,
     connections: BTreeMap<u64, Connection>,
+    /// Dialled connections that wait to be accepted, per listening address.
+    listeners: BTreeMap<SocketAddr, VecDeque<u64>>,
     opened: u64,
 }
 
 impl Network {
     /// Broker `id` listens on port `id` of the loopback address, as far as anyone can tell.
     pub fn new(cluster: Cluster, seed: u64) -> Self {
-        Self { cluster, random: Random::new(seed), connections: BTreeMap::new(), opened: 0 }
+        let (connections, listeners) = (BTreeMap::new(), BTreeMap::new());
+        Self { cluster, random: Random::new(seed), connections, listeners, opened: 0 }
     }
 
     pub fn address_of(broker: i32) -> SocketAddr {
@@ -67,6 +81,61 @@ impl Network {
         self.connections.remove(&connection);
     }
 
+    /// Port 0 becomes a free port above those of the brokers.
+    pub fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr, SystemError> {
+        let ports =
+            if address.port() == 0 { FIRST_FREE_PORT..=u16::MAX } else { address.port()..=address.port() };
+        let mut candidates = ports.map(|port| SocketAddr::new(address.ip(), port));
+        let free = candidates.find(|candidate| !self.listeners.contains_key(candidate));
+        let address = free.ok_or(SystemError::ADDRESS_IN_USE)?;
+        self.listeners.insert(address, VecDeque::new());
+        Ok(address)
+    }
+
+    /// Who waits to be accepted is reset.
+    pub fn stop_listening(&mut self, address: SocketAddr) {
+        for connection in self.listeners.remove(&address).unwrap_or_default() {
+            self.close(connection);
+        }
+    }
+
+    /// The world connects to a listener; `None`: nobody listens there.
+    pub fn dial(&mut self, address: SocketAddr) -> Option<u64> {
+        let waiting = self.listeners.get_mut(&address)?;
+        self.opened += 1;
+        waiting.push_back(self.opened);
+        self.connections.insert(self.opened, Connection { dialled: true, ..Connection::default() });
+        Some(self.opened)
+    }
+
+    /// The connection that waits longest, and its peer's address.
+    pub fn accept(&mut self, address: SocketAddr) -> Option<(u64, SocketAddr)> {
+        let connection = self.listeners.get_mut(&address)?.pop_front()?;
+        let port = u16::try_from(connection % u64::from(u16::MAX)).expect("below 65,535");
+        Some((connection, SocketAddr::from(([127, 0, 0, 2], port))))
+    }
+
+    /// The world sends to us over a connection it dialled; the bytes come late and in pieces. False: we closed it.
+    pub fn say(&mut self, id: u64, now: u64, bytes: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let after = connection.arriving.back().map_or(now, |(at, _)| *at);
+        arrive(connection, bytes.to_vec(), after.max(now), &mut self.random);
+        true
+    }
+
+    /// What we sent since the world last listened; `None`: we closed the connection.
+    pub fn hear(&mut self, id: u64) -> Option<Vec<u8>> {
+        self.connections.get_mut(&id).map(|connection| std::mem::take(&mut connection.request))
+    }
+
+    /// The world ends a connection it dialled: what it said before still arrives.
+    pub fn hang_up(&mut self, id: u64, now: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            let last = connection.arriving.back().map_or(now, |(at, _)| *at);
+            connection.closes_at = Some(last.max(now));
+        }
+    }
+
     /// Every connection breaks, some with a reset.
     pub fn break_all(&mut self, now: u64) {
         for connection in self.connections.values_mut() {
@@ -84,6 +153,9 @@ impl Network {
             return false;
         }
         connection.request.extend_from_slice(bytes);
+        if connection.dialled {
+            return true;
+        }
         while let Some(length) = connection.request.first_chunk::<4>() {
             let length = u32::from_be_bytes(*length) as usize;
             if connection.request.len() < 4 + length {
@@ -148,21 +220,23 @@ impl Network {
 
 fn deliver(connection: &mut Connection, reply: Reply, now: u64, random: &mut Random) {
     match reply {
-        Reply::Now(chunks) => {
-            let mut bytes: Vec<u8> = chunks.concat();
-            let mut at = now + random.below(2_000_000) + 1;
-            for _ in 0..random.below(PIECES_MAX) {
-                if bytes.len() < 2 {
-                    break;
-                }
-                let rest = bytes.split_off(1 + random.below(bytes.len() as u64 - 1) as usize);
-                connection.arriving.push_back((at, std::mem::replace(&mut bytes, rest)));
-                at += random.below(1_000_000);
-            }
-            connection.arriving.push_back((at, bytes));
-        }
+        Reply::Now(chunks) => arrive(connection, chunks.concat(), now, random),
         Reply::Wait(pending) => connection.waiting = Some(pending),
         Reply::Silence => {}
         Reply::Close(_) => connection.closes_at = Some(now + random.below(1_000_000)),
     }
+}
+
+/// Puts bytes on their way to us.
+fn arrive(connection: &mut Connection, mut bytes: Vec<u8>, now: u64, random: &mut Random) {
+    let mut at = now + random.below(2_000_000) + 1;
+    for _ in 0..random.below(PIECES_MAX) {
+        if bytes.len() < 2 {
+            break;
+        }
+        let rest = bytes.split_off(1 + random.below(bytes.len() as u64 - 1) as usize);
+        connection.arriving.push_back((at, std::mem::replace(&mut bytes, rest)));
+        at += random.below(1_000_000);
+    }
+    connection.arriving.push_back((at, bytes));
 }
