@@ -11,7 +11,10 @@
 //!   lane       one connection to one source broker: connect, negotiate, fetch, back off
 //!   session    what that broker already knows of our fetch positions (KIP-227)
 //!   credits    how many bytes may be asked for: memory and link bandwidth
+//!   lifecycle  what a mirror topic may become, and the order of a hand-over: tables, no machine
 //!   truncation what a shorter, newer or re-created source means, and what may be cut
+//!   metadata   the metadata log of a destination, and our membership in its cluster
+//!   guest      we lead partitions that stock brokers follow: the rules of a leader, and fetch sessions
 //!   wire       the few Kafka messages of the data path, streaming
 //! ```
 #![no_std]
@@ -23,8 +26,11 @@ extern crate std;
 pub mod backoff;
 pub mod credits;
 pub mod fault;
+pub mod guest;
 pub mod lane;
 pub mod ledger;
+pub mod lifecycle;
+pub mod metadata;
 pub mod partition;
 pub mod session;
 pub mod truncation;

@@ -11,6 +11,7 @@
 //!   log_bytes       batch walk, segment scan, control records
 //!   stored_files    checkpoints, indexes, the small text files, names, operators' instructions
 //!   wire_bytes      Fetch and ApiVersions answers
+//!   follower_bytes  requests of brokers that follow us, and what they are answered
 //!   source_answers  whole answers to the control core's client
 //!   operator_words  configuration file, flags, topic patterns
 //! ```
@@ -18,6 +19,7 @@
 //! to libFuzzer or AFL, with its `examples` as the corpus.
 
 mod checksum;
+mod follower_bytes;
 mod log_bytes;
 pub mod mutation;
 mod operator_words;
@@ -61,6 +63,8 @@ pub const TARGETS: &[Target] = &[
         .repaired(wire_bytes::fit_frame),
     Target::new("versions_answer", wire_bytes::versions_answer, wire_bytes::versions_answers)
         .repaired(wire_bytes::fit_first_length),
+    Target::new("follower_requests", follower_bytes::follower_requests, follower_bytes::streams)
+        .repaired(follower_bytes::fit_first_frame),
     Target::new("source_answer", source_answers::source_answer, source_answers::scripts).costing(20),
     Target::new("config_file", operator_words::config_file, operator_words::config_files).costing(4),
     Target::new("topic_pattern", operator_words::topic_pattern, operator_words::topic_patterns).costing(4),

@@ -8,7 +8,12 @@
 pub mod api_versions;
 pub mod fetch_request;
 pub mod fetch_response;
+mod follower_frame;
+pub mod follower_request;
+pub mod follower_response;
 mod primitives;
+
+pub use follower_frame::Walk;
 
 pub use primitives::{Reader, Writer};
 

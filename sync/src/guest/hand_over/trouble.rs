@@ -1,0 +1,128 @@
+//! Why a hand-over does not go on, or was taken back: each with the figures that show it.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use twinlog_log_segment::offset::Offset;
+
+/// Who was asked for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    SourceEnds,
+    ProducerIds,
+    Reassignment,
+    LeaderChange,
+    DestinationEnds,
+    Configs,
+    Abort,
+    State,
+}
+
+impl Asked {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::SourceEnds => "where its logs end cannot be read from the source",
+            Self::ProducerIds => "the destination's producer ids cannot be lifted above the source's",
+            Self::Reassignment => "the controller does not take the new replicas",
+            Self::LeaderChange => "the controller does not take the new in-sync replicas",
+            Self::DestinationEnds => "where the new leaders' logs end cannot be read",
+            Self::Configs => "the destination does not take the topic's own configuration",
+            Self::Abort => "the open transactions cannot be aborted",
+            Self::State => "the next step cannot be kept",
+        }
+    }
+}
+
+/// See the file's header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// A request failed; the text is its own error's.
+    NotAnswered { asked: Asked, why: String },
+    /// The source has open transactions: its last stable offset is below its end.
+    OpenTransactions { index: i32, last_stable_offset: Offset, end: Offset },
+    /// Our copy holds transactions without their end.
+    OpenHere { index: i32, count: usize },
+    SourceMoves { index: i32, captured: Offset, found: Offset },
+    /// Nothing was appended for as long as is waited.
+    NotCaughtUp { index: i32, log_end: Offset, end: Offset },
+    /// The shard does not lead it now.
+    NotLed { index: i32 },
+    /// No follower is alive.
+    NoFollower { index: i32, brokers: Vec<i32> },
+    /// A follower that is alive does not hold everything, or has not said so lately.
+    Behind { index: i32, broker: i32, at: Option<Offset>, end: Offset, age_ms: Option<u64> },
+    NotFlushed { index: i32, flushed: Offset, end: Offset },
+    /// The shard holds less than was to be handed over.
+    Shorter { index: i32, log_end: Offset, end: Offset },
+    /// The metadata log does not show what was sent.
+    NotPending { index: i32 },
+    NotHandedOver { index: i32, code: i16 },
+    /// The new leader's log is another one.
+    OtherEnd { index: i32, found: Option<Offset>, end: Offset },
+    TopicGone,
+    Cancelled,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnswered { asked, why } => write!(f, "{}: {why}", asked.words()),
+            Self::OpenTransactions { index, last_stable_offset, end } => write!(
+                f,
+                "partition {index} has open transactions at the source: it is stable up to offset \
+                 {last_stable_offset} and ends at {end}; end them, or use failover"
+            ),
+            Self::OpenHere { index, count } => write!(
+                f,
+                "partition {index} ends inside {count} transactions of its source; stop their producers and \
+                 promote again, or use failover"
+            ),
+            Self::SourceMoves { index, captured, found } => write!(
+                f,
+                "partition {index} of the source grew from offset {captured} to {found} meanwhile; stop its \
+                 producers, or allow a moving source"
+            ),
+            Self::NotCaughtUp { index, log_end, end } => {
+                write!(f, "partition {index} is at offset {log_end} of {end} and does not go on")
+            }
+            Self::NotLed { index } => write!(f, "partition {index} is not led by us now"),
+            Self::NoFollower { index, brokers } => {
+                write!(f, "partition {index}: none of brokers {brokers:?} is alive to take it over")
+            }
+            Self::Behind { index, broker, at, end, age_ms } => {
+                write!(f, "broker {broker} does not hold partition {index} up to offset {end}: ")?;
+                match (at, age_ms) {
+                    (Some(at), Some(age)) => write!(f, "it was at {at} {age} ms ago"),
+                    (None, Some(age)) => write!(f, "it asked {age} ms ago and proved nothing"),
+                    (_, None) => write!(f, "it never asked"),
+                }
+            }
+            Self::NotFlushed { index, flushed, end } => {
+                write!(f, "partition {index} is flushed up to offset {flushed} of {end}")
+            }
+            Self::Shorter { index, log_end, end } => write!(
+                f,
+                "our copy of partition {index} ends at offset {log_end}, {end} is to be handed over; its \
+                 followers hold the rest"
+            ),
+            Self::NotPending { index } => {
+                write!(f, "the metadata log does not show partition {index} as it was sent")
+            }
+            Self::NotHandedOver { index, code } => {
+                write!(f, "the controller refused to hand partition {index} over (error code {code})")
+            }
+            Self::OtherEnd { index, found: Some(found), end } => write!(
+                f,
+                "the new leader of partition {index} ends at offset {found}, {end} was handed over; nobody may \
+                 write before it is clear why"
+            ),
+            Self::OtherEnd { index, found: None, end } => {
+                write!(f, "nobody says where partition {index} ends now; {end} was handed over")
+            }
+            Self::TopicGone => write!(f, "the mirror topic is not there any more"),
+            Self::Cancelled => write!(f, "an operator took it back"),
+        }
+    }
+}
+
+impl core::error::Error for Trouble {}
