@@ -15,7 +15,7 @@ mod tests;
 
 pub use connection::{Connection, ConnectionOptions, FRAME_BYTES_MAX};
 pub use error::ClientError;
-pub use frame_shape::{ShapeError, Shaped};
+pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
 use crate::config::{HostPort, SourceSettings};

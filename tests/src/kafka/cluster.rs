@@ -2,11 +2,12 @@
 //!
 //! Owns the directory of the cluster, its nodes, their properties and the scenario process. Brokers
 //! are numbered from 1. One broker is its own controller; three have a separate one (node 100), so that
-//! killing a broker never touches the quorum. Everything waits on what brokers say, never on time.
+//! killing a broker never touches the quorum; a destination may have three of them (nodes 100 to 102).
+//! Everything waits on what brokers say, never on time.
 //!
 //! ```text
 //!   <temporary>/node-1/{server.properties, start-N.output, data/<topic>-<partition>/...}
-//!   <temporary>/node-100/...                                    the controller of three
+//!   <temporary>/node-100/...                                    a controller of its own
 //!   <temporary>/scenario.output
 //! ```
 
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::thread;
 
+/// The first of them; brokers are far below it, guests far above.
 const CONTROLLER_ID: i32 = 100;
 /// The controller keeps metadata of a few topics only.
 const CONTROLLER_HEAP_MEGABYTES: u32 = 192;
@@ -33,7 +35,7 @@ const TOOL_HEAP_MEGABYTES: u32 = 256;
 /// Small and quick: internal topics of a few partitions, retention and cleaning within a second,
 /// a dead broker noticed after three.
 const COMMON: &str = "\
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT
 controller.listener.names=CONTROLLER
 auto.create.topics.enable=false
 offsets.topic.num.partitions=5
@@ -53,14 +55,27 @@ log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=8388608
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+initial.broker.registration.timeout.ms=110000
 controlled.shutdown.retry.backoff.ms=500
 ";
+
+/// What makes a controller write a snapshot within moments and drop the log before it.
+const FORCED_SNAPSHOTS: [(&str, &str); 4] = [
+    ("metadata.log.max.record.bytes.between.snapshots", "20000"),
+    ("metadata.log.max.snapshot.interval.ms", "30000"),
+    ("metadata.max.retention.bytes", "30000"),
+    ("metadata.max.retention.ms", "60000"),
+];
 
 /// What kind of cluster a test wants.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// 1 or 3.
     pub brokers: usize,
+    /// 1 or 3; those of a single broker without listeners of their own are the broker itself.
+    pub controllers: usize,
+    /// Brokers meet on a listener INTERNAL, clients use one called EXTERNAL.
+    pub internal_listener: bool,
     /// Broker properties that win over ours.
     pub overrides: Vec<(String, String)>,
     pub heap_megabytes: u32,
@@ -68,11 +83,29 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { brokers: 1, overrides: Vec::new(), heap_megabytes: BROKER_HEAP_MEGABYTES }
+        Self {
+            brokers: 1,
+            controllers: 1,
+            internal_listener: false,
+            overrides: Vec::new(),
+            heap_megabytes: BROKER_HEAP_MEGABYTES,
+        }
     }
 }
 
 impl ClusterOptions {
+    /// What a guest joins: three brokers, controllers of their own, Kafka's default session of 9 s.
+    pub fn destination(controllers: usize) -> Self {
+        let options = Self { brokers: 3, controllers, internal_listener: true, ..Self::default() };
+        let options = options.with_override("default.replication.factor", "3");
+        options.with_override("broker.session.timeout.ms", "9000")
+    }
+
+    /// The metadata log soon begins with a snapshot, as that of any cluster that has lived for a while.
+    pub fn with_forced_snapshots(self) -> Self {
+        FORCED_SNAPSHOTS.iter().fold(self, |options, (name, value)| options.with_override(name, value))
+    }
+
     pub fn with_override(mut self, name: &str, value: &str) -> Self {
         self.overrides.push((name.to_owned(), value.to_owned()));
         self
@@ -83,9 +116,10 @@ impl ClusterOptions {
 pub struct Cluster {
     /// Broker `i` is at `i - 1`.
     brokers: Vec<Node>,
-    controller: Option<Node>,
-    /// The controller's port of a combined node, ours as long as the cluster.
-    _quorum: Option<Port>,
+    /// Controller `i` is at `i - 1`; empty where the only broker is its own.
+    controllers: Vec<Node>,
+    /// Ports of further listeners, ours as long as the cluster.
+    _further_ports: Vec<Port>,
     scenario: Scenario,
     directory: PathBuf,
     /// Last: it removes the directory of all the others.
@@ -101,26 +135,58 @@ impl Cluster {
             tempfile::Builder::new().prefix("twinlog-kafka-").tempdir().expect("a directory").keep();
         let watchdog = Watchdog::over(&directory);
         let cluster_id = random_uuid();
-        let (controller, brokers, quorum) = if options.brokers == 1 {
-            combined(&directory, &options)
-        } else {
-            separate(&directory, &options)
-        };
-        format_all(&cluster_id, controller.as_ref(), &brokers);
-        for node in controller.iter().chain(&brokers) {
+        assert!(matches!(options.controllers, 1 | 3), "a quorum of {} controllers", options.controllers);
+        let is_combined = options.brokers == 1 && !options.internal_listener;
+        let Nodes { controllers, brokers, further_ports } =
+            if is_combined { combined(&directory, &options) } else { separate(&directory, &options) };
+        format_all(&cluster_id, &controllers, &brokers);
+        for node in controllers.iter().chain(&brokers) {
             node.launch(&watchdog);
         }
         // Its compilation and the start of the brokers take as long as each other: side by side.
         let scenario = Scenario::launch(&addresses(&brokers), &directory.join("scenario.output"), &watchdog);
-        for node in controller.iter().chain(&brokers) {
+        for node in controllers.iter().chain(&brokers) {
             node.poll_until_ready();
         }
-        Self { brokers, controller, _quorum: quorum, scenario, directory, watchdog }
+        Self { brokers, controllers, _further_ports: further_ports, scenario, directory, watchdog }
     }
 
     /// `host:port` of every broker, running or not, separated by commas.
     pub fn bootstrap(&self) -> String {
         addresses(&self.brokers)
+    }
+
+    /// `host:port` of every controller that is a process of its own, separated by commas.
+    pub fn bootstrap_controllers(&self) -> String {
+        addresses(&self.controllers)
+    }
+
+    /// The controller, numbered from 1, that leads the quorum, as Kafka's own tool sees it.
+    pub fn active_controller(&self) -> usize {
+        let arguments = ["--bootstrap-controller", &self.bootstrap_controllers(), "describe", "--status"];
+        poll::poll_for("the quorum has a leader", || {
+            let output = self.tool("org.apache.kafka.tools.MetadataQuorumCommand", &arguments);
+            let text = String::from_utf8_lossy(&output.stdout);
+            let leader = text.lines().find_map(|line| line.strip_prefix("LeaderId:"))?;
+            let id: i32 = leader.trim().parse().ok()?;
+            self.controllers.iter().position(|node| node.id == id).map(|position| position + 1)
+        })
+    }
+
+    /// SIGKILL of a controller.
+    pub fn kill_controller(&self, controller: usize) {
+        self.controllers[controller - 1].kill(&self.watchdog);
+    }
+
+    /// SIGTERM of a controller: it resigns first.
+    pub fn stop_controller(&self, controller: usize) {
+        self.controllers[controller - 1].stop(&self.watchdog);
+    }
+
+    /// Starts a controller that was killed or stopped and waits until it serves.
+    pub fn restart_controller(&self, controller: usize) {
+        self.controllers[controller - 1].launch(&self.watchdog);
+        self.controllers[controller - 1].poll_until_ready();
     }
 
     /// `host:port` of one broker.
@@ -184,6 +250,19 @@ impl Cluster {
         });
     }
 
+    /// Waits until a controller has written a snapshot of the metadata log, beside the one it was formatted
+    /// with. From then on a reader that begins at 0 is sent to it.
+    pub fn poll_until_metadata_snapshot(&self, controller: usize) {
+        let folder = self.controllers[controller - 1].data_directory.join("__cluster_metadata-0");
+        poll::poll_until("the controller has written a snapshot", || {
+            let names = fs::read_dir(&folder).expect("readable").flatten().map(|entry| entry.file_name());
+            names.filter_map(|name| name.into_string().ok()).any(|name| {
+                let offset = name.strip_suffix(".checkpoint").and_then(|name| name.split('-').next());
+                offset.is_some_and(|offset| offset.parse::<u64>().is_ok_and(|offset| offset > 0))
+            })
+        });
+    }
+
     /// Runs one of Kafka's tools (a class of `kafka-tools`) to its end.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> Output {
         run_tool(class, arguments)
@@ -197,7 +276,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.scenario.end(&self.watchdog);
-        for node in self.brokers.iter().chain(&self.controller) {
+        for node in self.brokers.iter().chain(&self.controllers) {
             node.kill(&self.watchdog);
         }
         if thread::panicking() {
@@ -221,43 +300,58 @@ fn addresses(brokers: &[Node]) -> String {
     brokers.iter().map(|node| format!("127.0.0.1:{}", node.port.number)).collect::<Vec<_>>().join(",")
 }
 
-/// The controller where it is a process of its own, the brokers, the quorum's port where it is not.
-type Nodes = (Option<Node>, Vec<Node>, Option<Port>);
+struct Nodes {
+    controllers: Vec<Node>,
+    brokers: Vec<Node>,
+    further_ports: Vec<Port>,
+}
 
 /// One node that is broker and controller.
 fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     let (port, quorum) = (ports::take(), ports::take());
-    let mut properties = properties(options, quorum.number);
+    let mut properties = properties(options, &[quorum.number]);
     let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
     let both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
     let node = Node::create(1, port, directory_of(directory, 1), options.heap_megabytes, &properties);
-    (None, vec![node], Some(quorum))
+    Nodes { controllers: Vec::new(), brokers: vec![node], further_ports: vec![quorum] }
 }
 
-/// A controller and its brokers.
+/// Controllers and brokers, each a process of its own.
 fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
-    let quorum = ports::take();
-    let common = properties(options, quorum.number);
+    let quorum: Vec<Port> = (0..options.controllers).map(|_| ports::take()).collect();
+    let numbers: Vec<u16> = quorum.iter().map(|port| port.number).collect();
+    let common = properties(options, &numbers);
+    let mut further_ports = Vec::new();
     let brokers = (1..=options.brokers as i32).map(|id| {
         let port = ports::take();
-        let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
-        let properties =
-            format!("{common}process.roles=broker\nlisteners={listener}\nadvertised.listeners={listener}\n");
+        let listeners = if options.internal_listener {
+            let internal = ports::take();
+            let both =
+                format!("INTERNAL://127.0.0.1:{},EXTERNAL://127.0.0.1:{}", internal.number, port.number);
+            further_ports.push(internal);
+            format!("inter.broker.listener.name=INTERNAL\nlisteners={both}\nadvertised.listeners={both}\n")
+        } else {
+            let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
+            format!("listeners={listener}\nadvertised.listeners={listener}\n")
+        };
+        let properties = format!("{common}process.roles=broker\n{listeners}");
         Node::create(id, port, directory_of(directory, id), options.heap_megabytes, &properties)
     });
     let brokers = brokers.collect();
-    let properties =
-        format!("{common}process.roles=controller\nlisteners=CONTROLLER://127.0.0.1:{}\n", quorum.number);
-    let folder = directory_of(directory, CONTROLLER_ID);
-    let controller = Node::create(CONTROLLER_ID, quorum, folder, CONTROLLER_HEAP_MEGABYTES, &properties);
-    (Some(controller), brokers, None)
+    let controllers = quorum.into_iter().zip(CONTROLLER_ID..).map(|(port, id)| {
+        let listener = format!("CONTROLLER://127.0.0.1:{}", port.number);
+        let properties = format!("{common}process.roles=controller\nlisteners={listener}\n");
+        Node::create(id, port, directory_of(directory, id), CONTROLLER_HEAP_MEGABYTES, &properties)
+    });
+    Nodes { controllers: controllers.collect(), brokers, further_ports }
 }
 
-fn properties(options: &ClusterOptions, quorum_port: u16) -> String {
+fn properties(options: &ClusterOptions, quorum_ports: &[u16]) -> String {
     let replicas = options.brokers;
-    let mut text = format!("{COMMON}controller.quorum.bootstrap.servers=127.0.0.1:{quorum_port}\n");
+    let quorum: Vec<String> = quorum_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let mut text = format!("{COMMON}controller.quorum.bootstrap.servers={}\n", quorum.join(","));
     for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
         writeln!(text, "{topic}.replication.factor={replicas}").expect("a string takes everything");
     }
@@ -269,12 +363,20 @@ fn properties(options: &ClusterOptions, quorum_port: u16) -> String {
 }
 
 /// Formats every node at once: each costs the start of a JVM.
-fn format_all(cluster_id: &str, controller: Option<&Node>, brokers: &[Node]) {
+fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node]) {
+    // Every controller has to be told of all, with the ids that their directories will have.
+    let voter = |node: &Node| format!("{}@127.0.0.1:{}:{}", node.id, node.port.number, random_uuid());
+    let voters: Vec<String> = controllers.iter().map(voter).collect();
+    let voters = voters.join(",");
     thread::scope(|scope| {
-        for node in controller.into_iter().chain(brokers) {
-            let is_controller = controller.is_none_or(|controller| controller.id == node.id);
-            let first = if is_controller { "--standalone" } else { "--no-initial-controllers" };
-            scope.spawn(move || node.format(cluster_id, &[first]));
+        for node in controllers.iter().chain(brokers) {
+            let is_controller = node.id >= CONTROLLER_ID || controllers.is_empty();
+            let arguments = match (is_controller, controllers.len()) {
+                (false, _) => vec!["--no-initial-controllers"],
+                (true, 0 | 1) => vec!["--standalone"],
+                (true, _) => vec!["--initial-controllers", &voters],
+            };
+            scope.spawn(move || node.format(cluster_id, &arguments));
         }
     });
 }
@@ -308,7 +410,7 @@ mod tests {
     #[test]
     fn overrides_come_after_what_they_override() {
         let options = ClusterOptions::default().with_override("num.io.threads", "8");
-        let text = properties(&options, 9);
+        let text = properties(&options, &[9]);
         assert!(text.rfind("num.io.threads=8") > text.find("num.io.threads=4"));
     }
 }

@@ -9,9 +9,10 @@ pub mod cluster;
 pub mod dump;
 pub mod indexes;
 mod node;
-mod ports;
+pub mod ports;
 pub mod scenario;
 mod watchdog;
+pub mod zoo;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use scenario::{Codec, Isolation, Scenario};

@@ -127,7 +127,7 @@ impl Connection {
         frame.put_i32(0);
         let written = header
             .encode(&mut frame, <R as HeaderVersion>::header_version(version))
-            .and_then(|()| request.encode(&mut frame, version));
+            .and_then(|()| request.encode(&mut frame, R::body_version(version)));
         assert!(written.is_ok(), "{} v{version} cannot be written: {written:?}", R::NAME);
         let length = i32::try_from(frame.len() - 4).expect("requests are far below 2 GiB");
         frame[..4].copy_from_slice(&length.to_be_bytes());
@@ -167,7 +167,7 @@ impl Connection {
         let header_version = <R::Response as HeaderVersion>::header_version(version);
         frame_shape::check::<R>(&frame, version, header_version > 0).map_err(malformed)?;
         let decoded = ResponseHeader::decode(&mut whole, header_version)
-            .and_then(|_| <R as Request>::Response::decode(&mut whole, version));
+            .and_then(|_| <R as Request>::Response::decode(&mut whole, R::body_version(version)));
         decoded.map_err(|_| malformed(ShapeError::Content))
     }
 

@@ -7,7 +7,10 @@
 //! ```text
 //!   frame:  correlation id | [header tags] | fields of the table, each from its first to its last version
 //!   array:  count, then count times its own fields (and their tags where the version is flexible)
+//!   tagged: tag, length, then exactly that many bytes of the tag's own layout; unknown tags are passed over
 //! ```
+
+mod controller;
 
 use kafka_protocol::messages::{
     ApiVersionsRequest, FetchRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
@@ -34,6 +37,10 @@ enum Layout {
     Numbers(usize),
     /// An array of structures.
     Array(&'static [Field]),
+    /// One structure.
+    Structure(&'static [Field]),
+    /// A field that stands among the tags of its structure, if at all.
+    Tagged(u32, &'static Layout),
 }
 
 /// What an answer looks like, for each request that is ever sent.
@@ -44,6 +51,12 @@ pub trait Shaped: Request {
     /// First version with compact lengths and tags.
     const FLEXIBLE_FROM: i16;
     const ANSWER: &'static [Field];
+
+    /// The version in which the library writes and reads the body, where it knows an older one only that
+    /// differs in tags.
+    fn body_version(version: i16) -> i16 {
+        version
+    }
 }
 
 /// Where a frame stops being an answer.
@@ -162,7 +175,8 @@ impl Shaped for OffsetForLeaderEpochRequest {
 
 impl Shaped for FetchRequest {
     const NAME: &'static str = "Fetch";
-    /// Version 13 names topics by id; reading one partition for a comparison needs no more than this.
+    /// Version 13 names topics by id; reading one partition for a comparison needs no more than this. The
+    /// metadata log is fetched with [`METADATA_FETCH_VERSION`], which is not negotiated here.
     const UNDERSTOOD: VersionRange = VersionRange { min: 4, max: 12 };
     const FLEXIBLE_FROM: i16 = 12;
     const ANSWER: &'static [Field] = &[
@@ -171,7 +185,8 @@ impl Shaped for FetchRequest {
         field(
             0,
             Layout::Array(&[
-                field(0, Layout::Text),
+                Field { since: 0, until: 12, layout: Layout::Text },
+                field(13, Layout::Fixed(16)),
                 field(
                     0,
                     Layout::Array(&[
@@ -181,19 +196,38 @@ impl Shaped for FetchRequest {
                         field(4, Layout::Array(&[field(0, Layout::Fixed(16))])),
                         field(11, Layout::Fixed(4)),
                         field(0, Layout::Bytes),
+                        field(12, Layout::Tagged(0, &Layout::Structure(&[field(0, Layout::Fixed(12))]))),
+                        field(12, Layout::Tagged(1, &Layout::Structure(&[field(0, Layout::Fixed(8))]))),
+                        field(12, Layout::Tagged(2, &Layout::Structure(&[field(0, Layout::Fixed(12))]))),
                     ]),
                 ),
             ]),
         ),
+        field(
+            16,
+            Layout::Tagged(
+                0,
+                &Layout::Array(&[
+                    field(0, Layout::Fixed(4)),
+                    field(0, Layout::Text),
+                    field(0, Layout::Fixed(4)),
+                    field(0, Layout::Text),
+                ]),
+            ),
+        ),
     ];
 }
+
+/// The Fetch of the metadata log: the first version that names the directory of the one who asks, and the
+/// last one of Kafka 4.0. ref: KIP-853
+pub const METADATA_FETCH_VERSION: i16 = 17;
 
 /// Walks a frame behind its correlation id.
 pub fn check<R: Shaped>(frame: &[u8], version: i16, tagged_header: bool) -> Result<(), ShapeError> {
     let flexible = version >= R::FLEXIBLE_FROM;
     let mut walk = Walk { reader: Reader::new(frame), bytes: frame.len(), version, flexible };
     if tagged_header {
-        walk.tags()?;
+        walk.tags(&[])?;
     }
     walk.fields(R::ANSWER)?;
     match frame.len() - walk.reader.consumed() {
@@ -213,36 +247,60 @@ impl Walk<'_> {
     fn fields(&mut self, fields: &[Field]) -> Result<(), ShapeError> {
         let version = self.version;
         for field in fields.iter().filter(|field| (field.since..=field.until).contains(&version)) {
-            match field.layout {
-                Layout::Fixed(bytes) => self.skip(bytes)?,
-                Layout::Text => {
-                    let bytes = self.text_length()?;
-                    self.skip(bytes)?;
+            if !matches!(field.layout, Layout::Tagged(..)) {
+                self.layout(&field.layout)?;
+            }
+        }
+        if self.flexible { self.tags(fields) } else { Ok(()) }
+    }
+
+    fn layout(&mut self, layout: &Layout) -> Result<(), ShapeError> {
+        match layout {
+            Layout::Fixed(bytes) => self.skip(*bytes),
+            Layout::Text => {
+                let bytes = self.text_length()?;
+                self.skip(bytes)
+            }
+            Layout::Bytes => {
+                let bytes = if self.flexible { self.text_length()? } else { self.count()? };
+                self.skip(bytes)
+            }
+            Layout::Numbers(each) => {
+                let count = self.count()?;
+                // Cannot overflow: a count is at most the frame's length.
+                self.skip(count * each)
+            }
+            Layout::Array(fields) => {
+                for _ in 0..self.count()? {
+                    self.fields(fields)?;
                 }
-                Layout::Bytes => {
-                    let bytes = if self.flexible { self.text_length()? } else { self.count()? };
-                    self.skip(bytes)?;
-                }
-                Layout::Numbers(each) => {
-                    let count = self.count()?;
-                    // Cannot overflow: a count is at most the frame's length.
-                    self.skip(count * each)?;
-                }
-                Layout::Array(fields) => {
-                    for _ in 0..self.count()? {
-                        self.fields(fields)?;
+                Ok(())
+            }
+            Layout::Structure(fields) => self.fields(fields),
+            Layout::Tagged(_, inner) => self.layout(inner),
+        }
+    }
+
+    /// The tags of a structure. One that is known has to fill its length: the decoder goes on behind what it
+    /// reads, not behind what the length says.
+    fn tags(&mut self, fields: &[Field]) -> Result<(), ShapeError> {
+        for _ in 0..self.varint()? {
+            let tag = self.varint()?;
+            let bytes = self.varint()? as usize;
+            let position = self.reader.consumed();
+            let is_this = |field: &&Field| {
+                let known = matches!(field.layout, Layout::Tagged(known, _) if known == tag);
+                known && (field.since..=field.until).contains(&self.version)
+            };
+            match fields.iter().find(is_this) {
+                None => self.skip(bytes)?,
+                Some(field) => {
+                    self.layout(&field.layout)?;
+                    if self.reader.consumed() - position != bytes {
+                        return Err(ShapeError::Length { position, value: bytes as i64 });
                     }
                 }
             }
-        }
-        if self.flexible { self.tags() } else { Ok(()) }
-    }
-
-    fn tags(&mut self) -> Result<(), ShapeError> {
-        for _ in 0..self.varint()? {
-            self.varint()?;
-            let bytes = self.varint()?;
-            self.skip(bytes as usize)?;
         }
         Ok(())
     }
@@ -329,9 +387,13 @@ mod tests {
     }
 
     /// What the library writes in each version passes whole, and no piece of it passes.
-    fn proves<R: Shaped>(answer: &R::Response, hostile_byte: u8) {
-        for version in R::UNDERSTOOD.min..=R::UNDERSTOOD.max {
-            let bytes = encoded(answer, version);
+    pub(super) fn proves<R: Shaped>(answer: &R::Response, hostile_byte: u8) {
+        proves_versions::<R>(answer, hostile_byte, R::UNDERSTOOD);
+    }
+
+    pub(super) fn proves_versions<R: Shaped>(answer: &R::Response, hostile_byte: u8, versions: VersionRange) {
+        for version in versions.min..=versions.max {
+            let bytes = encoded(answer, R::body_version(version));
             assert_eq!(check::<R>(&bytes, version, false), Ok(()), "{} v{version}", R::NAME);
             for cut in 0..bytes.len() {
                 assert!(
