@@ -214,6 +214,7 @@ fn shard_options(copy: &Path) -> Result<ShardOptions, BenchError> {
         journal: copy.join("journal").join("journal-0"),
         sockets_max: 16,
         files_max: 64,
+        is_guest: false,
     })
 }
 

@@ -58,6 +58,14 @@ pub struct RecoverRequest {
     pub batch_bytes_max: u32,
 }
 
+/// A segment that takes no more batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedSegment {
+    pub base: Offset,
+    /// Bytes of its `.log`.
+    pub length: u64,
+}
+
 /// A partition that can be appended to.
 #[derive(Clone, Debug)]
 pub struct RecoveredPartition {
@@ -66,6 +74,8 @@ pub struct RecoveredPartition {
     pub file_bytes: u64,
     /// Any batch is stored, in whatever segment.
     pub holds_batches: bool,
+    /// Segments before the active one, in order.
+    pub closed: Vec<ClosedSegment>,
     pub alarms: Vec<RecoveryAlarm>,
 }
 
@@ -356,7 +366,10 @@ impl Recovery<'_> {
         }
         let active = directory.join(SegmentFile::Log.name(checkpoint.segment_base));
         let file_bytes = self.files.length(&active)?.unwrap_or(0);
-        Ok(RecoveredPartition { checkpoint, file_bytes, holds_batches, alarms: self.alarms })
+        let segments = Segments::list(&mut self.files, directory)?;
+        let closed = segments.logs().filter(|(base, _)| *base < checkpoint.segment_base);
+        let closed = closed.map(|(base, length)| ClosedSegment { base, length }).collect();
+        Ok(RecoveredPartition { checkpoint, file_bytes, holds_batches, closed, alarms: self.alarms })
     }
 
     /// Takes over a log start that was recorded later than the checkpoint, and deletes what a trim left.

@@ -13,6 +13,10 @@
 //! receive may still fill; while it is in flight no other write of the segment starts, because the next
 //! one rewrites the same block and completions come in any order.
 //!
+//! Readers (followers of the partition) send straight from the images: an image with readers is never given
+//! back or received into below what they read, and images that a live reader still needs are kept behind
+//! the write as long as memory is not short.
+//!
 //! Knows no engine: it says what to write and is told what completed. `Mark`s tie byte positions to offsets.
 
 use crate::pool::{Class, Pool};
@@ -42,6 +46,8 @@ struct Image {
     base: u64,
     /// The last whole batch when the image became full.
     full_mark: Option<Mark>,
+    /// Sends under way from its bytes.
+    readers: u32,
 }
 
 impl Image {
@@ -131,6 +137,12 @@ pub struct SegmentWriter {
     receiving: bool,
     /// Bytes that were already given to a write were withdrawn: start from the disk's last good block.
     withdrawn: bool,
+    /// Images up to here are in the file.
+    written: u64,
+    /// Lowest position that a reader is expected to ask for soon; `u64::MAX` when there is none.
+    needed_from: u64,
+    /// Images that are gone from the segment but for their readers.
+    orphans: Vec<Image>,
 }
 
 impl SegmentWriter {
@@ -150,6 +162,9 @@ impl SegmentWriter {
             loading: false,
             receiving: false,
             withdrawn: false,
+            written: 0,
+            needed_from: u64::MAX,
+            orphans: Vec::new(),
         }
     }
 
@@ -163,6 +178,10 @@ impl SegmentWriter {
     pub fn completed(&self) -> Mark {
         self.completed
     }
+    /// How far the file holds bytes, batches that are not whole there included.
+    pub fn in_file(&self) -> u64 {
+        self.written.max(self.completed.position)
+    }
     pub fn is_cold(&self) -> bool {
         self.images.is_empty() && !self.loading
     }
@@ -171,6 +190,7 @@ impl SegmentWriter {
         self.under_way.is_empty()
             && !self.loading
             && !self.receiving
+            && self.orphans.is_empty()
             && self.completed.position == self.filled
     }
 
@@ -195,7 +215,7 @@ impl SegmentWriter {
             return Place::NoMemory;
         };
         let base = align_down(self.filled);
-        self.images.push_back(Image { span, base, full_mark: None });
+        self.images.push_back(Image { span, base, full_mark: None, readers: 0 });
         if base == self.filled {
             return Place::Into(span);
         }
@@ -206,10 +226,15 @@ impl SegmentWriter {
 
     fn start_over(&mut self, pool: &mut Pool) {
         for image in self.images.drain(..) {
-            pool.give(image.span);
+            if image.readers > 0 {
+                self.orphans.push(image);
+            } else {
+                pool.give(image.span);
+            }
         }
         self.withdrawn = false;
         self.submitted = align_down(self.filled);
+        self.written = self.written.min(self.submitted);
     }
 
     /// The last block is back in memory.
@@ -305,12 +330,13 @@ impl SegmentWriter {
 
     /// Asks for everything verified so far to be written. Returns the mark that will then be complete.
     pub fn want_all(&mut self) -> Mark {
-        let mark = self.writable();
+        let mark = self.servable();
         self.wanted = self.wanted.max(mark.position);
         mark
     }
 
-    fn writable(&self) -> Mark {
+    /// What may be written, and what readers may be given: everything verified below the barrier.
+    pub fn servable(&self) -> Mark {
         match self.barrier {
             Some(barrier) if barrier.position < self.verified.position => barrier,
             _ => self.verified,
@@ -338,7 +364,7 @@ impl SegmentWriter {
         let index = self.images.iter().position(|image| image.end() > self.submitted)?;
         let held = self.images.len() - index;
         let image = &self.images[index];
-        let writable = self.writable();
+        let writable = self.servable();
         let whole = image.end() <= writable.position
             || (self.barrier.is_none()
                 && image.end() <= self.filled
@@ -418,8 +444,10 @@ impl SegmentWriter {
     }
 
     fn release_up_to(&mut self, pool: &mut Pool, end: u64) {
+        self.written = self.written.max(end);
         while let Some(image) = self.images.front()
-            && image.end() <= end
+            && image.end() <= self.written.min(self.needed_from)
+            && image.readers == 0
             && !self.withdrawn
         {
             pool.give(image.span);
@@ -427,9 +455,44 @@ impl SegmentWriter {
         }
     }
 
-    /// Lets the images go when all of it is in the file. Returns whether the segment is cold now.
+    /// Keeps images from `position` on although they are written; `u64::MAX` keeps none.
+    pub fn keep_from(&mut self, pool: &mut Pool, position: u64) {
+        self.needed_from = position;
+        self.release_up_to(pool, 0);
+    }
+
+    /// Lends at most `length_max` bytes of memory that begin at `position`, none of them beyond what may be
+    /// served; nothing when they are only in the file. [`Self::read_ends`] gives them back.
+    pub fn read_begins(&mut self, position: u64, length_max: u32) -> Option<Span> {
+        let limit = self.servable().position;
+        let image = self.images.iter_mut().find(|image| image.base <= position && position < image.end())?;
+        // The first image of a segment that was cold holds its last block only from where it was filled.
+        let end = image.end().min(limit).min(position + u64::from(length_max));
+        if self.loading || end <= position {
+            return None;
+        }
+        image.readers += 1;
+        Some(image.part(position, end))
+    }
+
+    /// The send of a span that [`Self::read_begins`] lent is over.
+    pub fn read_ends(&mut self, pool: &mut Pool, span: Span) {
+        let holds = |image: &Image| image.span.start <= span.start && span.end() <= image.span.end();
+        if let Some(image) = self.images.iter_mut().find(|image| holds(image) && image.readers > 0) {
+            image.readers -= 1;
+            return self.release_up_to(pool, 0);
+        }
+        let index = self.orphans.iter().position(holds).expect("a lent span lies in an image that stays");
+        self.orphans[index].readers -= 1;
+        if self.orphans[index].readers == 0 {
+            pool.give(self.orphans.swap_remove(index).span);
+        }
+    }
+
+    /// Lets the images go when all of it is in the file and nobody reads them. Returns whether the segment is
+    /// cold now.
     pub fn release(&mut self, pool: &mut Pool) -> bool {
-        if !self.is_settled() {
+        if !self.is_settled() || self.images.iter().any(|image| image.readers > 0) {
             return false;
         }
         for image in self.images.drain(..) {

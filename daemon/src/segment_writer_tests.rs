@@ -16,6 +16,8 @@ struct World {
     offset: i64,
     /// Writes given out and not yet done, with the bytes they carry.
     under_way: Vec<(WritePlan, Vec<u8>)>,
+    /// Spans lent to readers, with the bytes that were in them.
+    reads: Vec<(Span, Vec<u8>)>,
     seed: u64,
 }
 
@@ -32,6 +34,7 @@ impl World {
             expected,
             offset: 100,
             under_way: Vec::new(),
+            reads: Vec::new(),
             seed: seed | 1,
         }
     }
@@ -133,6 +136,31 @@ impl World {
         assert!(self.file[..completed] == self.expected[..completed], "a completed byte is not in the file");
     }
 
+    /// A reader asks for the bytes from somewhere on: memory has them, or the file does.
+    fn read(&mut self) {
+        let position = self.random(self.expected.len() + 1);
+        let Some(span) = self.writer.read_begins(position as u64, 100_000) else {
+            let written = self.writer.in_file() as usize;
+            assert!(position >= self.expected.len() || position < written, "{position} is nowhere");
+            let stored = self.expected.len().min(written);
+            assert!(self.file[..stored] == self.expected[..stored], "the file lacks what it should hold");
+            return;
+        };
+        let bytes = self.arena.bytes(span).to_vec();
+        assert!(bytes == self.expected[position..position + bytes.len()], "other bytes at {position}");
+        self.reads.push((span, bytes));
+    }
+
+    fn end_read(&mut self) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let index = self.random(self.reads.len());
+        let (span, bytes) = self.reads.swap_remove(index);
+        assert!(self.arena.bytes(span) == bytes, "bytes changed under a reader");
+        self.writer.read_ends(&mut self.pool, span);
+    }
+
     fn flush(&mut self) {
         let mark = self.writer.want_all();
         self.start_writes(false);
@@ -151,6 +179,9 @@ enum Act {
     Complete,
     Flush,
     Release,
+    Read,
+    EndRead,
+    Keep,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -161,6 +192,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => Just(Act::Complete),
         1 => Just(Act::Flush),
         1 => Just(Act::Release),
+        3 => Just(Act::Read),
+        2 => Just(Act::EndRead),
+        1 => Just(Act::Keep),
     ];
     prop::collection::vec(act, 1..40)
 }
@@ -187,8 +221,19 @@ proptest! {
                 Act::Release => {
                     world.writer.release(&mut world.pool);
                 }
+                Act::Read => world.read(),
+                Act::EndRead => world.end_read(),
+                Act::Keep => {
+                    let position = world.random(world.expected.len() * 2 + 1) as u64;
+                    world.writer.keep_from(&mut world.pool, position);
+                }
             }
         }
+        while !world.reads.is_empty() {
+            world.end_read();
+        }
+        // Memory is short at the latest now: nothing is kept behind the writes any more.
+        world.writer.keep_from(&mut world.pool, u64::MAX);
         world.flush();
         let length = world.expected.len();
         prop_assert!(world.file[..length] == world.expected[..]);

@@ -17,22 +17,27 @@
 
 mod disk_io;
 mod flush;
+mod guest;
 mod lane_io;
 pub mod mailbox;
 mod operations;
 mod partition_log;
 mod receive;
 mod routing;
+mod served_log;
 mod thread;
 
 pub use thread::{ShardHandle, spawn};
 
 use crate::pool::Pool;
 use flush::Flusher;
+use guest::Guests;
+use guest::leading::Lead;
 use lane_io::LaneIo;
 use mailbox::{Command, Event, PartitionCounters, ShardCounters};
 use operations::{Operations, Pending, Work};
 use partition_log::PartitionLog;
+use served_log::ServedLog;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,12 +90,18 @@ pub struct ShardOptions {
     pub journal: PathBuf,
     pub sockets_max: u32,
     pub files_max: u32,
+    /// Followers prove what is delivered, not our own flush.
+    pub is_guest: bool,
 }
 
 /// A partition and what it needs here.
 struct Slot {
     partition: Partition,
     log: PartitionLog,
+    /// Places of its offsets, where followers are served.
+    served: Option<ServedLog>,
+    /// It is led here.
+    lead: Option<Box<Lead>>,
     counters: Arc<PartitionCounters>,
     /// The lane whose session it is in.
     lane: Option<u32>,
@@ -144,6 +155,7 @@ pub struct Shard<E: Engine> {
     departed: BTreeMap<PartitionKey, PartitionCheckpoint>,
     /// Slots that are to be given back.
     leaving: BTreeSet<u32>,
+    guests: Guests,
     halted: Option<Fault>,
     /// A command came since the last turn.
     commanded: bool,
@@ -188,6 +200,7 @@ impl<E: Engine> Shard<E> {
             disk_full_until: None,
             departed: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            guests: Guests { session_seed: options.index as u64 + 1, ..Guests::default() },
             halted: None,
             commanded: false,
             draining: false,
@@ -240,6 +253,9 @@ impl<E: Engine> Shard<E> {
 
     fn completed(&mut self, pending: Pending, outcome: Outcome) {
         match (pending, outcome) {
+            (Pending::Job(Work::OpenReader { file }), Outcome::Job(outcome)) => {
+                self.reader_opened(file, &outcome)
+            }
             (Pending::Job(work), Outcome::Job(outcome)) => match work {
                 Work::AppendIndexes | Work::Checkpoint | Work::SyncAll => self.flush_job_done(work, outcome),
                 _ => self.file_job_done(work, outcome),
@@ -261,6 +277,29 @@ impl<E: Engine> Shard<E> {
                 self.sync_done(segment, purpose, result_of(outcome));
             }
             (Pending::CloseFile { segment, file, finished }, _) => self.file_closed(segment, file, finished),
+            (pending, outcome) => self.guest_completed(pending, outcome),
+        }
+    }
+
+    /// Completions of what is done for followers.
+    fn guest_completed(&mut self, pending: Pending, outcome: Outcome) {
+        match (pending, outcome) {
+            (Pending::Listen { listener }, outcome) => self.listening(listener, address_of(outcome)),
+            (Pending::CloseListener { listener }, _) => self.listener_closed(listener),
+            (Pending::Accept { listener, follower }, outcome) => {
+                self.accepted(listener, follower, address_of(outcome));
+            }
+            (Pending::ReceiveRequest { follower }, outcome) => {
+                self.request_received(follower, result_of(outcome));
+            }
+            (Pending::SendAnswer { follower }, outcome) => {
+                self.answer_part_sent(follower, result_of(outcome));
+            }
+            (Pending::CloseFollower { follower }, _) => self.follower_socket_closed(follower),
+            (Pending::ReadCold { follower, file, skip, wanted }, outcome) => {
+                self.cold_read(follower, file, skip, wanted, result_of(outcome));
+            }
+            (Pending::CloseReader { file }, _) => self.free_files.push(file),
             (pending, outcome) => panic!("{pending:?} was answered by {outcome:?}"),
         }
     }
@@ -283,6 +322,7 @@ impl<E: Engine> Shard<E> {
         }
         self.tend_lanes(now);
         self.tend_flushes(now);
+        self.tend_followers(now);
         self.finish_drain();
         self.counters.turned_at.store(now, Ordering::Relaxed);
         self.counters.pool_free_bytes.store(self.pool.free_bytes(), Ordering::Relaxed);
@@ -297,7 +337,8 @@ impl<E: Engine> Shard<E> {
         let credit =
             self.lanes.iter().any(LaneIo::waits_for_credit).then(|| self.engine.now() + SECOND / 500);
         let flush = self.flusher.deadline();
-        [lanes, timer, credit, flush, self.disk_full_until].into_iter().flatten().min()
+        let followers = self.guests.timers.first().map(|(at, _)| *at);
+        [lanes, timer, credit, flush, followers, self.disk_full_until].into_iter().flatten().min()
     }
 
     /// Whether nothing new may be started towards the source.
@@ -335,6 +376,13 @@ impl<E: Engine> Shard<E> {
                 self.with_partition(key, |partition| partition.fault(now, fault));
             }
             Command::Remove { key } => self.remove_partition(key),
+            Command::Listen { guest, address } => self.listen(guest, address),
+            Command::Brokers(brokers) => self.brokers_are(brokers),
+            Command::Lead { key, assignment } => self.lead(key, *assignment),
+            Command::ForgetLead { key } => self.forget_lead(key),
+            Command::Freeze { key, at } => self.freeze(key, at),
+            Command::Thaw { key } => self.thaw(key),
+            Command::TellStanding { key } => self.tell_standing(key),
             Command::Drain => {
                 self.draining = true;
                 for index in 0..self.lanes.len() {
@@ -346,12 +394,20 @@ impl<E: Engine> Shard<E> {
     }
 }
 
-/// A failed operation is an error of the system; a job never arrives here.
+/// A failed operation is an error of the system; a job or an address never arrives here.
 fn result_of(outcome: Outcome) -> Result<u32, SystemError> {
     match outcome {
         Outcome::Done(bytes) => Ok(bytes),
         Outcome::Failed(error) => Err(error),
-        Outcome::Job(_) => panic!("a job's outcome for an operation that is none"),
+        outcome => panic!("{outcome:?} for an operation that moves bytes"),
+    }
+}
+
+fn address_of(outcome: Outcome) -> Result<SocketAddr, SystemError> {
+    match outcome {
+        Outcome::Address(address) => Ok(address),
+        Outcome::Failed(error) => Err(error),
+        outcome => panic!("{outcome:?} for an operation of a listener"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!                 leader known                       error that a new leader cures
 //!  AwaitingLeader -------------> Fetching ------------------------------------> AwaitingLeader
-//!        ^                        |  ^  \
+//!        ^                        |  ^  \          (freeze: Frozen, until thaw fetches again)
 //!        |          passing fault v  |   \ out of range, diverging epoch
 //!        |                  BackingOff    v
 //!        |                            Classifying --- decided by truncation.rs on the control core
@@ -54,8 +54,12 @@ pub struct Leader {
 pub enum State {
     AwaitingLeader,
     Fetching,
-    BackingOff { until: Nanoseconds },
+    BackingOff {
+        until: Nanoseconds,
+    },
     Classifying,
+    /// A promote is under way: nothing is fetched until it is over or given up.
+    Frozen,
     Stopped(Fault),
 }
 
@@ -250,6 +254,20 @@ impl Partition {
         }
     }
 
+    /// Nothing more is appended until [`Self::thaw`]. A partition that cannot go on by itself stays as it is.
+    pub fn freeze(&mut self) {
+        if matches!(self.state, State::AwaitingLeader | State::Fetching | State::BackingOff { .. }) {
+            self.state = State::Frozen;
+            self.actions.push_back(Action::LeaveSession);
+        }
+    }
+
+    pub fn thaw(&mut self) {
+        if self.state == State::Frozen {
+            self.fetch_again();
+        }
+    }
+
     /// An operator or the control core releases a stopped or classified partition as it is.
     pub fn resume(&mut self) {
         if matches!(self.state, State::Stopped(_) | State::Classifying) {
@@ -399,7 +417,7 @@ impl Partition {
 
     /// Something went wrong: one verdict, one transition.
     pub fn fault(&mut self, now: Nanoseconds, fault: Fault) {
-        if matches!(self.state, State::Stopped(_)) {
+        if matches!(self.state, State::Stopped(_) | State::Frozen) {
             return;
         }
         match fault.verdict() {

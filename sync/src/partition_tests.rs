@@ -184,3 +184,17 @@ fn a_partition_tails_when_it_has_caught_up_and_catches_up_when_answers_stay_full
     }
     assert_eq!(partition.lane(), LaneKind::CatchUp);
 }
+
+#[test]
+fn a_frozen_partition_fetches_nothing_until_it_thaws() {
+    let mut partition = partition(0, 10, true);
+    assert!(partition.position().is_some());
+    partition.freeze();
+    assert_eq!(drain(&mut partition), [Action::LeaveSession]);
+    assert!(partition.position().is_none() && !partition.answer_begins(1, &head(0, 0, 20)));
+    partition.fault(1, Fault::Broker { code: 6 });
+    assert_eq!((partition.state(), partition.deadline()), (&State::Frozen, None), "no error thaws it");
+    partition.thaw();
+    assert_eq!(drain(&mut partition), [Action::UpdateSession]);
+    assert_eq!(partition.state(), &State::Fetching);
+}

@@ -129,6 +129,11 @@ impl Drop for Running {
         // Already ended after `wait`: both calls then do nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // A test that fails beside a running program is explained by what that said.
+        if thread::panicking() && !self.line.is_empty() {
+            self.stderr.finish();
+            eprintln!("{} printed:\n{}", self.line, self.stderr.text());
+        }
     }
 }
 

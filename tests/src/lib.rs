@@ -21,6 +21,7 @@
 
 pub mod cli;
 pub mod fuzz;
+pub mod guest;
 pub mod kafka;
 pub mod mirror;
 pub mod poll;

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 use twinlog_tests::kafka::dump::Gaps;
-use twinlog_tests::kafka::scenario::{Keyed, Produce, Transactions};
-use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, Isolation, Scenario};
+use twinlog_tests::kafka::scenario::Produce;
+use twinlog_tests::kafka::zoo::{self, SMALL_SEGMENTS};
+use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::mirror::Mirror;
 use twinlog_tests::poll;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
-/// The smallest segment that Kafka 4 takes: several of them from little data.
-const SMALL_SEGMENTS: (&str, &str) = ("segment.bytes", "1048576");
 
 #[test]
 fn one_broker_is_mirrored_byte_for_byte() {
@@ -24,11 +23,7 @@ fn one_broker_is_mirrored_byte_for_byte() {
 
 fn every_kind_of_log_arrives_with_the_same_bytes(cluster: &Cluster) {
     let scenario = cluster.scenario();
-    fill_rich(scenario);
-    scenario.create_topic("append-time", 1, 1, &[("message.timestamp.type", "LogAppendTime")]);
-    scenario.produce_mixed(&Produce { codec: Codec::Gzip, ..Produce::to("append-time") });
-    fill_compacted(cluster);
-    scenario.create_topic("empty", 2, 1, &[]);
+    zoo::fill(cluster);
 
     let mirror = Mirror::new(PROGRAM, &cluster.bootstrap(), &["rich", "append-.*", "compacted", "empty"])
         .with_keys(&["segment.bytes = 2097152"]);
@@ -73,35 +68,6 @@ fn assert_verify_finds_damage(mirror: &Mirror) {
 }
 
 /// Every codec, idempotent and not, headers, nulls, a large record, transactions, a start inside a batch.
-fn fill_rich(scenario: &Scenario) {
-    scenario.create_topic("rich", 2, 1, &[SMALL_SEGMENTS]);
-    for (seed, codec) in (1..).zip(Codec::ALL) {
-        let mixed =
-            Produce { codec, seed, headers: true, nulls: true, value_bytes: 600, ..Produce::to("rich") };
-        scenario.produce_mixed(&Produce { count: 800, ..mixed.clone() });
-        let plain = Produce { idempotent: false, batch_bytes: 4000, seed: 100 + seed, ..mixed };
-        scenario.produce_mixed(&plain);
-    }
-    let large = Produce { partition: Some(0), value_bytes: 900_000, ..Produce::to("rich") };
-    scenario.produce_large(&large);
-    let transactions = Produce { count: 40, ..Produce::to("rich") };
-    let ended =
-        scenario.produce_transactions(&transactions, Transactions { producers: 3, abort_percent: 30 });
-    assert!(ended.aborts > 0 && ended.commits > 0, "{ended:?}");
-    assert_eq!(scenario.delete_records("rich", 0, 3), 3);
-}
-
-fn fill_compacted(cluster: &Cluster) {
-    let configs =
-        [("cleanup.policy", "compact"), ("segment.ms", "5000"), ("min.cleanable.dirty.ratio", "0.01")];
-    let scenario = cluster.scenario();
-    scenario.create_topic("compacted", 1, 1, &configs);
-    let keyed = Keyed { keys: 30, rounds: 8, round_ms: 10_000, tombstone_percent: 20 };
-    let produced = scenario.produce_keyed(&Produce { partition: Some(0), ..Produce::to("compacted") }, keyed);
-    let end = i64::try_from(produced).expect("a few hundred records");
-    cluster.poll_until_compacted(1, "compacted", 0, end - 30);
-}
-
 fn open_transactions_bound_the_copy(cluster: &Cluster) {
     let scenario = cluster.scenario();
     scenario.create_topic("ledger", 1, 1, &[]);

@@ -9,12 +9,13 @@
 #[cfg(test)]
 mod tests;
 
+use super::guest::{GuestError, GuestMember, GuestOptions};
 use super::instruction::{InstructionError, Instructions, Release, parse_restart_from};
 use super::progress::{Figures, Progress};
 use super::report::Report;
 use super::shard_link::ShardLink;
 use super::supervisor::{Standing, Supervisor};
-use crate::config::Settings;
+use crate::config::{GuestSettings, Settings};
 use crate::journal;
 use crate::shard::{ShardOptions, spawn};
 use crate::store::StoreError;
@@ -89,6 +90,7 @@ pub enum RunError {
     Engine(EngineError),
     Store(StoreError),
     Instruction(InstructionError),
+    Guest(GuestError),
     Runtime(std::io::ErrorKind),
 }
 
@@ -112,6 +114,7 @@ impl fmt::Display for RunError {
             Self::Engine(error) => write!(f, "{error}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Instruction(error) => write!(f, "{error}"),
+            Self::Guest(error) => write!(f, "{error}"),
             Self::Runtime(error) => write!(f, "the control core cannot be started: {error}"),
         }
     }
@@ -144,17 +147,31 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     announce(&settings, &placement, &shards);
     // A refused pin or priority costs speed, not correctness; `twinlog check` tells.
     let _ = pin_current_thread(&[placement.control]);
-    let _ = yield_to_data_threads();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|error| RunError::Runtime(error.kind()))?;
-    let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap);
+    // The thread of the heartbeats inherits this one's priority, which is still the normal one.
+    let member = settings.link.guest.as_ref().map(|guest| join(guest, &runtime)).transpose()?;
+    let _ = yield_to_data_threads();
+    let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap, member);
+    supervisor.listen_for_followers();
     let end = runtime.block_on(supervise(&mut supervisor, options))?;
     // Tasks that still wait for the network are given up; a file job that outlasts this is crash-safe.
     runtime.shutdown_timeout(STORE_JOB_LIMIT);
     Ok(finish(&mut supervisor, end, options, started))
+}
+
+fn join(guest: &GuestSettings, runtime: &tokio::runtime::Runtime) -> Result<GuestMember, RunError> {
+    let mut options = GuestOptions::new(
+        guest.bootstrap_controllers.clone(),
+        &guest.inter_broker_listener_name,
+        guest.serving_ids.clone(),
+    );
+    options.client_id.clone_from(&guest.client_id);
+    options.request_timeout = guest.request_timeout;
+    GuestMember::join(options, runtime.handle()).map_err(RunError::Guest)
 }
 
 /// Which core does what, as the settings want it.
@@ -219,6 +236,7 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
             journal: settings.journal_directory().join(format!("journal-{index}")),
             sockets_max: SOCKETS_MAX,
             files_max,
+            is_guest: link.guest.is_some(),
         };
         let engine = EngineOptions {
             arena_bytes: settings.memory_bytes / 100 * ARENA_PERCENT / shards,

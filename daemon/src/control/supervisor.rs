@@ -10,12 +10,15 @@
 //! most one task or job under way; its phase says which.
 
 mod discovering;
+mod guest;
 mod lifecycle;
 mod standing;
 
+pub use guest::GuestOutcome;
 pub use standing::Standing;
 
 use super::discovery::{ClusterView, Discovery};
+use super::guest::GuestMember;
 use super::instruction::Instructions;
 use super::mirror::{Mirror, Replacement};
 use super::shard_link::ShardLink;
@@ -26,6 +29,7 @@ use crate::journal::Journal;
 use crate::recovery::RecoveredPartition;
 use crate::shard::mailbox::{Command, Event};
 use crate::store::StoreError;
+use guest::GuestLink;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,6 +62,7 @@ pub enum Outcome {
     Ready { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreRefusal>> },
     Source { partition: TopicPartition, result: Result<SourceLog, QuestionError> },
     Trimmed { partitions: Vec<TopicPartition>, result: Result<u64, StoreError> },
+    Guest(GuestOutcome),
 }
 
 /// Where one partition's log starts and ends at the source, or its error code.
@@ -107,6 +112,8 @@ pub struct Supervisor {
     halted: Option<String>,
     warned_at: BTreeMap<&'static str, Instant>,
     progress: standing::Progress,
+    /// The destination, where we are a guest.
+    guest: Option<guest::GuestLink>,
     store_jobs: Arc<Semaphore>,
     outbox: UnboundedSender<Outcome>,
     inbox: UnboundedReceiver<Outcome>,
@@ -132,6 +139,7 @@ impl Supervisor {
         journal: Journal,
         instructions: Instructions,
         accept_all_gaps: bool,
+        member: Option<GuestMember>,
     ) -> Self {
         let now = Instant::now();
         let (outbox, inbox) = unbounded_channel();
@@ -171,6 +179,12 @@ impl Supervisor {
             halted: None,
             warned_at: BTreeMap::new(),
             progress: standing::Progress::new(now),
+            guest: settings
+                .link
+                .guest
+                .clone()
+                .zip(member)
+                .map(|(guest, member)| GuestLink::new(guest, member)),
             store_jobs: Arc::new(Semaphore::new(STORE_JOBS_MAX)),
             settings,
             outbox,
@@ -208,6 +222,7 @@ impl Supervisor {
             Outcome::Ready { partition, result } => self.ready_came(&partition, *result),
             Outcome::Source { partition, result } => self.source_came(&partition, result),
             Outcome::Trimmed { partitions, result } => self.trimmed(partitions, result),
+            Outcome::Guest(outcome) => self.on_guest_outcome(outcome),
         }
     }
 
@@ -222,7 +237,10 @@ impl Supervisor {
             }
         }
         let now = Instant::now();
-        self.refresh_if_due(now);
+        self.drive_guest(now);
+        if self.may_discover() {
+            self.refresh_if_due(now);
+        }
         self.ask_for_edges(now);
         self.ask_questions(now);
         self.trim_if_due(now);
@@ -272,6 +290,12 @@ impl Supervisor {
                 error!("{fault}");
                 self.halted = Some(fault.to_string());
             }
+            Event::Listening { .. }
+            | Event::ListenFailed { .. }
+            | Event::FollowerRefused { .. }
+            | Event::EpochWanted { .. }
+            | Event::FollowerStalled { .. }
+            | Event::Standing { .. } => self.on_guest_event(event),
         }
     }
 

@@ -43,7 +43,11 @@ impl<E: Engine> Shard<E> {
             if entry.log.closing.is_some() {
                 return false;
             }
+            let end = entry.log.active.writer.verified();
             entry.log.roll(next);
+            if let Some(served) = &mut entry.served {
+                served.rolled(end.position, end.next, entry.log.active.base());
+            }
             self.write_due(slot);
         }
         let entry = self.slots[slot as usize].as_mut().expect("a current partition stays");
@@ -224,7 +228,9 @@ impl<E: Engine> Shard<E> {
             Work::Open { segment, .. } => (segment, Some(RetryKind::Open)),
             Work::Allocate { segment, .. } => (segment, Some(RetryKind::Allocate)),
             Work::Finish { segment } | Work::TrimIdle { segment } => (segment, None),
-            Work::AppendIndexes | Work::Checkpoint | Work::SyncAll => panic!("a flush job is not a file job"),
+            Work::AppendIndexes | Work::Checkpoint | Work::SyncAll | Work::OpenReader { .. } => {
+                panic!("{work:?} is not a job on a segment that is written")
+            }
         };
         if let Some(failure) = outcome.failed {
             let path = self.path_of(segment);
@@ -249,7 +255,7 @@ impl<E: Engine> Shard<E> {
             }
             Work::Finish { segment } => self.close_file(segment, true),
             Work::TrimIdle { segment } => self.close_file(segment, false),
-            Work::AppendIndexes | Work::Checkpoint | Work::SyncAll => {}
+            Work::AppendIndexes | Work::Checkpoint | Work::SyncAll | Work::OpenReader { .. } => {}
         }
     }
 
@@ -332,6 +338,7 @@ impl<E: Engine> Shard<E> {
                 entry.partition.ledger.written(log_end);
             }
         }
+        self.deliver(key.slot);
         self.publish(key.slot);
         self.write_due(key.slot);
         self.evict_if_settled(key.slot);

@@ -339,7 +339,9 @@ impl<E: Engine> Shard<E> {
             let entry = self.slots[slot as usize].as_mut().expect("a flushing slot stays");
             entry.flushing = false;
             entry.partition.ledger.flushed_to(point.mark.next);
-            entry.partition.ledger.delivered_to(point.mark.next);
+            if !self.options.is_guest {
+                entry.partition.ledger.delivered_to(point.mark.next);
+            }
             entry.log.flushed = Some(point);
             self.flusher.to_checkpoint.insert(slot);
             self.publish(slot);
@@ -484,6 +486,7 @@ impl<E: Engine> Shard<E> {
             }
             self.publish(slot);
             self.write_due(slot);
+            self.log_moved(slot);
         }
     }
 }

@@ -5,17 +5,20 @@
 //! its own schedule and may stall for seconds without slowing a shard.
 
 use crate::recovery::RecoveredPartition;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use twinlog_log_segment::epoch::EpochHistory;
-use twinlog_log_segment::offset::Offset;
+use twinlog_log_segment::files::TopicId;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_sync::credits::LaneKind;
 use twinlog_sync::fault::Fault;
+use twinlog_sync::guest::leadership::Registration;
 use twinlog_sync::lane::LaneFault;
 use twinlog_sync::partition::Leader;
 use twinlog_sync::session::PartitionKey;
+use twinlog_sync::wire::WireError;
 use twinlog_sync::wire::fetch_request::Topic;
 
 /// Commands that may wait for one shard; ten thousand partitions are added through it in steps.
@@ -49,8 +52,91 @@ pub enum Command {
         key: PartitionKey,
         fault: Fault,
     },
+    /// Accept followers of a guest broker id at this address; answered by [`Event::Listening`].
+    Listen {
+        guest: i32,
+        address: SocketAddr,
+    },
+    /// Who may fetch: the destination's registered brokers.
+    Brokers(Arc<[RegisteredBroker]>),
+    /// The destination's metadata log says this of a partition that is here.
+    Lead {
+        key: PartitionKey,
+        assignment: Box<LeadAssignment>,
+    },
+    /// The partition is led by others for good, or is no mirror any more.
+    ForgetLead {
+        key: PartitionKey,
+    },
+    /// Append nothing more; with an offset, serve nothing at or beyond it.
+    Freeze {
+        key: PartitionKey,
+        at: Option<Offset>,
+    },
+    /// Take a freeze back.
+    Thaw {
+        key: PartitionKey,
+    },
+    /// Answered by [`Event::Standing`].
+    TellStanding {
+        key: PartitionKey,
+    },
     /// Flush, checkpoint, trim and close everything; answered by [`Event::Drained`].
     Drain,
+}
+
+/// A broker of the destination, as its registration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredBroker {
+    pub id: i32,
+    pub epoch: i64,
+    /// Addresses of its registered hosts; a follower connects from one of them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the destination's metadata log says of a partition that we lead, or may lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeadAssignment {
+    /// Our id among its replicas.
+    pub guest: i32,
+    /// The destination's topic, by id and by name.
+    pub topic_id: TopicId,
+    pub topic: String,
+    pub leads: bool,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: i32,
+    /// `guest.durable.replicas`
+    pub durable_replicas: u32,
+    /// Every other replica.
+    pub followers: Vec<(i32, Registration)>,
+}
+
+/// Where a led partition and its followers stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeadStanding {
+    pub leads: bool,
+    pub guest: i32,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: i32,
+    pub log_start: Offset,
+    /// Verified and servable.
+    pub log_end: Offset,
+    pub high_watermark: Offset,
+    pub open_transactions: usize,
+    pub followers: Vec<FollowerStanding>,
+}
+
+/// One follower of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStanding {
+    pub broker: i32,
+    pub broker_epoch: Option<i64>,
+    pub unfenced: bool,
+    pub in_target: bool,
+    /// It holds everything below; unknown until it has fetched.
+    pub end: Option<Offset>,
+    /// Since it last asked.
+    pub age_ns: Option<u64>,
 }
 
 /// A partition as recovery left it, ready to be appended to.
@@ -97,6 +183,40 @@ pub enum Event {
         kind: LaneKind,
         fault: LaneFault,
     },
+    /// Followers can reach this guest broker id.
+    Listening {
+        guest: i32,
+        address: SocketAddr,
+    },
+    /// They cannot; the errno says why.
+    ListenFailed {
+        guest: i32,
+        address: SocketAddr,
+        errno: i32,
+    },
+    /// A connection was refused or closed for this reason.
+    FollowerRefused {
+        guest: i32,
+        peer: SocketAddr,
+        broker: i32,
+        why: FollowerRefusal,
+    },
+    /// Bytes wait that are stamped above the partition's leader epoch.
+    EpochWanted {
+        key: PartitionKey,
+        stamp: LeaderEpoch,
+    },
+    /// A follower gave the partition up; a higher leader epoch brings it back.
+    FollowerStalled {
+        key: PartitionKey,
+        broker: i32,
+        leader_epoch: LeaderEpoch,
+    },
+    /// `None`: the partition is not led here.
+    Standing {
+        key: PartitionKey,
+        standing: Option<Box<LeadStanding>>,
+    },
     Drained,
     /// Nothing more is fetched until there is room; goes on by itself.
     DiskFull {
@@ -106,6 +226,24 @@ pub enum Event {
     Halted {
         fault: Fault,
     },
+}
+
+/// Why a follower's connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowerRefusal {
+    /// No broker of the destination has this id, or it is a consumer.
+    NotABroker,
+    /// The broker is registered at other addresses.
+    OtherAddress,
+    /// Not a request that followers send, or not whole.
+    Malformed(WireError),
+    Unsupported {
+        api_key: i16,
+        version: i16,
+    },
+    TooManyConnections,
+    /// A request began and did not end in time.
+    TimedOut,
 }
 
 /// What a shard publishes of one partition: written by the shard alone, read by anyone, relaxed.
@@ -139,6 +277,7 @@ pub enum PartitionState {
     Classifying = 3,
     Stopped = 4,
     Removed = 5,
+    Frozen = 6,
 }
 
 impl PartitionCounters {
@@ -149,6 +288,7 @@ impl PartitionCounters {
             2 => PartitionState::BackingOff,
             3 => PartitionState::Classifying,
             4 => PartitionState::Stopped,
+            6 => PartitionState::Frozen,
             _ => PartitionState::Removed,
         }
     }
@@ -168,6 +308,10 @@ pub struct ShardCounters {
     pub checkpoints: AtomicU64,
     /// Times a lane had to wait for memory.
     pub memory_stalls: AtomicU64,
+    /// Records sent to followers, and what of them came from disk.
+    pub served_bytes: AtomicU64,
+    pub served_cold_bytes: AtomicU64,
+    pub follower_fetches: AtomicU64,
     /// Monotonic nanoseconds of the last turn of the loop: a watchdog reads it.
     pub turned_at: AtomicU64,
     pub pool_free_bytes: AtomicU64,

@@ -52,6 +52,10 @@ pub enum Work {
     Checkpoint,
     /// One syncfs in place of many fsyncs.
     SyncAll,
+    /// A segment file is opened for reading.
+    OpenReader {
+        file: FileKey,
+    },
 }
 
 /// An operation in flight.
@@ -95,6 +99,35 @@ pub enum Pending {
         segment: SegmentKey,
         file: FileKey,
         finished: bool,
+    },
+    Listen {
+        listener: u32,
+    },
+    CloseListener {
+        listener: u32,
+    },
+    Accept {
+        listener: u32,
+        follower: u32,
+    },
+    ReceiveRequest {
+        follower: u32,
+    },
+    SendAnswer {
+        follower: u32,
+    },
+    CloseFollower {
+        follower: u32,
+    },
+    /// `wanted` bytes behind `skip` ones that only alignment asked for.
+    ReadCold {
+        follower: u32,
+        file: FileKey,
+        skip: u32,
+        wanted: u32,
+    },
+    CloseReader {
+        file: FileKey,
     },
     Job(Work),
 }

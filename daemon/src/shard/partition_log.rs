@@ -204,6 +204,23 @@ impl PartitionLog {
         next
     }
 
+    /// How far followers may be served: verified, and every source epoch below it is durable. A barrier of the
+    /// closing segment holds all of the active one back.
+    pub fn servable(&self) -> Mark {
+        match &self.closing {
+            Some(closing) if closing.writer.has_barrier() => {
+                let mark = closing.writer.servable();
+                Mark { position: 0, next: mark.next }
+            }
+            _ => self.active.writer.servable(),
+        }
+    }
+
+    /// What batches that come now are stamped with.
+    pub fn stamp_epoch(&self) -> LeaderEpoch {
+        self.checkpoint.stamp_epoch()
+    }
+
     pub fn segment(&mut self, base: Offset) -> Option<&mut Segment> {
         if self.active.base() == base {
             return Some(&mut self.active);

@@ -291,6 +291,7 @@ impl<E: Engine> Shard<E> {
             entry.log.active.writer.drop_unverified(&mut self.pool);
         }
         self.write_due(slot);
+        self.log_moved(slot);
     }
 
     fn verify(&mut self, index: u32, slot: u32, bytes: u32) -> Ingested {
@@ -356,6 +357,9 @@ impl<E: Engine> Shard<E> {
             self.flusher.want_checkpoint();
         }
         let position = u32::try_from(segment.placed.position).expect("a segment is below 2 GiB");
+        if let Some(served) = &mut entry.served {
+            served.batch_begins(position.into(), before.next);
+        }
         segment.index.on_batch(header, position, &mut segment.pending);
         if let Some(aborted) = accepted.aborted {
             segment.pending.push_aborted(&aborted);

@@ -8,6 +8,7 @@
 use super::lane_io::LaneIo;
 use super::mailbox::{AddPartition, Event, PartitionState};
 use super::partition_log::{FileState, PartitionLog};
+use super::served_log::ServedLog;
 use super::{Shard, Slot};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -44,7 +45,14 @@ impl<E: Engine> Shard<E> {
             holds_batches: add.recovered.holds_batches,
         };
         let (bytes_max, batch_bytes_max) = (self.options.partition_bytes_max, self.options.batch_bytes_max);
+        let served = self.options.is_guest.then(|| {
+            let recovered = &add.recovered;
+            let (base, position) = (checkpoint.segment_base, checkpoint.position);
+            ServedLog::recovered(&recovered.closed, base, position, checkpoint.log_end)
+        });
         let slot = Slot {
+            served,
+            lead: None,
             log: PartitionLog::recovered(add.directory, &add.recovered),
             partition: Partition::new(add.key, add.topic, recovered, bytes_max, batch_bytes_max),
             counters: add.counters,
@@ -82,6 +90,7 @@ impl<E: Engine> Shard<E> {
             entry.removing = true;
             self.leaving.insert(slot);
             self.leave_session(slot);
+            self.slot_leaves_followers(slot);
         }
     }
 
@@ -114,7 +123,10 @@ impl<E: Engine> Shard<E> {
                     self.events.push_back(Event::Classify { key, fault, epochs, log_start, log_end });
                 }
                 Action::Stopped(fault) => self.events.push_back(Event::Stopped { key, fault }),
-                Action::Trimmed(log_start) => self.events.push_back(Event::Trimmed { key, log_start }),
+                Action::Trimmed(log_start) => {
+                    self.events.push_back(Event::Trimmed { key, log_start });
+                    self.log_moved(slot);
+                }
             }
         }
         self.set_timer(slot);
@@ -276,6 +288,7 @@ impl<E: Engine> Shard<E> {
             State::Fetching => PartitionState::Fetching,
             State::BackingOff { .. } => PartitionState::BackingOff,
             State::Classifying => PartitionState::Classifying,
+            State::Frozen => PartitionState::Frozen,
             State::Stopped(_) => PartitionState::Stopped,
         };
         counters.state.store(state as u32, Relaxed);

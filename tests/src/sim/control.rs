@@ -209,6 +209,12 @@ impl Control {
             }
             Event::Halted { .. } => self.halted = true,
             Event::Drained | Event::DiskFull { .. } | Event::LaneFailed { .. } => {}
+            Event::Listening { .. }
+            | Event::ListenFailed { .. }
+            | Event::FollowerRefused { .. }
+            | Event::EpochWanted { .. }
+            | Event::FollowerStalled { .. }
+            | Event::Standing { .. } => panic!("nobody follows here: {event:?}"),
         }
         Ok(())
     }

@@ -139,6 +139,7 @@ impl World {
             journal: journal_directory().join("journal-0"),
             sockets_max: 8,
             files_max: 6,
+            is_guest: false,
         }
     }
 

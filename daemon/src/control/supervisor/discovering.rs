@@ -4,7 +4,7 @@
 //! that many daemons, or one with ten thousand partitions, do not ask in step.
 
 use super::{Outcome, Supervisor};
-use crate::control::discovery::{ClusterView, Finding, shard_of};
+use crate::control::discovery::{ClusterView, Finding};
 use crate::control::mirror::{Mirror, Phase, Stopped};
 use crate::control::source_client::ClientError;
 use crate::shard::mailbox::Command;
@@ -159,7 +159,8 @@ impl Supervisor {
             self.topics.entry(identity).or_insert_with(|| Arc::new(Topic { name, id: topic_id })).clone();
         let key = PartitionKey { topic: number, index: partition.partition() };
         let directory = self.settings.link_directory().join(partition.directory_name());
-        let shard = shard_of(&partition, self.shards.len());
+        let shard = self.choose_shard(&partition);
+        self.want_mirror_topic(&partition);
         let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now);
         mirror.leader = leader;
         mirror.required = self.refresh.first;

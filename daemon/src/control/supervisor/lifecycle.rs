@@ -152,8 +152,9 @@ impl Supervisor {
         self.replace_in_log_starts(partition, recovered.checkpoint.log_start);
         let mirror = self.mirrors.get_mut(partition).expect("found above");
         mirror.phase = Phase::Running;
-        let (shard, add) = (mirror.shard, add_partition(mirror, recovered));
+        let (shard, key, add) = (mirror.shard, mirror.key, add_partition(mirror, recovered));
         self.send(shard, Command::AddPartition(Box::new(add)));
+        self.tell_lead_again(key);
         self.wants_leader.insert(partition.clone());
         self.tell_leaders();
     }

@@ -1,0 +1,748 @@
+//! The link as a guest of its destination: which mirror topics exist there, and who is told that we lead them.
+//!
+//! ```text
+//!   source topic found --> Wanted --created with guards--> Ours --ISR is {guest}--> Lead to its shard
+//!                             ^  \--refused, retried          \--someone else's--> Refused, shown, retried
+//!   image of the metadata log --(moved)--> look: topics, partitions, brokers, guards
+//! ```
+//! Everything is decided from the image and repeated until the image shows it, so that a restart, a lost
+//! answer and somebody else's hand are one case. Nobody is told that we lead before we are the only in-sync
+//! replica: until then a stock broker could take over, and what we served would be a fork.
+
+use super::{Outcome, Supervisor};
+use crate::config::GuestSettings;
+use crate::control::discovery::shard_of;
+use crate::control::guest::topic_requests::{
+    GUARDS, IsrChange, NewTopic, PartitionCodes, TopicAnswers, add_partitions, alter_configs,
+    alter_partitions, create_topics, default_replication_factor,
+};
+use crate::control::guest::{ControllerClient, ControllerError, GuestEvent, GuestMember};
+use crate::shard::mailbox::{Command, Event, FollowerRefusal, LeadAssignment, RegisteredBroker};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_log_segment::offset::LeaderEpoch;
+use twinlog_sync::backoff::Backoff;
+use twinlog_sync::guest::leadership::Registration;
+use twinlog_sync::guest::placement::{Candidate, place};
+use twinlog_sync::metadata::ClusterImage;
+use twinlog_sync::metadata::image::{Partition, TOPIC_RESOURCE, Topic};
+use twinlog_sync::session::PartitionKey;
+
+/// How often everything is looked at even when the image stands still: lost answers and refusals are retried.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Leader epochs of an id are raised at most this often: each time costs its followers some 50 ms.
+const BUMP_GAP: Duration = Duration::from_secs(2);
+/// ref: KIP-966; the partition was created or led elsewhere since.
+const NEW_LEADER_ELECTED: i16 = 108;
+
+/// What a request about the destination came to.
+pub enum GuestOutcome {
+    Created(Result<TopicAnswers<TopicId>, CreateError>),
+    PartitionsAdded(Result<TopicAnswers<()>, ControllerError>),
+    Shrunk { guest: i32, result: Result<PartitionCodes, ControllerError> },
+    Guarded(Result<TopicAnswers<()>, ControllerError>),
+    Resolved { broker: i32, hosts: Vec<String>, addresses: Vec<IpAddr> },
+}
+
+/// Why no topic could be created at all.
+pub enum CreateError {
+    Controller(ControllerError),
+    Placement(twinlog_sync::guest::placement::TooFewBrokers),
+}
+
+impl std::fmt::Display for CreateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Controller(error) => write!(f, "{error}"),
+            Self::Placement(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum TopicPhase {
+    Wanted,
+    Creating,
+    Ours(TopicId),
+    /// Why it cannot be mirrored into.
+    Refused(String),
+}
+
+struct GuestTopic {
+    phase: TopicPhase,
+    /// Partitions that the source has.
+    partitions: i32,
+    retry_at: Instant,
+    backoff: Backoff,
+}
+
+/// See the file's header.
+pub(super) struct GuestLink {
+    settings: GuestSettings,
+    member: GuestMember,
+    events: tokio::sync::broadcast::Receiver<GuestEvent>,
+    topics: BTreeMap<String, GuestTopic>,
+    /// What each shard was told last.
+    told: HashMap<PartitionKey, LeadAssignment>,
+    brokers_told: Vec<RegisteredBroker>,
+    resolved: BTreeMap<i32, (Vec<String>, Vec<IpAddr>)>,
+    resolving: BTreeSet<i32>,
+    /// Version of the image at the last look.
+    seen_version: Option<u64>,
+    looked_at: Instant,
+    look_wanted: bool,
+    creating: bool,
+    adding: bool,
+    guarding: bool,
+    /// Ids with an AlterPartition under way.
+    shrinking: BTreeSet<i32>,
+    bumped_at: BTreeMap<i32, Instant>,
+    bump_wanted: BTreeSet<i32>,
+}
+
+impl GuestLink {
+    pub fn new(settings: GuestSettings, member: GuestMember) -> Self {
+        let events = member.events();
+        Self {
+            settings,
+            member,
+            events,
+            topics: BTreeMap::new(),
+            told: HashMap::new(),
+            brokers_told: Vec::new(),
+            resolved: BTreeMap::new(),
+            resolving: BTreeSet::new(),
+            seen_version: None,
+            looked_at: Instant::now(),
+            look_wanted: true,
+            creating: false,
+            adding: false,
+            guarding: false,
+            shrinking: BTreeSet::new(),
+            bumped_at: BTreeMap::new(),
+            bump_wanted: BTreeSet::new(),
+        }
+    }
+
+    fn is_ours(&self, broker: i32) -> bool {
+        broker == self.settings.reserve_id || self.settings.serving_ids.iter().any(|(id, _)| *id == broker)
+    }
+
+    /// The id of ours among the replicas of a partition.
+    fn guest_of(&self, partition: &Partition) -> Option<i32> {
+        partition.replicas.iter().copied().find(|broker| self.is_ours(*broker))
+    }
+
+    /// Whether every partition of a topic has us as a replica, and it is guarded as a mirror topic is.
+    fn is_mirror(&self, image: &ClusterImage, name: &str, topic: &Topic) -> bool {
+        let guarded =
+            image.configs(TOPIC_RESOURCE, name).and_then(|configs| configs.get("max.message.bytes"));
+        let led = topic.partitions.values().all(|partition| self.guest_of(partition).is_some());
+        led && guarded.is_some_and(|value| value == "1")
+    }
+
+    /// Which id leads a partition: what the destination says, or what it will be created with.
+    fn id_for(&self, image: &ClusterImage, partition: &TopicPartition) -> i32 {
+        let known = image.topic_named(partition.topic());
+        let known = known.and_then(|(_, topic)| topic.partitions.get(&partition.partition()));
+        known.and_then(|known| self.guest_of(known)).unwrap_or_else(|| {
+            let ids = &self.settings.serving_ids;
+            ids[shard_of(partition, ids.len())].0
+        })
+    }
+
+    fn shard_of_id(&self, id: i32, shards: usize) -> usize {
+        let index = self.settings.serving_ids.iter().position(|(each, _)| *each == id);
+        index.unwrap_or(0) % shards
+    }
+
+    fn is_ready(&self) -> bool {
+        self.member.image_moves().borrow().is_ready
+    }
+
+    fn serves(&self, id: i32) -> bool {
+        self.member.state(id).is_some_and(|state| state.is_serving)
+    }
+
+    /// Brokers that can take replicas.
+    fn candidates(&self, image: &ClusterImage) -> Vec<Candidate> {
+        let usable = image.brokers().values().filter(|broker| {
+            let cordoned = !broker.cordoned.is_empty() && broker.cordoned.len() >= broker.directories.len();
+            !self.is_ours(broker.broker) && !broker.fenced && !broker.in_controlled_shutdown && !cordoned
+        });
+        usable.map(|broker| Candidate { broker: broker.broker, rack: broker.rack.clone() }).collect()
+    }
+}
+
+impl Supervisor {
+    /// Whether partitions can be taken on: a guest must know its destination first.
+    pub(super) fn may_discover(&self) -> bool {
+        self.guest.as_ref().is_none_or(GuestLink::is_ready)
+    }
+
+    /// The shard of a new partition.
+    pub(super) fn choose_shard(&self, partition: &TopicPartition) -> usize {
+        match &self.guest {
+            None => shard_of(partition, self.shards.len()),
+            Some(guest) => {
+                let id = guest.id_for(&guest.member.image(), partition);
+                guest.shard_of_id(id, self.shards.len())
+            }
+        }
+    }
+
+    /// A source partition was found: its topic is wanted at the destination.
+    pub(super) fn want_mirror_topic(&mut self, partition: &TopicPartition) {
+        let Some(guest) = &mut self.guest else { return };
+        let seed = partition.topic().len() as u64;
+        let topic = guest.topics.entry(partition.topic().to_owned()).or_insert_with(|| GuestTopic {
+            phase: TopicPhase::Wanted,
+            partitions: 0,
+            retry_at: Instant::now(),
+            backoff: Backoff::new(seed),
+        });
+        topic.partitions = topic.partitions.max(partition.partition() + 1);
+        guest.look_wanted = true;
+    }
+
+    /// A shard has just taken a partition: it is told anew where that stands.
+    pub(super) fn tell_lead_again(&mut self, key: PartitionKey) {
+        if let Some(guest) = &mut self.guest {
+            guest.told.remove(&key);
+            guest.look_wanted = true;
+        }
+    }
+
+    /// Asks every shard to listen for its guest ids.
+    pub fn listen_for_followers(&mut self) {
+        let Some(guest) = &self.guest else { return };
+        let mut commands = Vec::new();
+        for (index, (id, address)) in guest.settings.serving_ids.iter().enumerate() {
+            let resolved = (address.host.as_str(), address.port).to_socket_addrs();
+            match resolved.ok().and_then(|mut addresses| addresses.next()) {
+                Some(bound) => commands.push((index, Command::Listen { guest: *id, address: bound })),
+                None => self.halted = Some(format!("guest.listener {address} is no address of this host")),
+            }
+        }
+        for (index, command) in commands {
+            let shard = index % self.shards.len();
+            self.send(shard, command);
+        }
+    }
+
+    /// Looks at what changed at the destination and starts what follows from it.
+    pub(super) fn drive_guest(&mut self, now: Instant) {
+        let Some(guest) = &mut self.guest else { return };
+        while let Ok(event) = guest.events.try_recv() {
+            guest.look_wanted = true;
+            match event {
+                GuestEvent::Changed { id, state, reason } => {
+                    info!("guest broker {id}: {state:?} ({reason:?})")
+                }
+                GuestEvent::StopServing { id, reason } => {
+                    warn!("guest broker {id} serves no more ({reason:?})")
+                }
+                GuestEvent::Serve { id, epoch } => {
+                    info!("guest broker {id} serves under broker epoch {epoch}")
+                }
+                GuestEvent::Bumped { id } => info!("the leader epochs of guest broker {id} were raised"),
+            }
+        }
+        let state = *guest.member.image_moves().borrow();
+        if !state.is_ready {
+            return;
+        }
+        let moved = guest.seen_version != Some(state.version);
+        if !moved && !guest.look_wanted && now < guest.looked_at + LOOK_INTERVAL {
+            return;
+        }
+        (guest.seen_version, guest.looked_at, guest.look_wanted) = (Some(state.version), now, false);
+        self.look_at_brokers();
+        self.look_at_topics();
+        self.tell_leads();
+        self.create_due(now);
+        self.add_partitions_due(now);
+        self.shrink_due();
+        self.guard_due();
+        self.bump_due(now);
+    }
+
+    fn look_at_brokers(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        let mut wanted: BTreeMap<i32, (i64, Vec<String>)> = BTreeMap::new();
+        for broker in guest.member.image().brokers().values() {
+            if !guest.is_ours(broker.broker) {
+                let mut hosts: Vec<String> = broker.listeners.iter().map(|each| each.host.clone()).collect();
+                hosts.sort();
+                hosts.dedup();
+                wanted.insert(broker.broker, (broker.epoch, hosts));
+            }
+        }
+        let mut resolve = Vec::new();
+        for (broker, (_, hosts)) in &wanted {
+            let known = guest.resolved.get(broker).is_some_and(|(known, _)| known == hosts);
+            if !known && guest.resolving.insert(*broker) {
+                resolve.push((*broker, hosts.clone()));
+            }
+        }
+        let registered = wanted.iter().filter_map(|(id, (epoch, _))| {
+            let (_, addresses) = guest.resolved.get(id)?;
+            Some(RegisteredBroker { id: *id, epoch: *epoch, addresses: addresses.clone() })
+        });
+        let registered: Vec<RegisteredBroker> = registered.collect();
+        if registered != guest.brokers_told {
+            guest.brokers_told = registered.clone();
+            let brokers: Arc<[RegisteredBroker]> = registered.into();
+            for shard in &mut self.shards {
+                shard.send(Command::Brokers(brokers.clone()));
+            }
+        }
+        for (broker, hosts) in resolve {
+            self.spawn(async move {
+                let mut addresses: Vec<IpAddr> = Vec::new();
+                for host in &hosts {
+                    let found = tokio::net::lookup_host((host.as_str(), 0)).await;
+                    let found =
+                        found.into_iter().flatten().map(|address: SocketAddr| address.ip().to_canonical());
+                    addresses.extend(found);
+                }
+                Outcome::Guest(GuestOutcome::Resolved { broker, hosts, addresses })
+            });
+        }
+    }
+
+    fn look_at_topics(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let names: Vec<String> = guest.topics.keys().cloned().collect();
+        for name in names {
+            let found =
+                image.topic_named(&name).map(|(id, topic)| (id, guest.is_mirror(&image, &name, topic)));
+            let topic = guest.topics.get_mut(&name).expect("just listed");
+            let phase = match (&topic.phase, found) {
+                (TopicPhase::Ours(known), Some((id, _))) if *known == id => continue,
+                (_, Some((id, true))) => TopicPhase::Ours(id),
+                (TopicPhase::Ours(_), _) => TopicPhase::Refused(
+                    "its mirror topic was deleted or replaced at the destination".to_owned(),
+                ),
+                (_, Some((_, false))) => TopicPhase::Refused(
+                    "the destination has a topic of this name that is not a mirror of this link".to_owned(),
+                ),
+                (TopicPhase::Refused(_), None) => TopicPhase::Wanted,
+                (TopicPhase::Wanted | TopicPhase::Creating, None) => continue,
+            };
+            match &phase {
+                TopicPhase::Refused(why) if topic.phase != phase => {
+                    error!("topic {name} is not mirrored: {why}")
+                }
+                TopicPhase::Ours(_) => info!("topic {name} is a mirror topic of the destination"),
+                _ => {}
+            }
+            topic.phase = phase;
+        }
+    }
+
+    /// Tells shards what changed about the partitions they hold.
+    fn tell_leads(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let mut commands = Vec::new();
+        for (name, topic) in &guest.topics {
+            let TopicPhase::Ours(id) = topic.phase else { continue };
+            let Some(found) = image.topic(id) else { continue };
+            let first = TopicPartition::new(name, 0).expect("a topic's name is legal");
+            let mirrors = self.mirrors.range(first..).take_while(|(each, _)| each.topic() == name);
+            for (partition, mirror) in mirrors.filter(|(_, mirror)| mirror.is_in_shard()) {
+                let Some(at) = found.partitions.get(&partition.partition()) else { continue };
+                let Some(assignment) = assignment(guest, &image, id, name, at) else { continue };
+                if guest.told.get(&mirror.key) != Some(&assignment) {
+                    commands.push((mirror.shard, mirror.key, assignment));
+                }
+            }
+        }
+        drop(image);
+        for (shard, key, assignment) in commands {
+            if let Some(guest) = &mut self.guest {
+                guest.told.insert(key, assignment.clone());
+            }
+            self.send(shard, Command::Lead { key, assignment: Box::new(assignment) });
+        }
+    }
+
+    fn create_due(&mut self, now: Instant) {
+        let Some(guest) = &mut self.guest else { return };
+        let serving: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
+        if guest.creating || !serving.iter().all(|id| guest.serves(*id)) {
+            return;
+        }
+        let wanted = guest
+            .topics
+            .iter_mut()
+            .filter(|(_, topic)| topic.phase == TopicPhase::Wanted && topic.retry_at <= now);
+        let mut names = Vec::new();
+        for (name, topic) in wanted {
+            topic.phase = TopicPhase::Creating;
+            names.push((name.clone(), topic.partitions));
+        }
+        if names.is_empty() {
+            return;
+        }
+        guest.creating = true;
+        let candidates = guest.candidates(&guest.member.image());
+        let (mut client, factor) = (guest.member.controller(), guest.settings.mirror_replication_factor);
+        self.spawn(async move {
+            let created = create(&mut client, &names, &serving, &candidates, factor).await;
+            Outcome::Guest(GuestOutcome::Created(created))
+        });
+    }
+
+    fn add_partitions_due(&mut self, now: Instant) {
+        let Some(guest) = &mut self.guest else { return };
+        if guest.adding {
+            return;
+        }
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let candidates = guest.candidates(&image);
+        let ids: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
+        let mut wanted = Vec::new();
+        for (name, topic) in &guest.topics {
+            let TopicPhase::Ours(id) = topic.phase else { continue };
+            let Some(found) = image.topic(id) else { continue };
+            let count = found.partitions.len() as i32;
+            let ours = |broker: &&i32| guest.is_ours(**broker);
+            let first = found.partitions.values().next();
+            let factor = first.map_or(0, |first| first.replicas.iter().filter(|each| !ours(each)).count());
+            if count >= topic.partitions || topic.retry_at > now || factor == 0 {
+                continue;
+            }
+            let new =
+                (count..topic.partitions).map(|index| replicas_of(name, index, &ids, &candidates, factor));
+            match new.collect::<Result<Vec<_>, _>>() {
+                Ok(assignments) => wanted.push((name.clone(), topic.partitions, assignments)),
+                Err(why) => warn!("topic {name} cannot get its new partitions: {why}"),
+            }
+        }
+        drop(image);
+        if wanted.is_empty() {
+            return;
+        }
+        guest.adding = true;
+        let mut client = guest.member.controller();
+        self.spawn(async move {
+            Outcome::Guest(GuestOutcome::PartitionsAdded(add_partitions(&mut client, &wanted).await))
+        });
+    }
+
+    /// Makes us the only in-sync replica of every partition that we lead.
+    fn shrink_due(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let mut changes: BTreeMap<(i32, i64), Vec<IsrChange>> = BTreeMap::new();
+        for topic in guest.topics.values() {
+            let TopicPhase::Ours(id) = topic.phase else { continue };
+            let Some(found) = image.topic(id) else { continue };
+            for (index, at) in &found.partitions {
+                let Some(leader) = at.leader.filter(|leader| guest.is_ours(*leader)) else { continue };
+                let epoch = guest.member.state(leader).and_then(|state| state.broker_epoch());
+                let Some(epoch) = epoch.filter(|_| at.isr != [leader]) else { continue };
+                if guest.shrinking.contains(&leader) {
+                    continue;
+                }
+                changes.entry((leader, epoch)).or_default().push(IsrChange {
+                    topic_id: id,
+                    index: *index,
+                    leader_epoch: at.leader_epoch,
+                    partition_epoch: at.partition_epoch,
+                    isr: vec![(leader, epoch)],
+                });
+            }
+        }
+        drop(image);
+        let mut tasks = Vec::new();
+        for ((id, epoch), changes) in changes {
+            guest.shrinking.insert(id);
+            tasks.push((guest.member.controller(), id, epoch, changes));
+        }
+        for (mut client, id, epoch, changes) in tasks {
+            self.spawn(async move {
+                let result = alter_partitions(&mut client, id, epoch, &changes).await;
+                Outcome::Guest(GuestOutcome::Shrunk { guest: id, result })
+            });
+        }
+    }
+
+    /// Somebody changed what protects a mirror topic: it is put back, and said.
+    fn guard_due(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        if guest.guarding {
+            return;
+        }
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let mut changes = Vec::new();
+        for (name, topic) in &guest.topics {
+            let TopicPhase::Ours(_) = topic.phase else { continue };
+            let found = image.configs(TOPIC_RESOURCE, name);
+            let value = |key: &str| found.and_then(|configs| configs.get(key)).map(String::as_str);
+            let broken = GUARDS.iter().filter(|(key, guard)| value(key) != Some(guard));
+            let broken: Vec<(String, Option<String>)> =
+                broken.map(|(key, guard)| ((*key).to_owned(), Some((*guard).to_owned()))).collect();
+            if !broken.is_empty() {
+                let keys: Vec<&str> = broken.iter().map(|(key, _)| key.as_str()).collect();
+                error!(
+                    "mirror topic {name}: {} was changed at the destination; it is set back",
+                    keys.join(", ")
+                );
+                changes.push((name.clone(), broken));
+            }
+        }
+        drop(image);
+        if changes.is_empty() {
+            return;
+        }
+        guest.guarding = true;
+        let mut client = guest.member.controller();
+        self.spawn(async move {
+            Outcome::Guest(GuestOutcome::Guarded(alter_configs(&mut client, &changes).await))
+        });
+    }
+
+    fn bump_due(&mut self, now: Instant) {
+        let Some(guest) = &mut self.guest else { return };
+        for id in std::mem::take(&mut guest.bump_wanted) {
+            if guest.bumped_at.get(&id).is_some_and(|at| now < *at + BUMP_GAP) {
+                guest.bump_wanted.insert(id);
+                continue;
+            }
+            guest.bumped_at.insert(id, now);
+            if let Err(error) = guest.member.bump(id) {
+                warn!("{error}");
+            }
+        }
+    }
+
+    pub(super) fn on_guest_outcome(&mut self, outcome: GuestOutcome) {
+        let now = Instant::now();
+        let Some(guest) = &mut self.guest else { return };
+        guest.look_wanted = true;
+        match outcome {
+            GuestOutcome::Created(result) => {
+                guest.creating = false;
+                self.created(now, result);
+            }
+            GuestOutcome::PartitionsAdded(result) => {
+                guest.adding = false;
+                let refused = match result {
+                    Ok(answers) => {
+                        answers.into_iter().filter_map(|(name, each)| Some((name, each.err()?))).collect()
+                    }
+                    Err(failed) => {
+                        warn!("partitions were not added at the destination: {failed}; tried again");
+                        Vec::new()
+                    }
+                };
+                for (name, refusal) in refused {
+                    warn!("topic {name} did not get its new partitions: {refusal}; tried again");
+                    if let Some(topic) = guest.topics.get_mut(&name) {
+                        topic.retry_at = now + Duration::from_nanos(topic.backoff.pause());
+                    }
+                }
+            }
+            GuestOutcome::Shrunk { guest: id, result } => {
+                guest.shrinking.remove(&id);
+                match result {
+                    Ok(answers) => {
+                        let refused =
+                            answers.iter().filter(|(_, code)| !matches!(*code, 0 | NEW_LEADER_ELECTED));
+                        let count = refused.count();
+                        if count > 0 {
+                            info!(
+                                "{count} partitions moved on before their in-sync replicas were set; looked at again"
+                            );
+                        }
+                    }
+                    Err(failed) => warn!("in-sync replicas were not set: {failed}; tried again"),
+                }
+            }
+            GuestOutcome::Guarded(result) => {
+                guest.guarding = false;
+                match result {
+                    Ok(answers) => {
+                        for (name, refusal) in
+                            answers.into_iter().filter_map(|(name, each)| Some((name, each.err()?)))
+                        {
+                            error!("mirror topic {name} could not be guarded: {refusal}");
+                        }
+                    }
+                    Err(failed) => warn!("mirror topics could not be guarded: {failed}; tried again"),
+                }
+            }
+            GuestOutcome::Resolved { broker, hosts, addresses } => {
+                guest.resolving.remove(&broker);
+                if addresses.is_empty() {
+                    warn!("no address of broker {broker} is known ({}); it cannot follow", hosts.join(", "));
+                }
+                guest.resolved.insert(broker, (hosts, addresses));
+            }
+        }
+    }
+
+    fn created(&mut self, now: Instant, result: Result<TopicAnswers<TopicId>, CreateError>) {
+        let Some(guest) = &mut self.guest else { return };
+        let retry = |name: &str, guest: &mut GuestLink| {
+            if let Some(topic) = guest.topics.get_mut(name)
+                && topic.phase == TopicPhase::Creating
+            {
+                topic.phase = TopicPhase::Wanted;
+                topic.retry_at = now + Duration::from_nanos(topic.backoff.pause());
+            }
+        };
+        let names: Vec<String> = match result {
+            Err(failed) => {
+                warn!("mirror topics were not created: {failed}; tried again");
+                guest.topics.keys().cloned().collect()
+            }
+            Ok(answers) => {
+                let mut refused = Vec::new();
+                for (name, answer) in answers {
+                    match answer {
+                        Ok(_) => info!("mirror topic {name} was created at the destination"),
+                        Err(refusal) => {
+                            error!("mirror topic {name} was not created: {refusal}; tried again");
+                            refused.push(name);
+                        }
+                    }
+                }
+                refused
+            }
+        };
+        names.iter().for_each(|name| retry(name, guest));
+    }
+
+    /// What a shard says that concerns followers.
+    pub(super) fn on_guest_event(&mut self, event: Event) {
+        match event {
+            Event::Listening { guest, address } => info!("guest broker {guest} listens on {address}"),
+            Event::ListenFailed { guest, address, errno } => {
+                let why = twinlog_io::SystemError(errno);
+                self.halted = Some(format!(
+                    "guest broker {guest} cannot listen on {address}: {why}; guest.listener must be an address of \
+                     this host with free ports"
+                ));
+            }
+            Event::FollowerRefused { guest, peer, broker, why } if self.may_warn("follower") => {
+                let why = words(why);
+                warn!("guest broker {guest} closed a connection from {peer} (broker {broker}): {why}");
+            }
+            Event::EpochWanted { key, .. } | Event::FollowerStalled { key, .. } => {
+                if let Event::FollowerStalled { broker, .. } = event
+                    && let Some(partition) = self.by_key.get(&key)
+                {
+                    warn!("broker {broker} stopped following {partition}; its leader epoch is raised");
+                }
+                if let Some(guest) = &mut self.guest
+                    && let Some(told) = guest.told.get(&key)
+                {
+                    guest.bump_wanted.insert(told.guest);
+                    guest.look_wanted = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the image says of one partition, for its shard.
+fn assignment(
+    guest: &GuestLink,
+    image: &ClusterImage,
+    topic_id: TopicId,
+    name: &str,
+    at: &Partition,
+) -> Option<LeadAssignment> {
+    let id = guest.guest_of(at)?;
+    let stock = at.replicas.iter().filter(|broker| !guest.is_ours(**broker));
+    let followers = stock.map(|broker| {
+        let known = image.broker(*broker);
+        let registration = Registration {
+            broker_epoch: known.map(|known| known.epoch),
+            unfenced: known.is_some_and(|known| !known.fenced),
+            in_target: !at.removing.contains(broker),
+        };
+        (*broker, registration)
+    });
+    Some(LeadAssignment {
+        guest: id,
+        topic_id,
+        topic: name.to_owned(),
+        leads: at.leader == Some(id) && at.isr == [id] && guest.serves(id),
+        leader_epoch: LeaderEpoch(at.leader_epoch),
+        partition_epoch: at.partition_epoch,
+        durable_replicas: guest.settings.durable_replicas,
+        followers: followers.collect(),
+    })
+}
+
+/// Replicas of one new partition: its guest, then stock brokers.
+fn replicas_of(
+    name: &str,
+    index: i32,
+    ids: &[i32],
+    candidates: &[Candidate],
+    factor: usize,
+) -> Result<Vec<i32>, twinlog_sync::guest::placement::TooFewBrokers> {
+    let partition = TopicPartition::new(name, index).expect("a topic's name is legal");
+    let guest = ids[shard_of(&partition, ids.len())];
+    // The same name always begins at the same broker; different names begin at different ones.
+    let turn = shard_of(&partition, 1 << 20);
+    Ok([vec![guest], place(candidates, factor, turn)?].concat())
+}
+
+async fn create(
+    client: &mut ControllerClient,
+    names: &[(String, i32)],
+    ids: &[i32],
+    candidates: &[Candidate],
+    factor: Option<u32>,
+) -> Result<TopicAnswers<TopicId>, CreateError> {
+    let factor = match factor {
+        Some(factor) => factor as usize,
+        None => {
+            let first = names.first().map_or("", |(name, _)| name.as_str());
+            default_replication_factor(client, first).await.map_err(CreateError::Controller)?
+        }
+    };
+    let mut topics = Vec::new();
+    for (name, partitions) in names {
+        let assignments = (0..*partitions).map(|index| replicas_of(name, index, ids, candidates, factor));
+        let assignments: Result<Vec<_>, _> = assignments.collect();
+        topics.push(NewTopic {
+            name: name.clone(),
+            assignments: assignments.map_err(CreateError::Placement)?,
+            configs: GUARDS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        });
+    }
+    create_topics(client, &topics, false).await.map_err(CreateError::Controller)
+}
+
+fn words(why: FollowerRefusal) -> String {
+    match why {
+        FollowerRefusal::NotABroker => "it is no registered broker of the destination".to_owned(),
+        FollowerRefusal::OtherAddress => "the broker is registered at another address".to_owned(),
+        FollowerRefusal::Malformed(error) => format!("its request cannot be read: {error}"),
+        FollowerRefusal::Unsupported { api_key, version } => {
+            format!("request {api_key} v{version} is none that followers send")
+        }
+        FollowerRefusal::TooManyConnections => "there are too many connections".to_owned(),
+        FollowerRefusal::TimedOut => "its request did not end in time".to_owned(),
+    }
+}

@@ -1,0 +1,91 @@
+//! The shard as a guest broker: stock brokers follow the partitions that it leads.
+//!
+//! ```text
+//!   control core: Listen, Brokers, Lead, Freeze        follower (a stock broker)
+//!          |                                                |  Fetch, ListOffsets ...
+//!          v                                                v
+//!   leading.rs   which partitions, at which epoch     follower.rs   one connection: frames in, answers out
+//!          |                                                |
+//!          +-- news: bytes were appended ---> answer.rs ----+  judge, locate, write the answer's head
+//!                                              send.rs         head from a buffer, records from the images
+//!                                              cold.rs         what is only on disk; where offsets lie there
+//! ```
+//! The rules of a leader are `twinlog_sync::guest`; this moves bytes. Records go from the segment image to
+//! the socket without a copy, but for the shortest; what left memory is read back into one buffer per
+//! connection. Nothing that is not verified, and nothing of a source epoch that is not durable, is served.
+
+pub(super) mod answer;
+pub(super) mod cold;
+pub(super) mod follower;
+pub(super) mod leading;
+pub(super) mod send;
+
+use crate::shard::mailbox::RegisteredBroker;
+use crate::shard::operations::SegmentKey;
+use cold::Reader;
+use follower::FollowerIo;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use twinlog_io::SocketKey;
+use twinlog_log_segment::files::TopicId;
+use twinlog_sync::Nanoseconds;
+
+/// Connections of followers to one shard. A broker opens `num.replica.fetchers` of them to each guest id;
+/// raised, each more may hold 128 KiB of buffers, and 1 MiB while it reads what is only on disk.
+pub(super) const FOLLOWERS_MAX: usize = 256;
+
+/// One guest broker id that is reached here.
+pub(super) struct Listener {
+    pub guest: i32,
+    pub socket: SocketKey,
+    pub address: SocketAddr,
+    /// The connection that is waited for.
+    pub accepting: Option<u32>,
+    pub closing: bool,
+}
+
+/// A partition of a destination topic that is ours to lead, here or on its way here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Led {
+    /// In this slot.
+    Here(u32),
+    /// Its log is being put right; followers are told to ask again.
+    Away,
+}
+
+/// What a shard holds as a guest.
+#[derive(Default)]
+pub(super) struct Guests {
+    pub listeners: Vec<Listener>,
+    pub followers: Vec<Option<FollowerIo>>,
+    /// By the destination's topic id.
+    pub led: HashMap<(TopicId, i32), Led>,
+    pub topics_by_name: HashMap<Vec<u8>, TopicId>,
+    pub brokers: Arc<[RegisteredBroker]>,
+    /// When each follower is to be looked at again.
+    pub timers: BTreeSet<(Nanoseconds, u32)>,
+    /// Connections that wait for memory.
+    pub waiting_for_memory: BTreeSet<u32>,
+    /// Files that are open for reading.
+    pub readers: BTreeMap<(u32, i64), Reader>,
+    /// Oldest first: who closes when descriptors run out.
+    pub reader_order: Vec<SegmentKey>,
+    /// State of the generator of session ids.
+    pub session_seed: u64,
+    /// When stalled followers were last looked for.
+    pub looked_at: Nanoseconds,
+}
+
+impl Guests {
+    /// A session id that is not 0 and not likely to have been another's before a restart.
+    pub fn fresh_session_id(&mut self, now: Nanoseconds) -> i32 {
+        // xorshift over the clock: unguessable ids are not needed, ids that differ after a restart are.
+        let mut state = self.session_seed ^ now.rotate_left(17) | 1;
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.session_seed = state;
+        ((state >> 33) as i32 & i32::MAX).max(1)
+    }
+}

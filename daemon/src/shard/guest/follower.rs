@@ -1,0 +1,444 @@
+//! One connection of a follower: accepted, read frame by frame, answered in order, closed.
+//!
+//! ```text
+//!   accept --> receive --> whole frame --> Fetch: parked until there is something to say --> send --> receive
+//!                              \--> ListOffsets, OffsetForLeaderEpoch, ApiVersions ----------> send --> receive
+//! ```
+//! One request at a time: while one is answered nothing is received, so a follower that does not read its
+//! answers costs one answer's buffers and nothing more. A connection on which anything is wrong is closed;
+//! a follower connects anew and asks for everything.
+
+use super::super::Shard;
+use super::super::mailbox::{Event, FollowerRefusal};
+use super::super::operations::Pending;
+use super::cold::{Cold, Walk};
+use super::send::Outgoing;
+use super::{FOLLOWERS_MAX, Listener};
+use crate::pool::Class;
+use std::net::SocketAddr;
+use twinlog_io::{Engine, Operation, SocketKey, Span, SystemError};
+use twinlog_sync::guest::follower_session::FollowerSession;
+use twinlog_sync::wire::follower_request::{Request, frame_length, read_request};
+use twinlog_sync::wire::follower_response::write_api_versions;
+use twinlog_sync::{Nanoseconds, SECOND};
+
+/// A request that began must end within this time. Raised, a peer that sends half a frame holds a
+/// connection for longer.
+const FRAME_NS: Nanoseconds = 30 * SECOND;
+/// How long a listener rests after a failed accept (out of descriptors): without it the loop would spin.
+const ACCEPT_PAUSE_NS: Nanoseconds = SECOND / 10;
+/// ref: KIP-35
+const API_VERSIONS: i16 = 18;
+
+/// A Fetch that waits for something to say.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::shard) struct Parked {
+    pub correlation_id: i32,
+    pub until: Nanoseconds,
+    pub bytes_max: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Accepting,
+    Open,
+    Closing,
+}
+
+/// See the file's header.
+pub(in crate::shard) struct FollowerIo {
+    pub guest: i32,
+    pub socket: SocketKey,
+    peer: Option<SocketAddr>,
+    state: State,
+    close_submitted: bool,
+    /// The socket is closed; a read of a file may still be under way.
+    pub closed: bool,
+    /// Where requests are received.
+    scratch: Option<Span>,
+    /// The frame that is arriving, its length included.
+    frame: Vec<u8>,
+    frame_deadline: Option<Nanoseconds>,
+    pub session: FollowerSession,
+    /// Broker id and epoch of the last Fetch.
+    pub replica: Option<(i32, i64)>,
+    pub parked: Option<Parked>,
+    pub outgoing: Outgoing,
+    pub cold: Cold,
+    pub walks: Vec<Walk>,
+    receiving: bool,
+    timer: Option<Nanoseconds>,
+}
+
+impl FollowerIo {
+    fn new(guest: i32, socket: SocketKey) -> Self {
+        Self {
+            guest,
+            socket,
+            peer: None,
+            state: State::Accepting,
+            close_submitted: false,
+            closed: false,
+            scratch: None,
+            frame: Vec::new(),
+            frame_deadline: None,
+            session: FollowerSession::default(),
+            replica: None,
+            parked: None,
+            outgoing: Outgoing::default(),
+            cold: Cold::default(),
+            walks: Vec::new(),
+            receiving: false,
+            timer: None,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether an answer under way has records of this slot, or a place in it is being looked for.
+    pub fn is_sending_from(&self, slot: u32) -> bool {
+        self.outgoing.has_records_of(slot)
+            || self.cold.reads(slot)
+            || self.walks.iter().any(|walk| walk.slot == slot)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.receiving || self.outgoing.sending || self.cold.reading
+    }
+}
+
+impl<E: Engine> Shard<E> {
+    pub(in crate::shard) fn listen(&mut self, guest: i32, address: SocketAddr) {
+        let Some(socket) = self.free_sockets.pop() else {
+            self.events.push_back(Event::ListenFailed { guest, address, errno: SystemError::NO_SPACE.0 });
+            return;
+        };
+        self.guests.listeners.push(Listener { guest, socket, address, accepting: None, closing: false });
+        let listener = self.guests.listeners.len() as u32 - 1;
+        self.submit(Pending::Listen { listener }, Operation::Listen { listener: socket, address });
+    }
+
+    pub(in crate::shard) fn listening(&mut self, index: u32, result: Result<SocketAddr, SystemError>) {
+        let listener = &self.guests.listeners[index as usize];
+        let (guest, address) = (listener.guest, listener.address);
+        match result {
+            Ok(address) => {
+                self.events.push_back(Event::Listening { guest, address });
+                self.accept(index);
+            }
+            Err(error) => {
+                self.events.push_back(Event::ListenFailed { guest, address, errno: error.0 });
+                self.close_listener(index);
+            }
+        }
+    }
+
+    fn close_listener(&mut self, index: u32) {
+        let listener = &mut self.guests.listeners[index as usize];
+        if !std::mem::replace(&mut listener.closing, true) {
+            let socket = listener.socket;
+            self.submit(Pending::CloseListener { listener: index }, Operation::CloseSocket { socket });
+        }
+    }
+
+    /// Waits for the next connection, as long as there is room for one.
+    fn accept(&mut self, index: u32) {
+        let listener = &self.guests.listeners[index as usize];
+        if listener.closing || listener.accepting.is_some() || self.draining {
+            return;
+        }
+        let (guest, socket) = (listener.guest, listener.socket);
+        let free = self.guests.followers.iter().position(Option::is_none);
+        let row = match free {
+            Some(row) => row,
+            None if self.guests.followers.len() < FOLLOWERS_MAX => {
+                self.guests.followers.push(None);
+                self.guests.followers.len() - 1
+            }
+            // Accepted again when one of the others closes.
+            None => return,
+        };
+        let Some(own) = self.free_sockets.pop() else { return };
+        self.guests.followers[row] = Some(FollowerIo::new(guest, own));
+        self.guests.listeners[index as usize].accepting = Some(row as u32);
+        let pending = Pending::Accept { listener: index, follower: row as u32 };
+        self.submit(pending, Operation::Accept { listener: socket, socket: own });
+    }
+
+    pub(in crate::shard) fn accepted(
+        &mut self,
+        listener: u32,
+        index: u32,
+        result: Result<SocketAddr, SystemError>,
+    ) {
+        self.guests.listeners[listener as usize].accepting = None;
+        let scratch = self.pool.take(Class::Scratch);
+        let now = self.engine.now();
+        let follower = self.follower_mut(index);
+        match (result, scratch) {
+            (Ok(peer), Some(scratch)) if follower.state == State::Accepting => {
+                follower.state = State::Open;
+                follower.peer = Some(peer);
+                follower.scratch = Some(scratch);
+                self.receive_request(index);
+                self.accept(listener);
+            }
+            (result, scratch) => {
+                scratch.into_iter().for_each(|span| self.pool.give(span));
+                if result.is_err() {
+                    // The next one is waited for after a pause.
+                    self.guests.timers.insert((now + ACCEPT_PAUSE_NS, index));
+                    self.follower_mut(index).timer = Some(now + ACCEPT_PAUSE_NS);
+                } else {
+                    self.close_follower(index);
+                }
+            }
+        }
+    }
+
+    pub(in crate::shard) fn follower_mut(&mut self, index: u32) -> &mut FollowerIo {
+        self.guests.followers[index as usize].as_mut().expect("a connection with operations stays")
+    }
+
+    /// Receives more of the next request. Only while nothing is answered.
+    pub(in crate::shard) fn receive_request(&mut self, index: u32) {
+        let follower = self.follower_mut(index);
+        if follower.receiving || !follower.is_open() {
+            return;
+        }
+        let into = follower.scratch.expect("an open connection has its scratch");
+        let socket = follower.socket;
+        follower.receiving = true;
+        self.submit(
+            Pending::ReceiveRequest { follower: index },
+            Operation::Receive { socket, into, fill: false },
+        );
+    }
+
+    pub(in crate::shard) fn request_received(&mut self, index: u32, result: Result<u32, SystemError>) {
+        let now = self.engine.now();
+        let follower =
+            self.guests.followers[index as usize].as_mut().expect("a connection with operations stays");
+        follower.receiving = false;
+        match result {
+            Ok(bytes @ 1..) if follower.is_open() => {
+                let scratch = follower.scratch.expect("an open connection has its scratch");
+                let arrived = Span { start: scratch.start, length: bytes };
+                follower.frame.extend_from_slice(self.engine.arena().bytes(arrived));
+                follower.frame_deadline.get_or_insert(now + FRAME_NS);
+                self.next_request(index);
+            }
+            // Closed by the peer, or not open any more.
+            _ => self.close_follower(index),
+        }
+    }
+
+    /// Handles the next whole frame, or goes on receiving.
+    pub(in crate::shard) fn next_request(&mut self, index: u32) {
+        let follower = self.follower_mut(index);
+        let Some(head) = follower.frame.first_chunk::<4>() else {
+            if follower.frame.is_empty() {
+                follower.frame_deadline = None;
+            }
+            self.set_follower_timer(index);
+            return self.receive_request(index);
+        };
+        let length = match frame_length(*head) {
+            Ok(length) => length as usize,
+            Err(error) => return self.refuse_follower(index, FollowerRefusal::Malformed(error)),
+        };
+        if follower.frame.len() < 4 + length {
+            self.set_follower_timer(index);
+            return self.receive_request(index);
+        }
+        follower.frame_deadline = None;
+        let mut frame = std::mem::take(&mut follower.frame);
+        self.handle_request(index, &frame[4..4 + length]);
+        let follower = self.follower_mut(index);
+        frame.drain(..4 + length);
+        follower.frame = frame;
+        self.set_follower_timer(index);
+        // A parked Fetch may have its answer already.
+        self.answer_follower(index);
+    }
+
+    fn handle_request(&mut self, index: u32, frame: &[u8]) {
+        let request = match read_request(frame) {
+            Ok(request) => request,
+            Err(error) => return self.refuse_follower(index, FollowerRefusal::Malformed(error)),
+        };
+        match request {
+            Request::ApiVersions(header) => {
+                let follower = self.follower_mut(index);
+                write_api_versions(&mut follower.outgoing.out, header.version, header.correlation_id);
+                self.send_plain(index);
+            }
+            Request::Fetch(fetch) => {
+                if let Err(why) = self.admit(index, fetch.replica_id) {
+                    return self.refuse_replica(index, fetch.replica_id, why);
+                }
+                self.park(index, &fetch);
+            }
+            Request::ListOffsets(request) => {
+                if let Err(why) = self.admit(index, request.replica_id) {
+                    return self.refuse_replica(index, request.replica_id, why);
+                }
+                self.answer_list_offsets(index, &request);
+                self.send_plain(index);
+            }
+            Request::OffsetForLeaderEpoch(request) => {
+                if let Err(why) = self.admit(index, request.replica_id) {
+                    return self.refuse_replica(index, request.replica_id, why);
+                }
+                self.answer_epoch_ends(index, &request);
+                self.send_plain(index);
+            }
+            Request::Unsupported { api_key: API_VERSIONS, version, correlation_id } => {
+                let follower = self.follower_mut(index);
+                write_api_versions(&mut follower.outgoing.out, version, correlation_id);
+                self.send_plain(index);
+            }
+            Request::Unsupported { api_key, version, .. } => {
+                self.refuse_follower(index, FollowerRefusal::Unsupported { api_key, version });
+            }
+        }
+    }
+
+    /// Only registered brokers may ask, from where they are registered (decisions 20).
+    fn admit(&self, index: u32, replica_id: i32) -> Result<(), FollowerRefusal> {
+        let follower = self.guests.followers[index as usize].as_ref().expect("it sent a request");
+        let broker = self.guests.brokers.iter().find(|broker| broker.id == replica_id);
+        let broker = broker.ok_or(FollowerRefusal::NotABroker)?;
+        let from = follower.peer.map(|peer| peer.ip().to_canonical());
+        match from.is_some_and(|from| broker.addresses.contains(&from)) {
+            true => Ok(()),
+            false => Err(FollowerRefusal::OtherAddress),
+        }
+    }
+
+    fn refuse_follower(&mut self, index: u32, why: FollowerRefusal) {
+        let broker = self.follower_mut(index).replica.map_or(-1, |(id, _)| id);
+        self.refuse_replica(index, broker, why);
+    }
+
+    fn refuse_replica(&mut self, index: u32, broker: i32, why: FollowerRefusal) {
+        let follower = self.follower_mut(index);
+        if let Some(peer) = follower.peer {
+            let guest = follower.guest;
+            self.events.push_back(Event::FollowerRefused { guest, peer, broker, why });
+        }
+        self.close_follower(index);
+    }
+
+    /// Sets the moment at which this connection is looked at again.
+    pub(in crate::shard) fn set_follower_timer(&mut self, index: u32) {
+        let Some(follower) = self.guests.followers[index as usize].as_mut() else { return };
+        let parked = follower.parked.map(|parked| parked.until);
+        let held = parked.and(follower.session.deadline());
+        let deadline = [parked, held, follower.frame_deadline].into_iter().flatten().min();
+        if follower.timer != deadline {
+            if let Some(old) = follower.timer.take() {
+                self.guests.timers.remove(&(old, index));
+            }
+            follower.timer = deadline;
+            self.guests.timers.extend(deadline.map(|at| (at, index)));
+        }
+    }
+
+    /// Deadlines of connections, and those that wait for memory.
+    pub(in crate::shard) fn tend_followers(&mut self, now: Nanoseconds) {
+        while let Some((at, index)) = self.guests.timers.first().copied()
+            && at <= now
+        {
+            self.guests.timers.pop_first();
+            let Some(follower) = self.guests.followers[index as usize].as_mut() else { continue };
+            follower.timer = None;
+            if follower.state == State::Accepting {
+                // An accept failed: its row is closed, and the next one is waited for.
+                self.close_follower(index);
+            } else if follower.frame_deadline.is_some_and(|deadline| deadline <= now) {
+                self.refuse_follower(index, FollowerRefusal::TimedOut);
+            } else {
+                follower.session.expire(now);
+                self.answer_follower(index);
+                self.set_follower_timer(index);
+            }
+        }
+        for index in std::mem::take(&mut self.guests.waiting_for_memory) {
+            self.pump(index);
+        }
+        self.look_for_stalled(now);
+        if self.draining || self.halted.is_some() {
+            self.close_guests();
+        }
+    }
+
+    /// Closes listeners and connections: before a drain ends, or when nothing can be trusted any more.
+    fn close_guests(&mut self) {
+        for index in 0..self.guests.listeners.len() as u32 {
+            self.close_listener(index);
+        }
+        for index in 0..self.guests.followers.len() as u32 {
+            self.close_follower(index);
+        }
+        self.close_idle_readers(usize::MAX);
+    }
+
+    /// Ends a connection; its buffers come back when the kernel has let go of them.
+    pub(in crate::shard) fn close_follower(&mut self, index: u32) {
+        let Some(follower) = self.guests.followers[index as usize].as_mut() else { return };
+        let waits_for_peer = follower.state == State::Accepting
+            && self.guests.listeners.iter().any(|listener| listener.accepting == Some(index));
+        if waits_for_peer || std::mem::replace(&mut follower.close_submitted, true) {
+            // A listener that closes ends its accept, which comes back here.
+            return;
+        }
+        follower.state = State::Closing;
+        follower.parked = None;
+        follower.frame_deadline = None;
+        follower.walks.clear();
+        let socket = follower.socket;
+        self.set_follower_timer(index);
+        self.guests.waiting_for_memory.remove(&index);
+        self.submit(Pending::CloseFollower { follower: index }, Operation::CloseSocket { socket });
+    }
+
+    pub(in crate::shard) fn follower_socket_closed(&mut self, index: u32) {
+        let follower = self.follower_mut(index);
+        assert!(
+            !follower.receiving && !follower.outgoing.sending,
+            "a socket closes after its other operations"
+        );
+        follower.closed = true;
+        self.release_follower(index);
+    }
+
+    /// Gives everything back once nothing of the connection is under way.
+    pub(in crate::shard) fn release_follower(&mut self, index: u32) {
+        let follower = self.follower_mut(index);
+        if follower.is_busy() {
+            // A read of a file is still under way into its buffer; its completion comes back here.
+            return;
+        }
+        let (socket, guest) = (follower.socket, follower.guest);
+        self.release_sent(index);
+        let follower = self.guests.followers[index as usize].take().expect("just seen");
+        let spans = [follower.scratch, follower.outgoing.buffer, follower.cold.buffer];
+        spans.into_iter().flatten().for_each(|span| self.pool.give(span));
+        if let Some(at) = follower.timer {
+            self.guests.timers.remove(&(at, index));
+        }
+        self.free_sockets.push(socket);
+        let listener = self.guests.listeners.iter().position(|listener| listener.guest == guest);
+        if let Some(listener) = listener {
+            self.accept(listener as u32);
+        }
+    }
+
+    pub(in crate::shard) fn listener_closed(&mut self, index: u32) {
+        let socket = self.guests.listeners[index as usize].socket;
+        self.free_sockets.push(socket);
+    }
+}

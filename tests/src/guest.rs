@@ -1,0 +1,127 @@
+//! A daemon in guest mode between two clusters, and the questions asked of the destination's files.
+//!
+//! Owns the data directory, the configuration and the port that followers reach. The destination's brokers
+//! are asked by [`crate::kafka`]; what they stored is compared with the source's files, byte by byte.
+
+use crate::cli::{Finished, Program, Running};
+use crate::kafka::batches::{CopyBound, Difference, assert_identical, compare};
+use crate::kafka::ports::{self, Port};
+use crate::kafka::{Cluster, Isolation};
+use crate::poll;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The id that leads, and the one that is kept back.
+pub const GUEST: i32 = 900;
+
+/// See the file's header.
+pub struct GuestMirror {
+    program: PathBuf,
+    root: TempDir,
+    /// Kept as long as the daemon may listen there.
+    _port: Port,
+    configuration: PathBuf,
+}
+
+impl GuestMirror {
+    /// A link from `source` to `destination` for `topics`, with more keys of the link's three tables.
+    pub fn new(
+        program: &str,
+        source: &Cluster,
+        destination: &Cluster,
+        topics: &[&str],
+        keys: &[&str],
+    ) -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let port = ports::take();
+        let topics: Vec<String> = topics.iter().map(|topic| format!("{topic:?}")).collect();
+        let text = format!(
+            "data.dir = {:?}\nmemory.bytes = \"96MiB\"\n[link.dr]\ntopics = [{}]\nsegment.bytes = \"1MiB\"\n{}\n\
+             [link.dr.source]\nbootstrap.servers = {:?}\nmetadata.max.age.ms = 1000\n[link.dr.destination]\n\
+             mode = \"guest\"\nbootstrap.servers = {:?}\nbootstrap.controllers = {:?}\n\
+             inter.broker.listener.name = \"INTERNAL\"\nguest.broker.ids = \"{GUEST}-{}\"\n\
+             guest.listener = \"127.0.0.1:{}\"\n",
+            root.path().join("data").display().to_string(),
+            topics.join(", "),
+            keys.join("\n"),
+            source.bootstrap(),
+            destination.bootstrap(),
+            destination.bootstrap_controllers(),
+            GUEST + 1,
+            port.number,
+        );
+        let configuration = root.path().join("twinlog.toml");
+        std::fs::write(&configuration, text).expect("written");
+        Self { program: program.into(), root, _port: port, configuration }
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// Starts the daemon.
+    pub fn start(&self) -> Running {
+        Program::new(&self.program).argument("run").argument("--config").argument(&self.configuration).spawn()
+    }
+
+    /// Any other command of the program, with its configuration.
+    pub fn command(&self, words: &[&str]) -> Finished {
+        Program::new(&self.program).arguments(words).argument("--config").argument(&self.configuration).run()
+    }
+
+    /// Waits until every broker of the destination holds what the source has of a topic.
+    pub fn poll_until_followed(
+        &self,
+        source: &Cluster,
+        destination: &Cluster,
+        topic: &str,
+        brokers: &[usize],
+    ) {
+        let ends = source.scenario().end_offsets(topic, Isolation::ReadCommitted);
+        let starts = source.scenario().start_offsets(topic);
+        for (partition, (start, end)) in starts.iter().zip(&ends).enumerate() {
+            let partition = i32::try_from(partition).expect("few partitions");
+            for broker in brokers {
+                let copy = destination.partition_directory(*broker, topic, partition);
+                let original = source.partition_directory(1, topic, partition);
+                let mut last = None;
+                let followed = poll::poll_within(poll::HANG_LIMIT, || {
+                    match compare(&original, &copy, *start, CopyBound::Exactly(*end)) {
+                        Ok(equal) if equal.end_offset >= *end || start == end => Some(()),
+                        Ok(equal) => {
+                            last = Some(format!("it ends at {}", equal.end_offset));
+                            None
+                        }
+                        // A log that never held a record has no file with one.
+                        Err(Difference::NoSegments { .. }) if start == end => Some(()),
+                        Err(difference) => {
+                            last = Some(difference.to_string());
+                            None
+                        }
+                    }
+                });
+                assert!(
+                    followed.is_some(),
+                    "broker {broker} does not hold {topic}-{partition} up to {end}: {}",
+                    last.unwrap_or_default()
+                );
+            }
+        }
+    }
+
+    /// The bytes on every broker of the destination are the source's.
+    #[track_caller]
+    pub fn assert_same_on(&self, source: &Cluster, destination: &Cluster, topic: &str, brokers: &[usize]) {
+        let starts = source.scenario().start_offsets(topic);
+        let ends = source.scenario().end_offsets(topic, Isolation::ReadCommitted);
+        for (partition, (start, end)) in starts.iter().zip(&ends).enumerate() {
+            let partition = i32::try_from(partition).expect("few partitions");
+            for broker in brokers {
+                let original: &Path = &source.partition_directory(1, topic, partition);
+                let copy = destination.partition_directory(*broker, topic, partition);
+                let equal = assert_identical(original, &copy, *start, CopyBound::Exactly(*end));
+                assert!(equal.end_offset >= *end || start == end, "{topic}-{partition} of broker {broker}");
+            }
+        }
+    }
+}
