@@ -4,6 +4,13 @@
 //! 1 failed or not everything done, 2 usage or configuration. Results go to standard output, everything
 //! else to standard error.
 
+mod hand_over_command;
+mod mirror_command;
+mod operator;
+#[cfg(test)]
+mod operator_tests;
+mod status_command;
+mod table;
 mod verify_command;
 
 use crate::config::{
@@ -16,6 +23,9 @@ use crate::control::run::{Output, RunOptions, run};
 use crate::control::{LogWriter, instruction};
 use crate::demo::DemoArguments;
 use clap::{Args, Parser, Subcommand};
+use hand_over_command::{FailoverArgs, PromoteArgs};
+use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
+use status_command::StatusArgs;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -47,9 +57,14 @@ pub enum Command {
     Check(CheckArgs),
     /// Show it all without a Kafka: an embedded source is mirrored, killed, restarted and verified.
     Demo(DemoArgs),
+    /// Show what a running daemon does, and how old each figure is.
+    Status(StatusArgs),
     /// Look after mirrored topics.
     #[command(subcommand)]
     Mirror(MirrorCommand),
+    /// Look after the guest brokers of a link.
+    #[command(subcommand)]
+    Guest(GuestCommand),
     /// Look after the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -148,6 +163,18 @@ pub struct DemoArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum MirrorCommand {
+    /// Create mirror topics at the destination.
+    Create(CreateArgs),
+    /// List mirror topics.
+    List(ListArgs),
+    /// Show mirror topics partition by partition.
+    Describe(DescribeArgs),
+    /// Make mirror topics writable after proof that nothing is missing.
+    Promote(PromoteArgs),
+    /// Make mirror topics writable without their source.
+    Failover(FailoverArgs),
+    /// Forget mirror topics.
+    Delete(DeleteArgs),
     /// Release stopped partitions.
     Resume(ResumeArgs),
 }
@@ -200,7 +227,9 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(arguments) => verify_command::verify(&arguments),
         Command::Check(arguments) => main_check(&arguments),
         Command::Demo(arguments) => main_demo(&arguments),
-        Command::Mirror(MirrorCommand::Resume(arguments)) => main_resume(&arguments),
+        Command::Status(arguments) => status_command::status(&arguments),
+        Command::Mirror(command) => main_mirror(&command),
+        Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
         Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {
             Ok(text) => {
                 print!("{text}");
@@ -332,6 +361,18 @@ impl CheckArgs {
 fn main_demo(arguments: &DemoArgs) -> ExitCode {
     let arguments = DemoArguments { exit: arguments.exit, directory: arguments.directory.clone() };
     crate::demo::run(&arguments).unwrap_or_else(|error| refuse(FAILED, &error))
+}
+
+fn main_mirror(command: &MirrorCommand) -> ExitCode {
+    match command {
+        MirrorCommand::Create(arguments) => mirror_command::create(arguments),
+        MirrorCommand::List(arguments) => mirror_command::list(arguments),
+        MirrorCommand::Describe(arguments) => mirror_command::describe(arguments),
+        MirrorCommand::Promote(arguments) => hand_over_command::promote(arguments),
+        MirrorCommand::Failover(arguments) => hand_over_command::failover(arguments),
+        MirrorCommand::Delete(arguments) => mirror_command::delete(arguments),
+        MirrorCommand::Resume(arguments) => main_resume(arguments),
+    }
 }
 
 fn main_resume(arguments: &ResumeArgs) -> ExitCode {

@@ -4,13 +4,15 @@
 //!   run ---> placement, lock, shards; signals, systemd, progress, the report
 //!    \--> supervisor ---> discovery      what the source has, what changed     (pure)
 //!           |   |   \---> source_client  Metadata, ends of logs and epochs     (tokio, plain TCP)
-//!           |   \-------> store_work     recovery, cuts, trims                 (blocking pool)
-//!           \-----------> shard_link     commands out, events in               (bounded mailboxes)
+//!           |   |-------> store_work     recovery, cuts, trims                 (blocking pool)
+//!           |   \-------> shard_link     commands out, events in               (bounded mailboxes)
+//!           \-----------> state          links, mirror topics, hand-overs      (SQLite, its own thread)
 //! ```
 //! It may stall for seconds without slowing a shard. Nothing that blocks runs on its thread.
 
 pub mod check;
 pub mod discovery;
+pub mod guest;
 pub mod instruction;
 mod mirror;
 mod progress;
@@ -19,6 +21,7 @@ pub mod resume;
 pub mod run;
 mod shard_link;
 pub mod source_client;
+pub mod state;
 mod store_work;
 mod supervisor;
 

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   main_entry -> cli -> run | verify | check | demo | mirror resume | config explain
+//!                    -> status | mirror ... | guest leave, asked over admin, the daemon's socket
 //!   run:  control core (tokio): metadata, discovery, supervision     one thread per data core: shard
 //!         journal, recovery, store: blocking work on files           shard: receive -> verify -> append
 //! ```
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -110,6 +110,14 @@ impl Running {
         self.child.try_wait().expect("a child can be asked").is_none()
     }
 
+    /// Fails the test, with its status, if it has ended.
+    #[track_caller]
+    pub fn expect_running(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("a child can be asked") {
+            panic!("{} ended by itself with {status}", self.line);
+        }
+    }
+
     /// Waits for the end; a program that never ends is killed and fails the test with what it printed.
     pub fn wait(mut self) -> Finished {
         let ended =

@@ -77,7 +77,7 @@ pub fn verify(arguments: &VerifyArgs) -> ExitCode {
         for partition in &report.partitions {
             let directory = arguments.data_dir.join(&partition.link).join(&partition.partition);
             let outcome =
-                source.compare(&directory, &partition.partition, partition.log_start, partition.log_end);
+                source.compare(&directory, &partition.partition, partition.held_start, partition.log_end);
             let (comparison, failed) = match outcome {
                 Ok(comparison) => (Some(comparison), None),
                 Err(error) => (None, Some(error)),

@@ -1,0 +1,145 @@
+//! The operator's way in: HTTP over a unix socket, and what may be asked there.
+//!
+//! ```text
+//!   twinlog mirror ... --> client --+  <data.dir>/.twinlog/admin.sock (0600)
+//!                                   v
+//!   server (bounded) --> route --> AdminRequest --> bounded queue --> supervisor
+//!        ^---------------- answer, or AdminError <-- oneshot <-----------'
+//! ```
+//! Owns paths, bodies, codes and limits. It decides nothing: each request goes to whoever reads the queue,
+//! and its answer is sent as it is. Paths and names are those of Kafka's REST v3 and of Cluster Linking;
+//! `/twinlog/v1/...` and `guest:leave` are our own.
+//!
+//! Invariants: one connection is one request; a body, an answer's wait and the number of connections are
+//! bounded; a full queue is told at once instead of waited for.
+
+pub mod answer;
+pub mod body;
+pub mod client;
+mod error;
+mod route;
+mod server;
+mod socket;
+#[cfg(test)]
+pub(crate) mod test_backend;
+#[cfg(test)]
+mod tests;
+
+pub use error::{AdminError, ErrorCode};
+pub use server::{Readiness, serve};
+pub use socket::{AdminSocket, SocketError, socket_path};
+
+use crate::config::TopicPattern;
+use answer::{ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, StatusView};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// Requests that wait for the supervisor. It answers within milliseconds; more would only be told later
+/// that it does not.
+pub const REQUESTS_MAX: usize = 64;
+
+/// Where the answer goes; nobody may be waiting any more.
+pub type Reply<T> = oneshot::Sender<Result<T, AdminError>>;
+
+/// One link of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// `None`: whichever destination cluster this daemon serves (`-` in the path).
+    pub cluster: Option<String>,
+    pub link: String,
+}
+
+/// Which mirror topics are meant.
+#[derive(Clone, Debug)]
+pub enum Selection {
+    /// Exactly these; one that does not exist is an error of its own in the answer.
+    Names(Vec<String>),
+    /// Every mirror topic of the link that matches.
+    Pattern(TopicPattern),
+}
+
+impl Selection {
+    /// Whether a mirror topic is meant.
+    pub fn means(&self, topic: &str) -> bool {
+        match self {
+            Self::Names(names) => names.iter().any(|name| name == topic),
+            Self::Pattern(pattern) => pattern.matches(topic, false),
+        }
+    }
+}
+
+/// What a failover does with transactions that are open where the copy ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenTransactions {
+    /// Abort markers are written after the hand-over.
+    #[default]
+    Abort,
+    /// The copy is cut where the first of them begins.
+    Truncate,
+}
+
+/// One question or order, with the way back. `validate_only` finds out everything and changes nothing.
+#[derive(Debug)]
+pub enum AdminRequest {
+    ListClusters {
+        reply: Reply<Vec<ClusterView>>,
+    },
+    ListLinks {
+        cluster: Option<String>,
+        reply: Reply<Vec<LinkView>>,
+    },
+    DescribeLink {
+        at: LinkAddress,
+        reply: Reply<LinkView>,
+    },
+    ListMirrors {
+        cluster: Option<String>,
+        /// `None`: of all links.
+        link: Option<String>,
+        reply: Reply<Vec<MirrorTopicView>>,
+    },
+    DescribeMirror {
+        at: LinkAddress,
+        topic: String,
+        reply: Reply<MirrorTopicView>,
+    },
+    CreateMirrors {
+        at: LinkAddress,
+        names: Vec<String>,
+        validate_only: bool,
+        reply: Reply<Vec<MirrorActionView>>,
+    },
+    /// Answered when the hand-overs are kept as requested; their progress is in each topic's view.
+    Promote {
+        at: LinkAddress,
+        selection: Selection,
+        validate_only: bool,
+        allow_moving_source: bool,
+        reply: Reply<Vec<MirrorActionView>>,
+    },
+    /// The same.
+    Failover {
+        at: LinkAddress,
+        selection: Selection,
+        validate_only: bool,
+        open_transactions: OpenTransactions,
+        reply: Reply<Vec<MirrorActionView>>,
+    },
+    DeleteMirrors {
+        at: LinkAddress,
+        names: Vec<String>,
+        delete_data: bool,
+        validate_only: bool,
+        reply: Reply<Vec<MirrorActionView>>,
+    },
+    /// Moves everything off the guest brokers and unregisters them; refused while mirrors remain.
+    GuestLeave {
+        at: LinkAddress,
+        validate_only: bool,
+        reply: Reply<GuestLeaveView>,
+    },
+    Status {
+        reply: Reply<StatusView>,
+    },
+}

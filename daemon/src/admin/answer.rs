@@ -1,0 +1,204 @@
+//! What is answered: the JSON of every view, written by the daemon and read by the command line.
+//!
+//! Field names are a contract with scripts: they are added to, never renamed. A figure that was not
+//! observed is `null`, never 0. Times are milliseconds: `_time_ms` since 1970, `_age_ms` until now.
+
+use serde::{Deserialize, Serialize};
+
+/// A list in the shape of Kafka's REST interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListView<T> {
+    pub kind: String,
+    pub metadata: Metadata,
+    pub data: Vec<T>,
+}
+
+/// Where a list came from; lists are always whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    #[serde(rename = "self")]
+    pub path: String,
+    pub next: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    pub cluster_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    pub link_name: String,
+    pub source_cluster_id: Option<String>,
+    pub destination_cluster_id: Option<String>,
+    /// ACTIVE, PAUSED, UNAVAILABLE or FAILED.
+    pub link_state: String,
+    pub link_error: Option<String>,
+    /// `guest` or `store`.
+    pub mode: String,
+    pub topic_names: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorTopicView {
+    pub link_name: String,
+    pub mirror_topic_name: String,
+    pub source_topic_name: String,
+    /// The topic's own, or its worst partition's.
+    pub state: String,
+    pub reason: String,
+    /// Greppable; empty while there is nothing to explain.
+    pub code: String,
+    pub state_time_ms: i64,
+    pub replication_factor: Option<u16>,
+    /// What is not identical to the source's, in a word: `exact` when nothing is.
+    pub exactness: String,
+    pub partitions: Vec<PartitionView>,
+    /// Under way, or the last one.
+    pub hand_over: Option<HandOverView>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    pub partition_id: i32,
+    /// Records until the source's bound of the copy.
+    pub lag: Option<i64>,
+    pub lag_ms: Option<i64>,
+    pub lag_bytes: Option<i64>,
+    pub last_source_fetch_offset: Option<i64>,
+    pub log_start: Option<i64>,
+    pub log_end: Option<i64>,
+    pub high_watermark: Option<i64>,
+    pub leader_epoch: Option<i32>,
+    /// Who of ours leads it.
+    pub guest_broker_id: Option<i32>,
+    pub followers: Vec<FollowerView>,
+    pub state: String,
+    pub reason: String,
+    pub code: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerView {
+    pub broker_id: i32,
+    /// Where its next fetch begins.
+    pub end: Option<i64>,
+    /// Since its last fetch.
+    pub age_ms: Option<u64>,
+    /// It has everything that we serve.
+    pub in_sync: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverView {
+    /// `promote` or `failover`.
+    pub kind: String,
+    /// By the names of `twinlog_sync::lifecycle::HandOverStep`.
+    pub step: String,
+    pub since_ms: i64,
+    /// Why it does not go on; it is tried again.
+    pub error: Option<String>,
+}
+
+/// What an order did, would do, or has begun to do for one mirror topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorActionView {
+    pub mirror_topic_name: String,
+    pub error_message: Option<String>,
+    pub error_code: Option<String>,
+    pub mirror_lags: Vec<PartitionActionView>,
+    /// Brokers of the target that were left out, because they are down.
+    pub left_out_broker_ids: Vec<i32>,
+    /// `not configured` until group offsets are mirrored.
+    pub consumer_group_offsets: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionActionView {
+    pub partition_id: i32,
+    pub lag: Option<i64>,
+    pub last_source_fetch_offset: Option<i64>,
+    pub error_message: Option<String>,
+    pub error_code: Option<String>,
+}
+
+impl MirrorActionView {
+    /// Neither the topic nor a partition of it failed.
+    pub fn is_right(&self) -> bool {
+        let wrong = |message: &Option<String>, code: &Option<String>| message.is_some() || code.is_some();
+        !wrong(&self.error_message, &self.error_code)
+            && !self.mirror_lags.iter().any(|each| wrong(&each.error_message, &each.error_code))
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestLeaveView {
+    pub link_name: String,
+    /// Unregistered, or those that would be.
+    pub broker_ids: Vec<i32>,
+    pub message: String,
+}
+
+/// The daemon at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    pub version: String,
+    pub link_name: String,
+    pub link_state: String,
+    /// `guest` or `store`.
+    pub mode: String,
+    pub uptime_ms: u64,
+    pub guests: Vec<GuestView>,
+    pub controllers: Option<ControllersView>,
+    pub source: SourceView,
+    pub totals: TotalsView,
+    pub alarms: Vec<AlarmView>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestView {
+    pub broker_id: i32,
+    pub state: String,
+    pub broker_epoch: Option<i64>,
+    /// What was left of the session at the last answer; negative once it is over.
+    pub heartbeat_slack_ms: Option<i64>,
+    pub led_partitions: usize,
+    pub age_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllersView {
+    pub active_controller_id: Option<i32>,
+    pub controller_epoch: Option<i32>,
+    /// How far the metadata log is followed.
+    pub metadata_offset: Option<i64>,
+    pub error: Option<String>,
+    pub age_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceView {
+    pub cluster_id: Option<String>,
+    pub brokers: usize,
+    pub error: Option<String>,
+    pub age_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TotalsView {
+    pub mirror_topics: usize,
+    pub partitions: usize,
+    pub failed_partitions: usize,
+    pub hand_overs: usize,
+    pub lag: Option<i64>,
+    pub lag_bytes: Option<i64>,
+    pub age_ms: Option<u64>,
+}
+
+/// Something that an operator should look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlarmView {
+    pub code: String,
+    pub message: String,
+    pub since_ms: i64,
+}

@@ -1,0 +1,231 @@
+//! What is sent with a request, read strictly: a word that is not understood is refused, never ignored.
+//!
+//! An ignored `validate_only` would hand over what was only to be looked at.
+
+use super::{OpenTransactions, Selection};
+use crate::config::{PatternError, TopicPattern};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use twinlog_log_segment::files::{NameError, check_topic_name};
+
+/// Topics of one request. All of them are answered for in one body, and kept in one transaction.
+pub const TOPICS_MAX: usize = 10_000;
+/// Beyond it an error would repeat a whole body.
+const QUOTED_CHARS_MAX: usize = 100;
+
+/// The body of every order on mirror topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MirrorOrder {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirror_topic_names: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror_topic_name_pattern: Option<String>,
+    /// One topic to create, as Cluster Linking names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_topic_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_only: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_moving_source: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_transactions: Option<OpenTransactions>,
+}
+
+/// The words behind the `?` of a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    pub validate_only: bool,
+    pub delete_data: bool,
+}
+
+/// Why a query or a body cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    Json {
+        why: String,
+    },
+    Query {
+        word: String,
+    },
+    NotHere {
+        field: &'static str,
+    },
+    NothingNamed,
+    NamesAndPattern,
+    TooMany {
+        topics: usize,
+    },
+    Twice {
+        topic: String,
+    },
+    Name(NameError),
+    Pattern(PatternError),
+    /// `validate_only` said twice, differently.
+    Undecided,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json { why } => write!(f, "the body is not what is expected here: {why}"),
+            Self::Query { word } => write!(
+                f,
+                "{word:?} in the query is not understood; known are validate_only and delete_data, each \
+                 true or false"
+            ),
+            Self::NotHere { field } => write!(f, "{field} has no meaning for this request; leave it out"),
+            Self::NothingNamed => {
+                write!(f, "no topic is named: give mirror_topic_names or mirror_topic_name_pattern")
+            }
+            Self::NamesAndPattern => {
+                write!(f, "mirror_topic_names and mirror_topic_name_pattern exclude each other")
+            }
+            Self::TooMany { topics } => write!(
+                f,
+                "{topics} topics are named, one request takes {TOPICS_MAX}; split them, or give a pattern"
+            ),
+            Self::Twice { topic } => write!(f, "topic {topic} is named twice"),
+            Self::Name(error) => write!(f, "{error}"),
+            Self::Pattern(error) => write!(f, "{error}"),
+            Self::Undecided => {
+                write!(f, "validate_only is true in one of query and body, false in the other")
+            }
+        }
+    }
+}
+
+impl Query {
+    pub fn parse(text: Option<&str>) -> Result<Self, BodyError> {
+        let mut query = Self::default();
+        for word in text.unwrap_or_default().split('&').filter(|word| !word.is_empty()) {
+            let wrong = || BodyError::Query { word: word.chars().take(QUOTED_CHARS_MAX).collect() };
+            let (name, value) = word.split_once('=').unwrap_or((word, "true"));
+            let value = value.parse().map_err(|_| wrong())?;
+            match name {
+                "validate_only" => query.validate_only = value,
+                "delete_data" => query.delete_data = value,
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(query)
+    }
+}
+
+impl MirrorOrder {
+    pub fn parse(bytes: &[u8]) -> Result<Self, BodyError> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self::default());
+        }
+        serde_json::from_slice(bytes).map_err(|error| BodyError::Json { why: error.to_string() })
+    }
+
+    /// Whether nothing is to be changed: said in the query, in the body, or in both alike.
+    pub fn is_dry_run(&self, query: Query) -> Result<bool, BodyError> {
+        match (query.validate_only, self.validate_only) {
+            (true, Some(false)) => Err(BodyError::Undecided),
+            (in_query, in_body) => Ok(in_query || in_body.unwrap_or(false)),
+        }
+    }
+
+    /// Refuses fields that belong to another order.
+    pub fn allow(&self, allowed: &[&'static str]) -> Result<(), BodyError> {
+        let given = [
+            ("mirror_topic_name_pattern", self.mirror_topic_name_pattern.is_some()),
+            ("source_topic_name", self.source_topic_name.is_some()),
+            ("allow_moving_source", self.allow_moving_source.is_some()),
+            ("open_transactions", self.open_transactions.is_some()),
+        ];
+        match given.into_iter().find(|(field, is_given)| *is_given && !allowed.contains(field)) {
+            Some((field, _)) => Err(BodyError::NotHere { field }),
+            None => Ok(()),
+        }
+    }
+
+    /// Topics by name only.
+    pub fn names(&self) -> Result<Vec<String>, BodyError> {
+        let names: Vec<String> =
+            self.mirror_topic_names.iter().chain(&self.source_topic_name).cloned().collect();
+        if names.is_empty() {
+            return Err(BodyError::NothingNamed);
+        }
+        if names.len() > TOPICS_MAX {
+            return Err(BodyError::TooMany { topics: names.len() });
+        }
+        let mut seen = BTreeSet::new();
+        for name in &names {
+            check_topic_name(name).map_err(BodyError::Name)?;
+            if !seen.insert(name) {
+                return Err(BodyError::Twice { topic: name.clone() });
+            }
+        }
+        Ok(names)
+    }
+
+    /// Topics by name or by pattern.
+    pub fn selection(&self) -> Result<Selection, BodyError> {
+        match &self.mirror_topic_name_pattern {
+            Some(_) if !self.mirror_topic_names.is_empty() => Err(BodyError::NamesAndPattern),
+            Some(pattern) => TopicPattern::parse(pattern).map(Selection::Pattern).map_err(BodyError::Pattern),
+            None => self.names().map(Selection::Names),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(text: &str) -> Result<MirrorOrder, BodyError> {
+        MirrorOrder::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_word_that_is_not_understood_is_refused() {
+        let refused = order(r#"{"mirror_topic_names":["a"],"validateonly":true}"#).unwrap_err();
+        assert!(refused.to_string().contains("validateonly"), "{refused}");
+        assert!(Query::parse(Some("validate_only=yes")).is_err());
+        assert!(Query::parse(Some("dry=true")).unwrap_err().to_string().contains("\"dry=true\""));
+        let failover = order(r#"{"mirror_topic_names":["a"],"open_transactions":"truncate"}"#).unwrap();
+        let refused = failover.allow(&["allow_moving_source"]).unwrap_err();
+        assert!(refused.to_string().starts_with("open_transactions has no meaning"), "{refused}");
+    }
+
+    #[test]
+    fn a_dry_run_is_said_in_either_place_and_never_doubtful() {
+        let dry = Query::parse(Some("validate_only=true")).unwrap();
+        let wet = Query::parse(None).unwrap();
+        assert_eq!(order("").unwrap().is_dry_run(dry), Ok(true));
+        assert_eq!(order("{}").unwrap().is_dry_run(wet), Ok(false));
+        let said = order(r#"{"validate_only":true}"#).unwrap();
+        assert_eq!(said.is_dry_run(wet), Ok(true));
+        let denied = order(r#"{"validate_only":false}"#).unwrap();
+        assert_eq!(denied.is_dry_run(dry), Err(BodyError::Undecided));
+        assert!(Query::parse(Some("validate_only&delete_data=false")).unwrap().validate_only);
+    }
+
+    #[test]
+    fn topics_are_legal_named_once_and_bounded() {
+        let names = |text: &str| order(text).unwrap().names();
+        assert_eq!(names("{}"), Err(BodyError::NothingNamed));
+        assert_eq!(names(r#"{"source_topic_name":"a"}"#), Ok(vec!["a".to_owned()]));
+        assert!(matches!(names(r#"{"mirror_topic_names":["../a"]}"#), Err(BodyError::Name(_))));
+        let twice = Err(BodyError::Twice { topic: "a".into() });
+        assert_eq!(names(r#"{"mirror_topic_names":["a","a"]}"#), twice);
+        let many = MirrorOrder {
+            mirror_topic_names: (0..=TOPICS_MAX).map(|index| index.to_string()).collect(),
+            ..MirrorOrder::default()
+        };
+        assert_eq!(many.names(), Err(BodyError::TooMany { topics: TOPICS_MAX + 1 }));
+    }
+
+    #[test]
+    fn a_pattern_selects_whole_names() {
+        let pattern = order(r#"{"mirror_topic_name_pattern":"orders.*"}"#).unwrap().selection().unwrap();
+        assert!(pattern.means("orders-eu") && !pattern.means("my-orders"));
+        let both = order(r#"{"mirror_topic_names":["a"],"mirror_topic_name_pattern":"b"}"#).unwrap();
+        assert!(matches!(both.selection(), Err(BodyError::NamesAndPattern)));
+        assert!(order(r#"{"mirror_topic_name_pattern":"("}"#).unwrap().selection().is_err());
+    }
+}

@@ -1,0 +1,268 @@
+//! Which path means which request.
+//!
+//! ```text
+//!   GET    /kafka/v3/clusters
+//!   GET    /kafka/v3/clusters/{cluster}/links[/{link}]              {cluster}: an id, or - for ours
+//!   GET    /kafka/v3/clusters/{cluster}/links/{link}/mirrors[/{topic}]   {link}: a name; - for all lists
+//!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors
+//!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors:promote | mirrors:failover
+//!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
+//!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
+//!   GET    /twinlog/v1/status     /healthz     /readyz
+//! ```
+//! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
+
+use super::body::{BodyError, MirrorOrder, Query};
+use super::{AdminError, ErrorCode, LinkAddress, OpenTransactions, Selection};
+use hyper::Method;
+use twinlog_log_segment::files::check_topic_name;
+
+/// Stands for "whichever" in a path.
+const ANY: &str = "-";
+
+/// What is asked for, understood as far as it can be without the daemon's state.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Health,
+    Readiness,
+    Status,
+    Clusters,
+    Links {
+        cluster: Option<String>,
+    },
+    Link {
+        at: LinkAddress,
+    },
+    Mirrors {
+        cluster: Option<String>,
+        link: Option<String>,
+    },
+    Mirror {
+        at: LinkAddress,
+        topic: String,
+    },
+    Create {
+        at: LinkAddress,
+        names: Vec<String>,
+        validate_only: bool,
+    },
+    Promote {
+        at: LinkAddress,
+        selection: Selection,
+        validate_only: bool,
+        allow_moving_source: bool,
+    },
+    Failover {
+        at: LinkAddress,
+        selection: Selection,
+        validate_only: bool,
+        open_transactions: OpenTransactions,
+    },
+    Delete {
+        at: LinkAddress,
+        topic: String,
+        delete_data: bool,
+        validate_only: bool,
+    },
+    Leave {
+        at: LinkAddress,
+        validate_only: bool,
+    },
+}
+
+fn no_such_path(path: &str) -> AdminError {
+    AdminError::new(ErrorCode::NoSuchPath, &format!("{path} is no path of this interface"))
+}
+
+fn malformed(error: BodyError) -> AdminError {
+    AdminError::new(ErrorCode::Malformed, &error)
+}
+
+fn named(segment: &str) -> Option<String> {
+    (segment != ANY).then(|| segment.to_owned())
+}
+
+/// Understands a request. `body` is whole.
+pub(super) fn route(
+    method: &Method,
+    path: &str,
+    query: Option<&str>,
+    body: &[u8],
+) -> Result<Asked, AdminError> {
+    let query = Query::parse(query).map_err(malformed)?;
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let asked = match (method, segments.as_slice()) {
+        (&Method::GET, ["healthz"]) => Asked::Health,
+        (&Method::GET, ["readyz"]) => Asked::Readiness,
+        (&Method::GET, ["twinlog", "v1", "status"]) => Asked::Status,
+        (&Method::GET, ["kafka", "v3", "clusters"]) => Asked::Clusters,
+        (&Method::GET, ["kafka", "v3", "clusters", cluster, "links"]) => {
+            Asked::Links { cluster: named(cluster) }
+        }
+        (_, ["kafka", "v3", "clusters", cluster, "links", link, rest @ ..]) => {
+            return of_link(method, path, (*cluster, *link, rest), query, body);
+        }
+        (
+            _,
+            ["healthz" | "readyz"]
+            | ["twinlog", "v1", "status"]
+            | ["kafka", "v3", "clusters"]
+            | ["kafka", "v3", "clusters", _, "links"],
+        ) => {
+            return Err(wrong_method(method, path));
+        }
+        _ => return Err(no_such_path(path)),
+    };
+    nothing_said(query, body)?;
+    Ok(asked)
+}
+
+fn wrong_method(method: &Method, path: &str) -> AdminError {
+    AdminError::new(ErrorCode::NoSuchMethod, &format!("{path} does not take {method}"))
+}
+
+/// A question carries no orders.
+fn nothing_said(query: Query, body: &[u8]) -> Result<(), AdminError> {
+    let field = match query {
+        Query { validate_only: true, .. } => "validate_only",
+        Query { delete_data: true, .. } => "delete_data",
+        _ if !body.is_empty() => "a body",
+        _ => return Ok(()),
+    };
+    Err(malformed(BodyError::NotHere { field }))
+}
+
+fn of_link(
+    method: &Method,
+    path: &str,
+    (cluster, link, rest): (&str, &str, &[&str]),
+    query: Query,
+    body: &[u8],
+) -> Result<Asked, AdminError> {
+    // A link's name obeys the rules of a topic's; `-` is one of them, and means all of them in lists.
+    let is_name = |name: &&str| check_topic_name(name).is_ok();
+    if !is_name(&link) || !is_name(&cluster) {
+        return Err(no_such_path(path));
+    }
+    let at = LinkAddress { cluster: named(cluster), link: link.to_owned() };
+    let asked = match (method, rest) {
+        (&Method::GET, []) => Asked::Link { at },
+        (&Method::GET, ["mirrors"]) => Asked::Mirrors { cluster: at.cluster, link: named(link) },
+        (&Method::GET, ["mirrors", topic]) if is_name(topic) => {
+            Asked::Mirror { at, topic: (*topic).to_owned() }
+        }
+        (&Method::POST, [order @ ("mirrors" | "mirrors:promote" | "mirrors:failover" | "guest:leave")]) => {
+            return ordered(order, at, query, body).map_err(malformed);
+        }
+        (&Method::DELETE, ["mirrors", topic]) if is_name(topic) => {
+            if !body.is_empty() {
+                return Err(malformed(BodyError::NotHere { field: "a body" }));
+            }
+            let Query { validate_only, delete_data } = query;
+            return Ok(Asked::Delete { at, topic: (*topic).to_owned(), delete_data, validate_only });
+        }
+        (_, [] | ["mirrors" | "mirrors:promote" | "mirrors:failover" | "guest:leave"]) => {
+            return Err(wrong_method(method, path));
+        }
+        (_, ["mirrors", topic]) if is_name(topic) => return Err(wrong_method(method, path)),
+        _ => return Err(no_such_path(path)),
+    };
+    nothing_said(query, body)?;
+    Ok(asked)
+}
+
+fn ordered(order: &str, at: LinkAddress, query: Query, body: &[u8]) -> Result<Asked, BodyError> {
+    let said = MirrorOrder::parse(body)?;
+    let validate_only = said.is_dry_run(query)?;
+    if query.delete_data {
+        return Err(BodyError::NotHere { field: "delete_data" });
+    }
+    match order {
+        "mirrors" => {
+            said.allow(&["source_topic_name"])?;
+            Ok(Asked::Create { at, names: said.names()?, validate_only })
+        }
+        "mirrors:promote" => {
+            said.allow(&["mirror_topic_name_pattern", "allow_moving_source"])?;
+            let allow_moving_source = said.allow_moving_source.unwrap_or(false);
+            Ok(Asked::Promote { at, selection: said.selection()?, validate_only, allow_moving_source })
+        }
+        "mirrors:failover" => {
+            said.allow(&["mirror_topic_name_pattern", "open_transactions"])?;
+            let open_transactions = said.open_transactions.unwrap_or_default();
+            Ok(Asked::Failover { at, selection: said.selection()?, validate_only, open_transactions })
+        }
+        _ => {
+            said.allow(&[])?;
+            if !said.mirror_topic_names.is_empty() {
+                return Err(BodyError::NotHere { field: "mirror_topic_names" });
+            }
+            Ok(Asked::Leave { at, validate_only })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: &str = "/kafka/v3/clusters/abc/links/dr";
+
+    fn get(path: &str) -> Result<Asked, AdminError> {
+        route(&Method::GET, path, None, b"")
+    }
+
+    fn code(outcome: Result<Asked, AdminError>) -> u32 {
+        outcome.unwrap_err().code.number()
+    }
+
+    #[test]
+    fn questions_are_understood() {
+        assert!(matches!(get("/kafka/v3/clusters"), Ok(Asked::Clusters)));
+        assert!(matches!(get("/kafka/v3/clusters/-/links"), Ok(Asked::Links { cluster: None })));
+        assert!(matches!(get(LINK), Ok(Asked::Link { at }) if at.cluster.as_deref() == Some("abc")));
+        let all = get("/kafka/v3/clusters/abc/links/-/mirrors");
+        assert!(matches!(all, Ok(Asked::Mirrors { link: None, .. })));
+        let one = get(&format!("{LINK}/mirrors/orders"));
+        assert!(matches!(one, Ok(Asked::Mirror { topic, .. }) if topic == "orders"));
+        assert!(matches!(get("/twinlog/v1/status"), Ok(Asked::Status)));
+    }
+
+    #[test]
+    fn orders_are_understood_with_their_bodies() {
+        let post =
+            |path: &str, body: &str| route(&Method::POST, &format!("{LINK}{path}"), None, body.as_bytes());
+        let named = r#"{"mirror_topic_names":["orders"],"allow_moving_source":true}"#;
+        let promoted = post("/mirrors:promote", named);
+        assert!(matches!(
+            promoted,
+            Ok(Asked::Promote { allow_moving_source: true, validate_only: false, .. })
+        ));
+        let lost =
+            post("/mirrors:failover", r#"{"mirror_topic_name_pattern":".*","open_transactions":"truncate"}"#);
+        let truncate = OpenTransactions::Truncate;
+        assert!(
+            matches!(lost, Ok(Asked::Failover { open_transactions, .. }) if open_transactions == truncate)
+        );
+        assert_eq!(code(post("/mirrors:failover", named)), 40001);
+        assert!(matches!(post("/guest:leave", ""), Ok(Asked::Leave { validate_only: false, .. })));
+        assert_eq!(code(post("/guest:leave", named)), 40001);
+        assert!(matches!(post("/mirrors", r#"{"source_topic_name":"a"}"#), Ok(Asked::Create { .. })));
+        assert_eq!(code(post("/mirrors:pause", "{}")), 40404);
+        let path = format!("{LINK}/mirrors/orders");
+        let deleted = route(&Method::DELETE, &path, Some("delete_data=true&validate_only=true"), b"");
+        assert!(matches!(deleted, Ok(Asked::Delete { delete_data: true, validate_only: true, .. })));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_never_taken_for_something_else() {
+        assert_eq!(code(get("/")), 40404);
+        assert_eq!(code(get(&format!("{LINK}/mirrors/a/b"))), 40404);
+        assert_eq!(code(get(&format!("{LINK}/mirrors/%2e%2e"))), 40404);
+        assert_eq!(code(get(&format!("{LINK}/mirrors:promote"))), 40501);
+        assert_eq!(code(route(&Method::DELETE, &format!("{LINK}/mirrors"), None, b"")), 40501);
+        assert_eq!(code(route(&Method::POST, "/healthz", None, b"")), 40501);
+        assert_eq!(code(route(&Method::GET, LINK, Some("validate_only=true"), b"")), 40001);
+        assert_eq!(code(route(&Method::GET, LINK, None, b"{}")), 40001);
+    }
+}

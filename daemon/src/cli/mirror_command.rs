@@ -1,0 +1,347 @@
+//! `twinlog mirror create | list | describe | delete` and `twinlog guest leave`.
+
+use super::operator::{Operator, OperatorArgs, OperatorError, operate};
+use super::table::{age, figure, span, table, text};
+use crate::admin::answer::{
+    GuestLeaveView, ListView, Metadata, MirrorActionView, MirrorTopicView, PartitionView,
+};
+use crate::admin::body::MirrorOrder;
+use crate::admin::client::ClientError;
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+use twinlog_log_segment::files::check_topic_name;
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Topics of the source.
+    #[arg(value_name = "TOPIC", required = true)]
+    pub topics: Vec<String>,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+    /// Only say what would be created, and what forbids it.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// Mirror topics.
+    #[arg(value_name = "TOPIC", required = true)]
+    pub topics: Vec<String>,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Mirror topics to forget; what the destination holds of them stays.
+    #[arg(value_name = "TOPIC", required = true)]
+    pub topics: Vec<String>,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+    /// Delete the mirrored data too, here and at the destination.
+    #[arg(long)]
+    pub delete_data: bool,
+    /// Only say what would be deleted, and what forbids it.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GuestCommand {
+    /// Unregister the guest brokers of a link; refused while it has mirror topics.
+    Leave(LeaveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct LeaveArgs {
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+    /// Only say which brokers would leave, and what forbids it.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Where nothing but names will do: a pattern that matches too much cannot be taken back.
+pub(super) fn only_names(topics: &[String]) -> Result<(), OperatorError> {
+    let wrong = |why: &dyn std::fmt::Display| OperatorError::Topic { why: why.to_string() };
+    topics.iter().try_for_each(|topic| check_topic_name(topic).map_err(|error| wrong(&error)))
+}
+
+/// The query of an order.
+pub(super) fn query(words: &[(&str, bool)]) -> String {
+    let said: Vec<String> =
+        words.iter().filter(|(_, is_said)| *is_said).map(|(name, _)| format!("{name}=true")).collect();
+    if said.is_empty() { String::new() } else { format!("?{}", said.join("&")) }
+}
+
+pub fn create(arguments: &CreateArgs) -> ExitCode {
+    operate(&arguments.operator, async |operator| {
+        only_names(&arguments.topics)?;
+        let link = operator.link().await?;
+        let path = format!("mirrors{}", query(&[("validate_only", arguments.dry_run)]));
+        let order = MirrorOrder { mirror_topic_names: arguments.topics.clone(), ..MirrorOrder::default() };
+        let answer: ListView<MirrorActionView> =
+            operator.client.post(&Operator::path(&link, &path), &order).await?;
+        operator.show(&answer, actions);
+        Ok(answer.data.iter().all(MirrorActionView::is_right))
+    })
+}
+
+pub fn list(arguments: &ListArgs) -> ExitCode {
+    operate(&arguments.operator, async |operator| {
+        let path = Operator::path(operator.named_link().unwrap_or("-"), "mirrors");
+        let answer: ListView<MirrorTopicView> = operator.client.get(&path).await?;
+        let now_ms = now_ms();
+        operator.show(&answer, |answer| mirrors(&answer.data, now_ms));
+        Ok(true)
+    })
+}
+
+pub fn describe(arguments: &DescribeArgs) -> ExitCode {
+    operate(&arguments.operator, async |operator| {
+        only_names(&arguments.topics)?;
+        let link = operator.link().await?;
+        let mut views: Vec<MirrorTopicView> = Vec::new();
+        for topic in &arguments.topics {
+            views.push(operator.client.get(&Operator::path(&link, &format!("mirrors/{topic}"))).await?);
+        }
+        let metadata = Metadata { path: Operator::path(&link, "mirrors"), next: None };
+        let answer = ListView { kind: "KafkaMirrorDataList".to_owned(), metadata, data: views };
+        let now_ms = now_ms();
+        operator.show(&answer, |answer| answer.data.iter().map(|view| mirror(view, now_ms)).collect());
+        Ok(true)
+    })
+}
+
+pub fn delete(arguments: &DeleteArgs) -> ExitCode {
+    operate(&arguments.operator, async |operator| {
+        only_names(&arguments.topics)?;
+        let link = operator.link().await?;
+        let words = [("validate_only", arguments.dry_run), ("delete_data", arguments.delete_data)];
+        let mut all: Vec<MirrorActionView> = Vec::new();
+        for topic in &arguments.topics {
+            let path = Operator::path(&link, &format!("mirrors/{topic}{}", query(&words)));
+            match operator.client.delete::<ListView<MirrorActionView>>(&path).await {
+                Ok(answer) => all.extend(answer.data),
+                // The others are still deleted: they were all asked for.
+                Err(ClientError::Refused { code, message }) => all.push(MirrorActionView {
+                    mirror_topic_name: topic.clone(),
+                    error_message: Some(message),
+                    error_code: Some(code.to_string()),
+                    ..MirrorActionView::default()
+                }),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let metadata = Metadata { path: Operator::path(&link, "mirrors"), next: None };
+        let kind = "KafkaAlterMirrorStatusResponseDataList".to_owned();
+        let answer = ListView { kind, metadata, data: all };
+        operator.show(&answer, actions);
+        Ok(answer.data.iter().all(MirrorActionView::is_right))
+    })
+}
+
+pub fn leave(arguments: &LeaveArgs) -> ExitCode {
+    operate(&arguments.operator, async |operator| {
+        let link = operator.link().await?;
+        let path = format!("guest:leave{}", query(&[("validate_only", arguments.dry_run)]));
+        let nothing = MirrorOrder::default();
+        let answer: GuestLeaveView = operator.client.post(&Operator::path(&link, &path), &nothing).await?;
+        operator.show(&answer, |answer| {
+            let ids: Vec<String> = answer.broker_ids.iter().map(ToString::to_string).collect();
+            format!("link {}, brokers {}: {}\n", answer.link_name, ids.join(", "), answer.message)
+        });
+        Ok(true)
+    })
+}
+
+/// What orders did, as users of Cluster Linking know it, and what is to be said beside it.
+pub(super) fn actions(answer: &ListView<MirrorActionView>) -> String {
+    let mut rows = Vec::new();
+    for action in &answer.data {
+        let of_topic = || (text(action.error_message.as_ref()), text(action.error_code.as_ref()));
+        if action.mirror_lags.is_empty() {
+            let (message, code) = of_topic();
+            rows.push([action.mirror_topic_name.clone(), String::new(), String::new(), message, code]);
+        }
+        for each in &action.mirror_lags {
+            let (message, code) = match (&each.error_message, &each.error_code) {
+                (None, None) => of_topic(),
+                (message, code) => (text(message.as_ref()), text(code.as_ref())),
+            };
+            let (partition, lag) = (each.partition_id.to_string(), figure(each.lag));
+            rows.push([action.mirror_topic_name.clone(), partition, lag, message, code]);
+        }
+    }
+    let header = ["MirrorTopicName", "Partition", "PartitionMirrorLag", "ErrorMessage", "ErrorCode"];
+    let mut written = table(header, &rows);
+    let mut notes: Vec<String> = Vec::new();
+    for action in &answer.data {
+        notes.extend(
+            action.consumer_group_offsets.iter().map(|note| format!("consumer group offsets: {note}")),
+        );
+        notes.extend(
+            action.left_out_broker_ids.iter().map(|id| format!("left out of the target: broker {id}")),
+        );
+    }
+    notes.sort();
+    notes.dedup();
+    notes.iter().for_each(|note| written.push_str(&format!("{note}\n")));
+    written
+}
+
+/// Milliseconds since 1970, by this host's clock.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn since(time_ms: i64, now_ms: i64) -> String {
+    span(u64::try_from(now_ms.saturating_sub(time_ms)).unwrap_or(0))
+}
+
+fn mirrors(views: &[MirrorTopicView], now_ms: i64) -> String {
+    let rows: Vec<[String; 8]> = views
+        .iter()
+        .map(|view| {
+            let lag: Option<i64> = view.partitions.iter().map(|each| each.lag).sum();
+            [
+                view.link_name.clone(),
+                view.mirror_topic_name.clone(),
+                view.source_topic_name.clone(),
+                view.state.clone(),
+                since(view.state_time_ms, now_ms),
+                view.partitions.len().to_string(),
+                figure(lag),
+                [view.code.as_str(), &view.reason].join(" ").trim().to_owned(),
+            ]
+        })
+        .collect();
+    table(
+        ["Link", "MirrorTopicName", "SourceTopicName", "State", "For", "Partitions", "Lag", "Reason"],
+        &rows,
+    )
+}
+
+fn mirror(view: &MirrorTopicView, now_ms: i64) -> String {
+    let mut written = format!(
+        "{} of link {}: {} for {}, replication factor {}, {}\n",
+        view.mirror_topic_name,
+        view.link_name,
+        view.state,
+        since(view.state_time_ms, now_ms),
+        figure(view.replication_factor),
+        view.exactness
+    );
+    if !view.code.is_empty() || !view.reason.is_empty() {
+        written.push_str(&format!("  {} {}\n", view.code, view.reason));
+    }
+    if let Some(hand_over) = &view.hand_over {
+        let error = hand_over.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        let time = since(hand_over.since_ms, now_ms);
+        written.push_str(&format!("  {} at {} for {time}{error}\n", hand_over.kind, hand_over.step));
+    }
+    let rows: Vec<_> = view.partitions.iter().map(partition).collect();
+    let header = [
+        "Partition",
+        "State",
+        "Lag",
+        "LogStart",
+        "LogEnd",
+        "HighWatermark",
+        "LeaderEpoch",
+        "Guest",
+        "Followers",
+        "Reason",
+    ];
+    written + &table(header, &rows)
+}
+
+fn partition(each: &PartitionView) -> [String; 10] {
+    let followers = each.followers.iter().map(|follower| {
+        let late = if follower.in_sync { "" } else { " behind" };
+        format!("{}: {}{late} {}", follower.broker_id, figure(follower.end), age(follower.age_ms))
+    });
+    [
+        each.partition_id.to_string(),
+        each.state.clone(),
+        figure(each.lag),
+        figure(each.log_start),
+        figure(each.log_end),
+        figure(each.high_watermark),
+        figure(each.leader_epoch),
+        figure(each.guest_broker_id),
+        followers.collect::<Vec<_>>().join(", "),
+        [each.code.as_str(), &each.reason].join(" ").trim().to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::answer::{FollowerView, PartitionActionView};
+
+    #[test]
+    fn an_order_is_told_partition_by_partition_and_its_notes_once() {
+        let right = |topic: &str| MirrorActionView {
+            mirror_topic_name: topic.into(),
+            mirror_lags: vec![PartitionActionView { lag: Some(0), ..PartitionActionView::default() }],
+            consumer_group_offsets: Some("not configured".into()),
+            ..MirrorActionView::default()
+        };
+        let wrong = MirrorActionView {
+            mirror_topic_name: "bills".into(),
+            error_message: Some("is not there".into()),
+            error_code: Some("NO_SUCH_MIRROR_TOPIC".into()),
+            left_out_broker_ids: vec![3],
+            ..MirrorActionView::default()
+        };
+        assert!(right("a").is_right() && !wrong.is_right());
+        let metadata = Metadata { path: String::new(), next: None };
+        let answer = ListView { kind: String::new(), metadata, data: vec![right("a"), right("b"), wrong] };
+        let expected = "\
+MirrorTopicName | Partition | PartitionMirrorLag | ErrorMessage | ErrorCode
+----------------+-----------+--------------------+--------------+---------------------
+a               | 0         | 0                  |              |
+b               | 0         | 0                  |              |
+bills           |           |                    | is not there | NO_SUCH_MIRROR_TOPIC
+consumer group offsets: not configured
+left out of the target: broker 3
+";
+        assert_eq!(actions(&answer), expected);
+    }
+
+    #[test]
+    fn a_figure_that_nobody_observed_is_not_a_zero() {
+        let partition = PartitionView {
+            followers: vec![FollowerView { broker_id: 1, ..Default::default() }],
+            ..Default::default()
+        };
+        let view = MirrorTopicView {
+            mirror_topic_name: "orders".into(),
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        let written = mirror(&view, 10);
+        assert!(written.contains("1: unknown behind never observed"), "{written}");
+        assert!(mirrors(&[view], 10).contains("| unknown |"));
+    }
+
+    #[test]
+    fn only_what_was_said_is_in_the_query() {
+        assert_eq!(query(&[("validate_only", false)]), "");
+        assert_eq!(
+            query(&[("validate_only", true), ("delete_data", true)]),
+            "?validate_only=true&delete_data=true"
+        );
+        assert!(only_names(&["orders".into(), "a.*".into()]).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! Commands that ask a running daemon: which one, about which link, and how its answer is written.
+//!
+//! Owns what all of them share; the words of each are in the files beside this one. Nothing here opens a
+//! file of the store.
+
+use super::{done, refuse};
+use crate::admin::answer::{LinkView, ListView};
+use crate::admin::client::{AdminClient, ClientError};
+use crate::config::{ConfigError, RawConfig, Settings, check_link_name};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AnswerOutput {
+    #[default]
+    Table,
+    Json,
+}
+
+/// Which daemon.
+#[derive(Clone, Debug, Args)]
+#[group(id = "daemon", required = true, multiple = false)]
+pub struct DaemonArgs {
+    /// Data directory of the daemon.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The daemon's configuration, which names its data directory.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What every command to a daemon takes.
+#[derive(Clone, Debug, Args)]
+pub struct OperatorArgs {
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    /// Name of the link; needed when the daemon has several.
+    #[arg(long, value_name = "NAME")]
+    pub link: Option<String>,
+    /// How the answer is written.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: AnswerOutput,
+}
+
+/// Why a command is not done.
+#[derive(Debug)]
+pub enum OperatorError {
+    Config(ConfigError),
+    Runtime {
+        error: ErrorKind,
+    },
+    Client(ClientError),
+    /// No link, or several and none named.
+    Links {
+        names: Vec<String>,
+    },
+    /// Neither a topic's name nor a pattern.
+    Topic {
+        why: String,
+    },
+}
+
+impl OperatorError {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Links { .. } | Self::Topic { .. } => USAGE,
+            Self::Runtime { .. } | Self::Client(_) => FAILED,
+        }
+    }
+}
+
+impl fmt::Display for OperatorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => write!(f, "{error}"),
+            Self::Runtime { error } => write!(f, "the daemon cannot be asked: {error}"),
+            Self::Client(error) => write!(f, "{error}"),
+            Self::Links { names } if names.is_empty() => write!(f, "the daemon has no link"),
+            Self::Links { names } => {
+                write!(f, "the daemon has the links {}; name one with --link", names.join(", "))
+            }
+            Self::Topic { why } => write!(f, "{why}"),
+        }
+    }
+}
+
+impl From<ClientError> for OperatorError {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// A daemon, and the link that was named.
+pub struct Operator {
+    pub client: AdminClient,
+    link: Option<String>,
+    output: AnswerOutput,
+}
+
+impl Operator {
+    fn new(arguments: &OperatorArgs) -> Result<Self, OperatorError> {
+        if let Some(link) = &arguments.link {
+            check_link_name(link).map_err(OperatorError::Config)?;
+        }
+        let (data_dir, link) = match (&arguments.daemon.data_dir, &arguments.daemon.config) {
+            (Some(data_dir), _) => (data_dir.clone(), arguments.link.clone()),
+            (None, Some(path)) => {
+                let raw = RawConfig::read(path).map_err(OperatorError::Config)?;
+                let settings = Settings::from_raw(&raw, arguments.link.as_deref());
+                let settings = settings.map_err(OperatorError::Config)?;
+                (settings.data_dir, Some(settings.link.name))
+            }
+            (None, None) => unreachable!("one of the two is required"),
+        };
+        Ok(Self { client: AdminClient::new(&data_dir), link, output: arguments.output })
+    }
+
+    /// The link that was named, for lists that can be of all.
+    pub fn named_link(&self) -> Option<&str> {
+        self.link.as_deref()
+    }
+
+    /// The named link, else the daemon's only one.
+    pub async fn link(&self) -> Result<String, OperatorError> {
+        if let Some(link) = &self.link {
+            return Ok(link.clone());
+        }
+        let links: ListView<LinkView> = self.client.get("/kafka/v3/clusters/-/links").await?;
+        let mut names: Vec<String> = links.data.into_iter().map(|link| link.link_name).collect();
+        match names.len() {
+            1 => Ok(names.remove(0)),
+            _ => Err(OperatorError::Links { names }),
+        }
+    }
+
+    /// Path of something of a link. `-` is whichever cluster the daemon serves.
+    pub fn path(link: &str, rest: &str) -> String {
+        format!("/kafka/v3/clusters/-/links/{link}/{rest}")
+    }
+
+    /// Writes the answer to standard output.
+    pub fn show<T: Serialize>(&self, answer: &T, table: impl FnOnce(&T) -> String) {
+        match self.output {
+            AnswerOutput::Table => print!("{}", table(answer)),
+            AnswerOutput::Json => {
+                println!("{}", serde_json::to_string(answer).expect("answers are always JSON"));
+            }
+        }
+    }
+}
+
+/// Runs one command against its daemon; true means that everything was done.
+pub fn operate(
+    arguments: &OperatorArgs,
+    work: impl AsyncFnOnce(&Operator) -> Result<bool, OperatorError>,
+) -> ExitCode {
+    let outcome = Operator::new(arguments).and_then(|operator| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| OperatorError::Runtime { error: error.kind() })?;
+        runtime.block_on(work(&operator))
+    });
+    match outcome {
+        Ok(all) => done(all),
+        Err(error) => refuse(error.exit_code(), &error),
+    }
+}

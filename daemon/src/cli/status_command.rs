@@ -1,0 +1,133 @@
+//! `twinlog status`: the daemon at a glance, with the age of everything it shows.
+
+use super::operator::{OperatorArgs, operate};
+use super::table::{age, figure, span, table};
+use crate::admin::answer::StatusView;
+use clap::Args;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+pub fn status(arguments: &StatusArgs) -> ExitCode {
+    operate(&arguments.operator, async |operator| {
+        let answer: StatusView = operator.client.get("/twinlog/v1/status").await?;
+        operator.show(&answer, written);
+        Ok(true)
+    })
+}
+
+fn written(status: &StatusView) -> String {
+    let mut text = String::new();
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        writeln!(text, "{words}").expect("a text takes every line");
+    };
+    let StatusView { link_name, link_state, mode, version, .. } = status;
+    line(format_args!(
+        "link {link_name}: {link_state}, mode {mode}, version {version}, up {}",
+        span(status.uptime_ms)
+    ));
+    let source = &status.source;
+    let cluster = figure(source.cluster_id.as_ref());
+    line(format_args!("source: cluster {cluster}, {} brokers ({})", source.brokers, age(source.age_ms)));
+    let told = |error: &Option<String>| error.as_ref().map(|error| format!("  error: {error}"));
+    told(&source.error).iter().for_each(|error| line(format_args!("{error}")));
+    if let Some(controllers) = &status.controllers {
+        line(format_args!(
+            "destination: controller {} at epoch {}, metadata offset {} ({})",
+            figure(controllers.active_controller_id),
+            figure(controllers.controller_epoch),
+            figure(controllers.metadata_offset),
+            age(controllers.age_ms)
+        ));
+        told(&controllers.error).iter().for_each(|error| line(format_args!("{error}")));
+    }
+    let totals = &status.totals;
+    line(format_args!(
+        "mirrors: {} topics, {} partitions, {} of them failed, {} hand-overs under way; lag {} records, {} bytes ({})",
+        totals.mirror_topics,
+        totals.partitions,
+        totals.failed_partitions,
+        totals.hand_overs,
+        figure(totals.lag),
+        figure(totals.lag_bytes),
+        age(totals.age_ms)
+    ));
+    status.alarms.iter().for_each(|alarm| line(format_args!("alarm {}: {}", alarm.code, alarm.message)));
+    if !status.guests.is_empty() {
+        let rows: Vec<_> = status
+            .guests
+            .iter()
+            .map(|guest| {
+                [
+                    guest.broker_id.to_string(),
+                    guest.state.clone(),
+                    figure(guest.broker_epoch),
+                    figure(guest.heartbeat_slack_ms),
+                    guest.led_partitions.to_string(),
+                    age(guest.age_ms),
+                ]
+            })
+            .collect();
+        let header = ["Guest", "State", "BrokerEpoch", "HeartbeatSlackMs", "LedPartitions", "Observed"];
+        text.push_str(&table(header, &rows));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::answer::{AlarmView, ControllersView, GuestView, SourceView, TotalsView};
+
+    #[test]
+    fn everything_is_shown_with_its_age() {
+        let status = StatusView {
+            version: "0.1.0".into(),
+            link_name: "dr".into(),
+            link_state: "ACTIVE".into(),
+            mode: "guest".into(),
+            uptime_ms: 3_723_000,
+            guests: vec![GuestView {
+                broker_id: 900,
+                state: "RUNNING".into(),
+                age_ms: Some(400),
+                ..Default::default()
+            }],
+            controllers: Some(ControllersView {
+                error: Some("no controller answers".into()),
+                ..Default::default()
+            }),
+            source: SourceView {
+                cluster_id: Some("abc".into()),
+                brokers: 3,
+                age_ms: Some(1_200),
+                error: None,
+            },
+            totals: TotalsView {
+                mirror_topics: 2,
+                partitions: 24,
+                lag: Some(7),
+                age_ms: Some(40),
+                ..Default::default()
+            },
+            alarms: vec![AlarmView { code: "GUARD_CHANGED".into(), message: "set back".into(), since_ms: 1 }],
+        };
+        let expected = "\
+link dr: ACTIVE, mode guest, version 0.1.0, up 1 h 2 min
+source: cluster abc, 3 brokers (1.2 s ago)
+destination: controller unknown at epoch unknown, metadata offset unknown (never observed)
+  error: no controller answers
+mirrors: 2 topics, 24 partitions, 0 of them failed, 0 hand-overs under way; lag 7 records, unknown bytes (0.0 s ago)
+alarm GUARD_CHANGED: set back
+Guest | State   | BrokerEpoch | HeartbeatSlackMs | LedPartitions | Observed
+------+---------+-------------+------------------+---------------+----------
+900   | RUNNING | unknown     | unknown          | 0             | 0.4 s ago
+";
+        assert_eq!(written(&status), expected);
+    }
+}

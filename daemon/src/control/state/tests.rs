@@ -1,0 +1,305 @@
+//! The state file: what is kept survives, what is forbidden is refused, what is foreign is told.
+
+use super::schema::SCHEMA;
+use super::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+use twinlog_log_segment::files::TopicId;
+use twinlog_sync::lifecycle::{HandOverEvent, HandOverStep, MirrorEvent, MirrorState};
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
+fn open(directory: &TempDir) -> StateDatabase {
+    StateDatabase::open(directory.path()).unwrap()
+}
+
+fn link() -> Link {
+    let (source, destination) = ("source-id".to_owned(), "destination-id".to_owned());
+    Link { link: "dr".into(), source_cluster_id: source, destination_cluster_id: destination, created_ms: 1 }
+}
+
+fn new_mirror(topic: &str) -> NewMirror {
+    let wanted_configs = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);
+    let (topic, reason) = (topic.to_owned(), "asked for".to_owned());
+    NewMirror { topic, source_topic_id: TopicId([7; 16]), wanted_configs, replication_factor: 3, reason }
+}
+
+fn changed(topic: &str, event: MirrorEvent) -> Vec<Change> {
+    vec![Change { topic: topic.to_owned(), event, reason: event.name().to_owned(), code: "CODE".to_owned() }]
+}
+
+fn promote(topic: &str) -> NewHandOver {
+    let options = json!({ "allow_moving_source": false });
+    NewHandOver { topic: topic.to_owned(), kind: HandOverKind::Promote, options }
+}
+
+async fn with_active(state: &StateDatabase, topics: &[&str]) {
+    state.put_link(link()).await.unwrap();
+    state.create_mirrors("dr", topics.iter().map(|topic| new_mirror(topic)).collect(), 2).await.unwrap();
+    for topic in topics {
+        state.transition("dr", changed(topic, MirrorEvent::Established), 3).await.unwrap();
+    }
+}
+
+#[test]
+fn what_was_kept_is_there_after_the_thread_was_lost_at_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut expected = HandOverStep::Requested;
+    run(async {
+        let state = open(&directory);
+        with_active(&state, &["orders"]).await;
+        state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
+    });
+    let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
+    for (index, event) in forward.enumerate() {
+        // A second connection reads what a new process would, while the first is never closed: what it
+        // sees has reached the file and its log.
+        let state = open(&directory);
+        let found = run(state.hand_overs("dr")).unwrap();
+        assert_eq!(found[0].step, expected);
+        let mut next = Advance::new("orders", *event);
+        if *event == HandOverEvent::Capture {
+            next.captured_ends = Some(BTreeMap::from([(0, 1000), (1, i64::MAX)]));
+            next.target_replicas = Some(BTreeMap::from([(0, vec![1, 2, 3]), (1, vec![2, 3, 1])]));
+        }
+        expected = run(state.advance("dr", vec![next], 5 + index as i64)).unwrap()[0];
+        std::mem::forget(state);
+    }
+    let state = open(&directory);
+    let kept = run(state.hand_overs("dr")).unwrap().remove(0);
+    assert_eq!((kept.step, kept.captured_ends[&1]), (HandOverStep::Done, i64::MAX));
+    assert_eq!((kept.target_replicas[&1].clone(), kept.started_ms), (vec![2, 3, 1], 4));
+    assert_eq!(run(state.mirror("dr", "orders")).unwrap().state, MirrorState::Stopped);
+}
+
+#[test]
+fn every_row_comes_back_as_it_was_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = GuestIdentity { broker_id: 900, incarnation: [1; 16], directory: [2; 16] };
+    run(async {
+        let state = open(&directory);
+        with_active(&state, &["orders"]).await;
+        state.put_guest_identities("dr", vec![identity], 4).await.unwrap();
+        let ids = vec![("orders".to_owned(), TopicId([9; 16]))];
+        state.set_destination_topic_ids("dr", ids, 5).await.unwrap();
+        let raised = ProducerIdFloor { floor: 4000, highest_mirrored: 20 };
+        state.raise_producer_id_floor("dr", raised, 6).await.unwrap();
+    });
+    let state = open(&directory);
+    run(async {
+        assert_eq!(state.links().await.unwrap(), [link()]);
+        assert_eq!(state.guest_identities("dr").await.unwrap(), [identity]);
+        let mirror = state.mirrors(Some("dr")).await.unwrap().remove(0);
+        assert_eq!((mirror.state, mirror.since_ms, mirror.code.as_str()), (MirrorState::Active, 3, "CODE"));
+        assert_eq!(mirror.destination_topic_id, Some(TopicId([9; 16])));
+        assert_eq!((mirror.replication_factor, mirror.wanted_configs.len()), (3, 1));
+        assert!(state.mirrors(Some("other")).await.unwrap().is_empty());
+        let lower = ProducerIdFloor { floor: 10, highest_mirrored: 30 };
+        let floor = state.raise_producer_id_floor("dr", lower, 7).await.unwrap();
+        assert_eq!((floor.floor, floor.highest_mirrored), (4000, 30));
+        assert_eq!(state.producer_id_floor("dr").await.unwrap(), floor);
+    });
+}
+
+#[test]
+fn what_the_table_forbids_changes_nothing_of_all_that_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        with_active(&state, &["orders", "bills"]).await;
+        let before = state.history("dr", None, 100).await.unwrap().len();
+        let mut both = changed("orders", MirrorEvent::SourceLost);
+        both.extend(changed("bills", MirrorEvent::Resumed));
+        let refused = state.transition("dr", both, 9).await.unwrap_err();
+        assert_eq!(refused.to_string(), "mirror topic bills is ACTIVE, where \"resumed\" is not possible");
+        assert_eq!(state.mirror("dr", "orders").await.unwrap().state, MirrorState::Active);
+        assert_eq!(state.history("dr", None, 100).await.unwrap().len(), before);
+        let unknown = state.transition("dr", changed("nothing", MirrorEvent::Failed), 9).await;
+        assert!(matches!(unknown, Err(StateError::NoSuchMirror { .. })));
+    });
+}
+
+#[test]
+fn a_hand_over_skips_no_step_and_is_taken_back_only_before_the_point_of_no_return() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        with_active(&state, &["orders"]).await;
+        state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
+        let skip = state.advance("dr", vec![Advance::new("orders", HandOverEvent::HandOver)], 5).await;
+        assert!(matches!(skip, Err(StateError::HandOverForbidden { .. })));
+        let twice = state.begin_hand_overs("dr", vec![promote("orders")], 5).await;
+        assert!(matches!(twice, Err(StateError::HandOverOpen { step: HandOverStep::Requested, .. })));
+        assert!(state.delete_mirrors("dr", vec!["orders".into()], "", 5).await.is_err());
+        let mut abandon = Advance::new("orders", HandOverEvent::Abandon);
+        abandon.detail = "the source moved".to_owned();
+        abandon.result = Some(json!({ "lag": 3 }));
+        state.advance("dr", vec![abandon], 6).await.unwrap();
+        let mirror = state.mirror("dr", "orders").await.unwrap();
+        assert_eq!(
+            (mirror.state, mirror.reason.as_str()),
+            (MirrorState::PendingMirror, "promote abandoned: the source moved")
+        );
+        assert_eq!(mirror.last_promote, Some(json!({ "lag": 3 })));
+        // Another one may follow; it goes past the point of no return.
+        state.transition("dr", changed("orders", MirrorEvent::Established), 7).await.unwrap();
+        state.begin_hand_overs("dr", vec![promote("orders")], 8).await.unwrap();
+        let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
+        for event in forward.take_while(|event| **event != HandOverEvent::Verify) {
+            state.advance("dr", vec![Advance::new("orders", *event)], 9).await.unwrap();
+        }
+        let late = state.advance("dr", vec![Advance::new("orders", HandOverEvent::Abandon)], 10).await;
+        let step = HandOverStep::HandedOver;
+        let event = HandOverEvent::Abandon;
+        assert_eq!(late, Err(StateError::HandOverForbidden { topic: "orders".into(), step, event }));
+    });
+}
+
+#[test]
+fn history_tells_everything_once_and_cannot_be_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        with_active(&state, &["orders"]).await;
+        state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
+        for _ in 0..3 {
+            state.explain_hand_over("dr", "orders", Some("a follower is behind"), 5).await.unwrap();
+            state.explain_mirror("dr", "orders", ("LATE", "waits for a follower"), 5).await.unwrap();
+        }
+        state.advance("dr", vec![Advance::new("orders", HandOverEvent::Capture)], 6).await.unwrap();
+        let told: Vec<String> = state
+            .history("dr", Some("orders"), 100)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.event)
+            .collect();
+        let expected = ["promote", "reason", "promote", "promote requested", "established", "mirror created"];
+        assert_eq!(told, expected);
+        assert_eq!(state.history("dr", None, 2).await.unwrap().len(), 2);
+        let error = state.hand_overs("dr").await.unwrap().remove(0).error;
+        assert_eq!(error, None, "a step that is taken has no old error");
+    });
+    let other = rusqlite::Connection::open(state.path()).unwrap();
+    assert!(other.execute("DELETE FROM history", []).unwrap_err().to_string().contains("only added to"));
+    assert!(other.execute("UPDATE history SET event = ''", []).is_err());
+}
+
+#[test]
+fn a_link_never_comes_to_join_other_clusters_nor_a_guest_another_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        state.put_link(link()).await.unwrap();
+        state.put_link(Link { created_ms: 50, ..link() }).await.unwrap();
+        assert_eq!(state.links().await.unwrap()[0].created_ms, 1);
+        let other = Link { source_cluster_id: "elsewhere".into(), ..link() };
+        assert!(matches!(state.put_link(other).await, Err(StateError::OtherClusters { .. })));
+        let first = GuestIdentity { broker_id: 900, incarnation: [1; 16], directory: [2; 16] };
+        state.put_guest_identities("dr", vec![first], 2).await.unwrap();
+        let restarted = GuestIdentity { incarnation: [3; 16], ..first };
+        state.put_guest_identities("dr", vec![restarted], 3).await.unwrap();
+        assert_eq!(state.guest_identities("dr").await.unwrap(), [restarted]);
+        let moved = GuestIdentity { directory: [9; 16], ..first };
+        let refused = state.put_guest_identities("dr", vec![moved], 4).await;
+        assert_eq!(refused, Err(StateError::OtherDirectory { link: "dr".into(), broker_id: 900 }));
+        state.forget_guest_identities("dr", 5).await.unwrap();
+        state.put_guest_identities("dr", vec![moved], 6).await.unwrap();
+    });
+}
+
+#[test]
+fn a_mirror_exists_once_and_comes_again_after_it_was_handed_over_or_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        let nowhere = state.create_mirrors("dr", vec![new_mirror("orders")], 1).await;
+        assert_eq!(nowhere, Err(StateError::NoSuchLink { link: "dr".into() }));
+        with_active(&state, &["orders"]).await;
+        let twice = state.create_mirrors("dr", vec![new_mirror("orders")], 4).await;
+        assert!(matches!(twice, Err(StateError::MirrorExists { state: MirrorState::Active, .. })));
+        state.delete_mirrors("dr", vec!["orders".into()], "data kept", 5).await.unwrap();
+        state.create_mirrors("dr", vec![new_mirror("orders")], 6).await.unwrap();
+        assert_eq!(state.mirror("dr", "orders").await.unwrap().state, MirrorState::PendingMirror);
+    });
+}
+
+#[test]
+fn a_file_of_a_later_program_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = open(&directory).path().to_owned();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute("INSERT INTO schema_version (version) VALUES (?1)", [SCHEMA + 1]).unwrap();
+    drop(connection);
+    let refused = StateDatabase::open(directory.path()).err().unwrap();
+    assert_eq!(refused, StateError::Newer { path, found: SCHEMA + 1, known: SCHEMA });
+    assert!(refused.to_string().contains("run the later program again"), "{refused}");
+}
+
+#[test]
+fn a_damaged_or_foreign_file_gets_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(".twinlog").join(STATE_FILE);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "this is a letter, and no database at all\n".repeat(200)).unwrap();
+    let refused = StateDatabase::open(directory.path()).err().unwrap();
+    assert_eq!(refused, StateError::Corrupt { path: path.clone() });
+    assert!(refused.to_string().contains("no sound state file"), "{refused}");
+
+    // A page of a good file is overwritten.
+    std::fs::remove_file(&path).unwrap();
+    let connection = super::schema::open(&path).unwrap();
+    for index in 0..200 {
+        let values = (index, "x".repeat(500));
+        let statement = "INSERT INTO history (time_ms, link, event, detail) VALUES (?1, 'dr', 'e', ?2)";
+        connection.execute(statement, values).unwrap();
+    }
+    connection.close().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let half = bytes.len() / 2;
+    bytes[half..].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(StateDatabase::open(directory.path()).err().unwrap(), StateError::Corrupt { path });
+}
+
+#[test]
+fn only_its_owner_reads_the_file_and_it_is_flushed_at_each_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(state.put_link(link())).unwrap();
+    for suffix in ["", "-wal"] {
+        let path = format!("{}{suffix}", state.path().display());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{path}");
+    }
+    let settings = run(state.transact(|transaction| {
+        let number = |pragma: &str| transaction.query_row(pragma, [], |row| row.get::<_, i64>(0));
+        let mode: String = transaction.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+        Ok((mode, number("PRAGMA synchronous")?, number("PRAGMA foreign_keys")?))
+    }));
+    assert_eq!(settings.unwrap(), ("wal".to_owned(), 2, 1));
+}
+
+#[test]
+fn thousands_of_topics_are_one_transaction_and_a_lost_caller_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    let names: Vec<String> = (0..2000).map(|index| format!("topic-{index}")).collect();
+    run(async {
+        state.put_link(link()).await.unwrap();
+        let mirrors = names.iter().map(|name| new_mirror(name)).collect();
+        state.create_mirrors("dr", mirrors, 2).await.unwrap();
+        let changes = names.iter().flat_map(|name| changed(name, MirrorEvent::Established)).collect();
+        assert_eq!(state.transition("dr", changes, 3).await.unwrap().len(), 2000);
+        // Queued, then nobody waits for the answer.
+        let clone = state.clone();
+        let lost = tokio::spawn(async move { clone.record_event("dr", None, "lost", "", 4).await });
+        tokio::task::yield_now().await;
+        lost.abort();
+        let newest = state.history("dr", None, 1).await.unwrap();
+        assert_eq!(newest[0].event, "lost");
+    });
+}
