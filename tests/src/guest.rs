@@ -35,14 +35,18 @@ impl GuestMirror {
         let root = tempfile::tempdir().expect("a directory");
         let port = ports::take();
         let topics: Vec<String> = topics.iter().map(|topic| format!("{topic:?}")).collect();
+        let topics = match topics.is_empty() {
+            true => String::new(),
+            false => format!("topics = [{}]", topics.join(", ")),
+        };
         let text = format!(
-            "data.dir = {:?}\nmemory.bytes = \"96MiB\"\n[link.dr]\ntopics = [{}]\nsegment.bytes = \"1MiB\"\n{}\n\
+            "data.dir = {:?}\nmemory.bytes = \"96MiB\"\n[link.dr]\n{}\nsegment.bytes = \"1MiB\"\n{}\n\
              [link.dr.source]\nbootstrap.servers = {:?}\nmetadata.max.age.ms = 1000\n[link.dr.destination]\n\
              mode = \"guest\"\nbootstrap.servers = {:?}\nbootstrap.controllers = {:?}\n\
              inter.broker.listener.name = \"INTERNAL\"\nguest.broker.ids = \"{GUEST}-{}\"\n\
              guest.listener = \"127.0.0.1:{}\"\n",
             root.path().join("data").display().to_string(),
-            topics.join(", "),
+            topics,
             keys.join("\n"),
             source.bootstrap(),
             destination.bootstrap(),

@@ -1,0 +1,305 @@
+//! Mirror topics at the destination: created, given partitions, made ours alone, guarded.
+//!
+//! Each function looks at the image for what is missing and asks for all of it in one request; the answer only
+//! says when to look again. At most one request of a kind is under way.
+
+use super::{CreateError, GuestLink, GuestOutcome, TopicPhase};
+use crate::control::discovery::shard_of;
+use crate::control::guest::ControllerClient;
+use crate::control::guest::topic_requests::{
+    GUARDS, IsrChange, NewTopic, TopicAnswers, add_partitions, alter_configs, alter_partitions,
+    create_topics, default_replication_factor,
+};
+use crate::control::supervisor::{Outcome, Supervisor};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_sync::guest::placement::{Candidate, TooFewBrokers, place};
+use twinlog_sync::metadata::image::TOPIC_RESOURCE;
+
+/// ref: KIP-966; the partition was created or led elsewhere since.
+const NEW_LEADER_ELECTED: i16 = 108;
+
+impl Supervisor {
+    pub(super) fn create_due(&mut self, now: Instant) {
+        let Some(guest) = &mut self.guest else { return };
+        let serving: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
+        if guest.creating || !serving.iter().all(|id| guest.serves(*id)) {
+            return;
+        }
+        let wanted = guest
+            .topics
+            .iter_mut()
+            .filter(|(_, topic)| topic.phase == TopicPhase::Wanted && topic.retry_at <= now);
+        let mut names = Vec::new();
+        for (name, topic) in wanted {
+            topic.phase = TopicPhase::Creating;
+            names.push((name.clone(), topic.partitions));
+        }
+        if names.is_empty() {
+            return;
+        }
+        guest.creating = true;
+        let candidates = guest.candidates(&guest.member.image());
+        let (mut client, factor) = (guest.member.controller(), guest.settings.mirror_replication_factor);
+        self.spawn(async move {
+            let created = create(&mut client, &names, &serving, &candidates, factor).await;
+            Outcome::Guest(GuestOutcome::Created(created))
+        });
+    }
+
+    pub(super) fn add_partitions_due(&mut self, now: Instant) {
+        let Some(guest) = &mut self.guest else { return };
+        if guest.adding {
+            return;
+        }
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let candidates = guest.candidates(&image);
+        let ids: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
+        let mut wanted = Vec::new();
+        for (name, topic) in &guest.topics {
+            let TopicPhase::Ours(id) = topic.phase else { continue };
+            let Some(found) = image.topic(id) else { continue };
+            let count = found.partitions.len() as i32;
+            let ours = |broker: &&i32| guest.is_ours(**broker);
+            let first = found.partitions.values().next();
+            let factor = first.map_or(0, |first| first.replicas.iter().filter(|each| !ours(each)).count());
+            if count >= topic.partitions || topic.retry_at > now || factor == 0 {
+                continue;
+            }
+            let new =
+                (count..topic.partitions).map(|index| replicas_of(name, index, &ids, &candidates, factor));
+            match new.collect::<Result<Vec<_>, _>>() {
+                Ok(assignments) => wanted.push((name.clone(), topic.partitions, assignments)),
+                Err(why) => warn!("topic {name} cannot get its new partitions: {why}"),
+            }
+        }
+        drop(image);
+        if wanted.is_empty() {
+            return;
+        }
+        guest.adding = true;
+        let mut client = guest.member.controller();
+        self.spawn(async move {
+            Outcome::Guest(GuestOutcome::PartitionsAdded(add_partitions(&mut client, &wanted).await))
+        });
+    }
+
+    /// Makes us the only in-sync replica of every partition that we lead.
+    pub(super) fn shrink_due(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let mut changes: BTreeMap<(i32, i64), Vec<IsrChange>> = BTreeMap::new();
+        for topic in guest.topics.values() {
+            let TopicPhase::Ours(id) = topic.phase else { continue };
+            let Some(found) = image.topic(id) else { continue };
+            for (index, at) in &found.partitions {
+                let Some(leader) = at.leader.filter(|leader| guest.is_ours(*leader)) else { continue };
+                let epoch = guest.member.state(leader).and_then(|state| state.broker_epoch());
+                let Some(epoch) = epoch.filter(|_| at.isr != [leader]) else { continue };
+                if guest.shrinking.contains(&leader) {
+                    continue;
+                }
+                changes.entry((leader, epoch)).or_default().push(IsrChange {
+                    topic_id: id,
+                    index: *index,
+                    leader_epoch: at.leader_epoch,
+                    partition_epoch: at.partition_epoch,
+                    isr: vec![(leader, epoch)],
+                });
+            }
+        }
+        drop(image);
+        let mut tasks = Vec::new();
+        for ((id, epoch), changes) in changes {
+            guest.shrinking.insert(id);
+            tasks.push((guest.member.controller(), id, epoch, changes));
+        }
+        for (mut client, id, epoch, changes) in tasks {
+            self.spawn(async move {
+                let result = alter_partitions(&mut client, id, epoch, &changes).await;
+                Outcome::Guest(GuestOutcome::Shrunk { guest: id, result })
+            });
+        }
+    }
+
+    /// Somebody changed what protects a mirror topic: it is put back, and said.
+    pub(super) fn guard_due(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        if guest.guarding {
+            return;
+        }
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        let mut changes = Vec::new();
+        for (name, topic) in &guest.topics {
+            let TopicPhase::Ours(_) = topic.phase else { continue };
+            let found = image.configs(TOPIC_RESOURCE, name);
+            let value = |key: &str| found.and_then(|configs| configs.get(key)).map(String::as_str);
+            let broken = GUARDS.iter().filter(|(key, guard)| value(key) != Some(guard));
+            let broken: Vec<(String, Option<String>)> =
+                broken.map(|(key, guard)| ((*key).to_owned(), Some((*guard).to_owned()))).collect();
+            if !broken.is_empty() {
+                let keys: Vec<&str> = broken.iter().map(|(key, _)| key.as_str()).collect();
+                error!(
+                    "mirror topic {name}: {} was changed at the destination; it is set back",
+                    keys.join(", ")
+                );
+                changes.push((name.clone(), broken));
+            }
+        }
+        drop(image);
+        if changes.is_empty() {
+            return;
+        }
+        guest.guarding = true;
+        let mut client = guest.member.controller();
+        self.spawn(async move {
+            Outcome::Guest(GuestOutcome::Guarded(alter_configs(&mut client, &changes).await))
+        });
+    }
+
+    pub(in crate::control::supervisor) fn on_guest_outcome(&mut self, outcome: GuestOutcome) {
+        let now = Instant::now();
+        let Some(guest) = &mut self.guest else { return };
+        guest.look_wanted = true;
+        match outcome {
+            GuestOutcome::Created(result) => {
+                guest.creating = false;
+                self.created(now, result);
+            }
+            GuestOutcome::PartitionsAdded(result) => {
+                guest.adding = false;
+                let refused = match result {
+                    Ok(answers) => {
+                        answers.into_iter().filter_map(|(name, each)| Some((name, each.err()?))).collect()
+                    }
+                    Err(failed) => {
+                        warn!("partitions were not added at the destination: {failed}; tried again");
+                        Vec::new()
+                    }
+                };
+                for (name, refusal) in refused {
+                    warn!("topic {name} did not get its new partitions: {refusal}; tried again");
+                    if let Some(topic) = guest.topics.get_mut(&name) {
+                        topic.retry_at = now + Duration::from_nanos(topic.backoff.pause());
+                    }
+                }
+            }
+            GuestOutcome::Shrunk { guest: id, result } => {
+                guest.shrinking.remove(&id);
+                match result {
+                    Ok(answers) => {
+                        let refused =
+                            answers.iter().filter(|(_, code)| !matches!(*code, 0 | NEW_LEADER_ELECTED));
+                        let count = refused.count();
+                        if count > 0 {
+                            info!(
+                                "{count} partitions moved on before their in-sync replicas were set; looked at again"
+                            );
+                        }
+                    }
+                    Err(failed) => warn!("in-sync replicas were not set: {failed}; tried again"),
+                }
+            }
+            GuestOutcome::Guarded(result) => {
+                guest.guarding = false;
+                match result {
+                    Ok(answers) => {
+                        for (name, refusal) in
+                            answers.into_iter().filter_map(|(name, each)| Some((name, each.err()?)))
+                        {
+                            error!("mirror topic {name} could not be guarded: {refusal}");
+                        }
+                    }
+                    Err(failed) => warn!("mirror topics could not be guarded: {failed}; tried again"),
+                }
+            }
+            GuestOutcome::Resolved { broker, hosts, addresses } => {
+                guest.resolving.remove(&broker);
+                if addresses.is_empty() {
+                    warn!("no address of broker {broker} is known ({}); it cannot follow", hosts.join(", "));
+                }
+                guest.resolved.insert(broker, (hosts, addresses));
+            }
+        }
+    }
+
+    fn created(&mut self, now: Instant, result: Result<TopicAnswers<TopicId>, CreateError>) {
+        let Some(guest) = &mut self.guest else { return };
+        let retry = |name: &str, guest: &mut GuestLink| {
+            if let Some(topic) = guest.topics.get_mut(name)
+                && topic.phase == TopicPhase::Creating
+            {
+                topic.phase = TopicPhase::Wanted;
+                topic.retry_at = now + Duration::from_nanos(topic.backoff.pause());
+            }
+        };
+        let names: Vec<String> = match result {
+            Err(failed) => {
+                warn!("mirror topics were not created: {failed}; tried again");
+                guest.topics.keys().cloned().collect()
+            }
+            Ok(answers) => {
+                let mut refused = Vec::new();
+                for (name, answer) in answers {
+                    match answer {
+                        Ok(_) => info!("mirror topic {name} was created at the destination"),
+                        Err(refusal) => {
+                            error!("mirror topic {name} was not created: {refusal}; tried again");
+                            refused.push(name);
+                        }
+                    }
+                }
+                refused
+            }
+        };
+        names.iter().for_each(|name| retry(name, guest));
+    }
+}
+
+/// Replicas of one new partition: its guest, then stock brokers.
+fn replicas_of(
+    name: &str,
+    index: i32,
+    ids: &[i32],
+    candidates: &[Candidate],
+    factor: usize,
+) -> Result<Vec<i32>, TooFewBrokers> {
+    let partition = TopicPartition::new(name, index).expect("a topic's name is legal");
+    let guest = ids[shard_of(&partition, ids.len())];
+    // The same name always begins at the same broker; different names begin at different ones.
+    let turn = shard_of(&partition, 1 << 20);
+    Ok([vec![guest], place(candidates, factor, turn)?].concat())
+}
+
+async fn create(
+    client: &mut ControllerClient,
+    names: &[(String, i32)],
+    ids: &[i32],
+    candidates: &[Candidate],
+    factor: Option<u32>,
+) -> Result<TopicAnswers<TopicId>, CreateError> {
+    let factor = match factor {
+        Some(factor) => factor as usize,
+        None => {
+            let first = names.first().map_or("", |(name, _)| name.as_str());
+            default_replication_factor(client, first).await.map_err(CreateError::Controller)?
+        }
+    };
+    let mut topics = Vec::new();
+    for (name, partitions) in names {
+        let assignments = (0..*partitions).map(|index| replicas_of(name, index, ids, candidates, factor));
+        let assignments: Result<Vec<_>, _> = assignments.collect();
+        topics.push(NewTopic {
+            name: name.clone(),
+            assignments: assignments.map_err(CreateError::Placement)?,
+            configs: GUARDS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        });
+    }
+    create_topics(client, &topics, false).await.map_err(CreateError::Controller)
+}
