@@ -215,6 +215,7 @@ fn shard_options(copy: &Path) -> Result<ShardOptions, BenchError> {
         sockets_max: 16,
         files_max: 64,
         is_guest: false,
+        spool_bytes: 0,
     })
 }
 
@@ -257,6 +258,7 @@ fn add_partitions(
             topic_id: id,
             checkpoint: None,
             start_offset: Offset::ZERO,
+            followed: false,
             batch_bytes_max: BATCH_BYTES_MAX,
         };
         let recovered = recover_partition(&mut RealDisk, &request).map_err(BenchError::Store)?;

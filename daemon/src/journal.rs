@@ -198,13 +198,13 @@ mod tests {
         let mut bytes = encoded(&[record(0, 1), record(0, 2)]);
         let second = bytes.len() / 2;
         // A longer record than any of ours: its CRC need not be known.
-        bytes[second + 5] = 2;
+        bytes[second + 5] = 3;
         bytes[second + 6..second + 10].copy_from_slice(&u32::MAX.to_be_bytes());
         let mut disk = empty_disk();
         plant(&mut disk, "journal-1", &bytes);
         let error = load(&mut disk, &journal_directory()).unwrap_err();
         let path = journal_directory().join("journal-1");
-        let newer = CheckpointError::NewerVersion { version: 2 };
+        let newer = CheckpointError::NewerVersion { version: 3 };
         assert_eq!(error, StoreError::Journal { path, position: second as u64, error: newer });
         assert!(error.to_string().contains("start the newer program"), "{error}");
     }

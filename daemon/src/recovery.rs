@@ -12,7 +12,8 @@
 //! Invariants: what is handed over is a prefix of what was written, and at least what the checkpoint covers
 //! unless an alarm says otherwise; nothing behind the first stop of a scan is left in any file; where the end
 //! fell below the checkpoint's, the new checkpoint is durable first, or else the next start would take bytes
-//! for flushed that were only reserved. Must never read again what the checkpoint covers in a normal restart.
+//! for flushed that were only reserved; a spool's log start and epochs stay as they are, however little of the
+//! log its files hold. Must never read again what the checkpoint covers in a normal restart.
 
 mod alarm;
 mod indexes;
@@ -55,6 +56,9 @@ pub struct RecoverRequest {
     pub checkpoint: Option<PartitionCheckpoint>,
     /// Where a log begins that is not there yet: the source's log start.
     pub start_offset: Offset,
+    /// Followers hold what our files do not: where these begin is never taken for the topic's start, or every
+    /// follower would delete what is below.
+    pub followed: bool,
     pub batch_bytes_max: u32,
 }
 
@@ -76,6 +80,8 @@ pub struct RecoveredPartition {
     pub holds_batches: bool,
     /// Segments before the active one, in order.
     pub closed: Vec<ClosedSegment>,
+    /// The latest source epoch that was ever durable: followers may hold bytes of it beyond our end.
+    pub last_source_epoch: Option<LeaderEpoch>,
     pub alarms: Vec<RecoveryAlarm>,
 }
 
@@ -252,14 +258,15 @@ impl Recovery<'_> {
     ) -> Result<Outcome, StoreError> {
         let base = checkpoint.segment_base;
         let before = segments.logs().any(|(other, length)| other < base && length > 0);
-        let held = before || checkpoint.position > 0;
+        // A spool whose last segment went has held batches all the same: none may begin below its end.
+        let held = before || checkpoint.position > 0 || checkpoint.is_spool();
         let start = ScanStart {
             position: checkpoint.position,
             next_offset: checkpoint.log_end,
             may_start_mid_batch: !held,
             index: checkpoint.index,
             open_transactions: checkpoint.open_transactions.clone(),
-            stamp_epochs: checkpoint.stamp_epochs.clone(),
+            stamp_epochs: begun_at(&checkpoint.stamp_epochs, checkpoint.log_end),
             digest: LogDigest::new(),
         };
         let covered = IndexSizes::covered(checkpoint);
@@ -276,9 +283,14 @@ impl Recovery<'_> {
         let known = self.checkpoint.clone();
         let Some((first, later)) = bases.split_first() else {
             let Some(known) = known else { return self.start_empty() };
-            return Ok(Outcome { checkpoint: emptied(&known, known.log_end), holds_batches: false });
+            return Ok(self.nothing_held(known));
         };
-        let start = ScanStart::of_log(*first, *first);
+        let mut start = ScanStart::of_log(*first, *first);
+        if let Some(known) = &known {
+            // What is not held any more is still known.
+            start.stamp_epochs = known.stamp_epochs.clone();
+            start.stamp_epochs.truncate_to(*first);
+        }
         let (scanned, batches) = self.scan_chain(start, IndexSizes::default(), later, segments)?;
         let log_end = scanned.report.next_offset;
         let partition = self.request.partition.clone();
@@ -290,8 +302,11 @@ impl Recovery<'_> {
                 return self.start_empty();
             }
             self.alarms.push(RecoveryAlarm::ScannedWithoutCheckpoint { partition, log_end });
-            let empty =
+            let mut empty =
                 PartitionCheckpoint::empty(self.request.partition.clone(), self.request.topic_id, *first);
+            if self.request.followed {
+                empty.log_start = self.request.start_offset.min(*first);
+            }
             return Ok(Outcome { checkpoint: advanced(empty, &scanned), holds_batches: true });
         };
         if log_end < known.log_end {
@@ -302,11 +317,27 @@ impl Recovery<'_> {
             self.alarms.push(RecoveryAlarm::IndexesRebuilt { partition, segments: bases.len() });
         }
         let stamp_epoch = known.stamp_epoch();
+        // Where a spool's transactions began need not be held any more.
+        let open = (known.is_spool() && known.log_end == log_end).then(|| known.open_transactions.clone());
         let mut checkpoint = advanced(known, &scanned);
+        checkpoint.open_transactions = open.unwrap_or(checkpoint.open_transactions);
         // The epoch of a cut that no batch has followed yet stands in no segment.
         record_stamp(&mut checkpoint.stamp_epochs, stamp_epoch, log_end);
         checkpoint.truncating = false;
         Ok(Outcome { checkpoint, holds_batches: batches > 0 })
+    }
+
+    /// There is a checkpoint and not one segment file: the log goes on at its end.
+    fn nothing_held(&self, known: PartitionCheckpoint) -> Outcome {
+        let mut checkpoint = emptied(&known, known.log_end);
+        let keeps_start = self.request.followed || known.is_spool();
+        if keeps_start {
+            checkpoint.log_start = known.log_start;
+            checkpoint.source_epochs = known.source_epochs;
+            checkpoint.stamp_epochs = known.stamp_epochs;
+            checkpoint.open_transactions = known.open_transactions;
+        }
+        Outcome { holds_batches: checkpoint.is_spool(), checkpoint }
     }
 
     /// Scans one segment and those that follow it, settles each, and deletes what does not follow. Returns
@@ -344,7 +375,7 @@ impl Recovery<'_> {
         let Outcome { mut checkpoint, holds_batches } = outcome;
         let directory = &self.request.directory;
         self.files.make_directory(directory, 2)?;
-        self.raise_log_start(&mut checkpoint)?;
+        self.settle_starts(&mut checkpoint)?;
         if self.request.topic_id != TopicId::ZERO {
             checkpoint.topic_id = self.request.topic_id;
         }
@@ -369,21 +400,35 @@ impl Recovery<'_> {
         let segments = Segments::list(&mut self.files, directory)?;
         let closed = segments.logs().filter(|(base, _)| *base < checkpoint.segment_base);
         let closed = closed.map(|(base, length)| ClosedSegment { base, length }).collect();
-        Ok(RecoveredPartition { checkpoint, file_bytes, holds_batches, closed, alarms: self.alarms })
+        let durable = self.request.checkpoint.as_ref().and_then(|known| known.source_epochs.latest());
+        let last_source_epoch = durable.or(checkpoint.source_epochs.latest()).map(|latest| latest.epoch);
+        let alarms = self.alarms;
+        Ok(RecoveredPartition { checkpoint, file_bytes, holds_batches, closed, last_source_epoch, alarms })
     }
 
-    /// Takes over a log start that was recorded later than the checkpoint, and deletes what a trim left.
-    fn raise_log_start(&mut self, checkpoint: &mut PartitionCheckpoint) -> Result<(), StoreError> {
+    /// Takes over a log start that was recorded later than the checkpoint, and deletes what a trim, or a spool
+    /// that gave up its oldest segments, left.
+    fn settle_starts(&mut self, checkpoint: &mut PartitionCheckpoint) -> Result<(), StoreError> {
         let directory = &self.request.directory;
+        let keeps_start = self.request.followed || checkpoint.is_spool();
         let recorded = self.log_start.unwrap_or(checkpoint.log_start);
         let mut log_start = checkpoint.log_start.max(recorded).min(checkpoint.log_end);
+        let mut held_start = checkpoint.held_start.max(log_start).min(checkpoint.log_end);
         let mut segments = Segments::list(&mut self.files, directory)?;
-        segments.remove_below(&mut self.files, directory, log_start, checkpoint.segment_base)?;
-        if let Some((first_segment, _)) = segments.logs().next().filter(|(base, _)| *base > log_start) {
+        segments.remove_below(&mut self.files, directory, held_start, checkpoint.segment_base)?;
+        if let Some((first_segment, _)) = segments.logs().next().filter(|(base, _)| *base > held_start) {
             let partition = self.request.partition.clone();
-            self.alarms.push(RecoveryAlarm::LogStartMissing { partition, log_start, first_segment });
-            log_start = first_segment;
+            self.alarms.push(RecoveryAlarm::LogStartMissing {
+                partition,
+                log_start: held_start,
+                first_segment,
+            });
+            held_start = first_segment;
+            if !keeps_start {
+                log_start = first_segment;
+            }
         }
+        checkpoint.held_start = held_start;
         if log_start > checkpoint.log_start {
             checkpoint.log_start = log_start;
             checkpoint.source_epochs.trim_to(log_start);
@@ -400,15 +445,29 @@ fn advanced(mut checkpoint: PartitionCheckpoint, scanned: &ScannedSegment) -> Pa
     checkpoint.position = report.valid_position;
     checkpoint.log_end = report.next_offset;
     checkpoint.log_start = checkpoint.log_start.min(report.next_offset);
+    checkpoint.held_start = checkpoint.held_start.min(report.next_offset);
     checkpoint.index = report.index;
     checkpoint.offset_index_bytes = sizes.offset;
     checkpoint.time_index_bytes = sizes.time;
     checkpoint.transaction_index_bytes = sizes.transaction;
     checkpoint.open_transactions = report.open_transactions.clone();
-    checkpoint.stamp_epochs = report.stamp_epochs.clone();
+    let known = std::mem::replace(&mut checkpoint.stamp_epochs, report.stamp_epochs.clone());
+    // Epochs that begin at or above the end stay: followers may hold what we have to fetch again.
+    for entry in known.entries().iter().filter(|entry| entry.start >= report.next_offset) {
+        record_stamp(&mut checkpoint.stamp_epochs, entry.epoch, entry.start);
+    }
     // What was scanned was written under the latest epoch: a new one is in the journal before its bytes are.
     checkpoint.source_epochs.truncate_to(report.next_offset);
     checkpoint
+}
+
+/// The part of a history that batches up to and at `offset` can have been stamped with.
+fn begun_at(stamps: &EpochHistory, offset: Offset) -> EpochHistory {
+    let mut begun = stamps.clone();
+    if let Some(behind) = offset.checked_add(1) {
+        begun.truncate_to(behind);
+    }
+    begun
 }
 
 /// The same partition with an empty log that begins at `at`.

@@ -27,12 +27,14 @@ mod routing;
 mod served_log;
 mod thread;
 
+pub use guest::spool::spool_segment_bytes;
 pub use thread::{ShardHandle, spawn};
 
 use crate::pool::Pool;
 use flush::Flusher;
 use guest::Guests;
 use guest::leading::Lead;
+use guest::spool::Spool;
 use lane_io::LaneIo;
 use mailbox::{Command, Event, PartitionCounters, ShardCounters};
 use operations::{Operations, Pending, Work};
@@ -92,6 +94,8 @@ pub struct ShardOptions {
     pub files_max: u32,
     /// Followers prove what is delivered, not our own flush.
     pub is_guest: bool,
+    /// Bytes of batches in files above which the oldest that followers have are deleted; 0 to keep everything.
+    pub spool_bytes: u64,
 }
 
 /// A partition and what it needs here.
@@ -156,6 +160,7 @@ pub struct Shard<E: Engine> {
     /// Slots that are to be given back.
     leaving: BTreeSet<u32>,
     guests: Guests,
+    spool: Spool,
     halted: Option<Fault>,
     /// A command came since the last turn.
     commanded: bool,
@@ -201,6 +206,7 @@ impl<E: Engine> Shard<E> {
             departed: BTreeMap::new(),
             leaving: BTreeSet::new(),
             guests: Guests { session_seed: options.index as u64 + 1, ..Guests::default() },
+            spool: Spool::new(options.spool_bytes),
             halted: None,
             commanded: false,
             draining: false,
@@ -255,6 +261,9 @@ impl<E: Engine> Shard<E> {
         match (pending, outcome) {
             (Pending::Job(Work::OpenReader { file }), Outcome::Job(outcome)) => {
                 self.reader_opened(file, &outcome)
+            }
+            (Pending::Job(Work::GiveUp { slot, bytes }), Outcome::Job(outcome)) => {
+                self.gave_up(slot, bytes, &outcome);
             }
             (Pending::Job(work), Outcome::Job(outcome)) => match work {
                 Work::AppendIndexes | Work::Checkpoint | Work::SyncAll => self.flush_job_done(work, outcome),
@@ -320,6 +329,8 @@ impl<E: Engine> Shard<E> {
             self.disk_full_until = None;
             self.retry_after_full_disk();
         }
+        self.tend_spool(now);
+        self.tend_reads(now);
         self.tend_lanes(now);
         self.tend_flushes(now);
         self.tend_followers(now);
@@ -330,20 +341,30 @@ impl<E: Engine> Shard<E> {
 
     fn deadline(&self) -> Option<Nanoseconds> {
         // Lanes are not tended while nothing may be fetched; their moments must not keep the loop awake.
-        let tended = if self.is_quiet() { &[] } else { self.lanes.as_slice() };
-        let lanes = tended.iter().filter_map(|lane| lane.lane.deadline()).min();
+        let tended = self.lanes.iter().enumerate().filter(|(index, _)| !self.is_quiet_for(*index as u32));
+        let lanes = tended.filter_map(|(_, lane)| lane.lane.deadline()).min();
         let timer = self.timers.first().map(|(at, _)| *at);
         // Credits come back with time and with memory; look again soon while a lane waits for either.
         let credit =
             self.lanes.iter().any(LaneIo::waits_for_credit).then(|| self.engine.now() + SECOND / 500);
         let flush = self.flusher.deadline();
         let followers = self.guests.timers.first().map(|(at, _)| *at);
-        [lanes, timer, credit, flush, followers, self.disk_full_until].into_iter().flatten().min()
+        let ends = self.draining || self.halted.is_some();
+        let spool = self.spool.deadline().filter(|_| !ends);
+        let reads = self.guests.reads.deadline().filter(|_| !ends);
+        let moments = [lanes, timer, credit, flush, followers, spool, reads, self.disk_full_until];
+        moments.into_iter().flatten().min()
     }
 
     /// Whether nothing new may be started towards the source.
     fn is_quiet(&self) -> bool {
-        self.draining || self.halted.is_some() || self.disk_full_until.is_some()
+        self.draining || self.halted.is_some() || self.disk_full_until.is_some() || self.spool.is_full()
+    }
+
+    /// The same for one lane: followers that lack what a full spool gave up are what empties it.
+    fn is_quiet_for(&self, lane: u32) -> bool {
+        let reads = self.lanes[lane as usize].reads_from.is_some();
+        if reads { self.draining || self.halted.is_some() } else { self.is_quiet() }
     }
 
     /// The log directory cannot be trusted any more: page state is unknowable after a failed write or sync.

@@ -26,8 +26,9 @@ pub use error::StoreError;
 pub use trim::{TrimReport, trim_partition, write_log_starts};
 
 use crate::journal;
+use crate::recovery::record_stamp;
 use crate::recovery::segments::Segments;
-use cut::{CutPlan, Place, complete_cut, plan_cut, plan_restart};
+use cut::{CutPlan, Place, complete_cut, next_stamp, plan_cut, plan_restart};
 use export::{Dropped, Reason, export, record_history};
 use files::Files;
 use std::cmp::Ordering;
@@ -146,6 +147,25 @@ pub fn restart_partition(
         now_ms: wall_clock_ms(),
     };
     carry_out(&mut files, directory, &request.journal_directory, &request.cuts_directory, &plan, &dropped)
+}
+
+/// From `at` on, which is not below the log's end, batches are stamped with a new epoch: what followers hold
+/// there is not what will come. Durable on return.
+pub fn raise_stamp(
+    disk: &mut dyn Disk,
+    journal_directory: &Path,
+    checkpoint: &PartitionCheckpoint,
+    at: Offset,
+) -> Result<PartitionCheckpoint, StoreError> {
+    assert!(at >= checkpoint.log_end, "what is below the end of a log is cut, not stamped");
+    let mut raised = checkpoint.clone();
+    raised.generation += 1;
+    if raised.stamp_epochs.is_empty() {
+        record_stamp(&mut raised.stamp_epochs, checkpoint.stamp_epoch(), checkpoint.log_start);
+    }
+    record_stamp(&mut raised.stamp_epochs, next_stamp(checkpoint), at);
+    journal::record_cut(&mut Files::new(disk), journal_directory, &raised)?;
+    Ok(raised)
 }
 
 /// An earlier cut is completed before the next one is planned.

@@ -6,7 +6,7 @@
 //! ```text
 //! frame    0      4         6          10      14
 //!          │"TWLC"│version  │length    │crc32c │ payload, `length` bytes ...
-//!          │      │u16 = 1  │u32       │u32    │
+//!          │      │u16 = 2  │u32       │u32    │
 //!                 └─ crc ──────────────┘       └─ crc ─── (covers version, length and payload)
 //!
 //! payload  generation u64 │ flags u8: 1 removed, 2 truncating │ topic length u16, bytes │ partition i32
@@ -16,13 +16,14 @@
 //!          source epochs: count u32, then (epoch i32, start i64) each
 //!          stamp epochs:  count u32, then (epoch i32, start i64) each
 //!          open transactions: count u32, then (producer id i64, first offset i64) each
+//!          held start i64 (from version 2 on; in version 1 it is the log start)
 //! ```
 //!
 //! Numbers are big endian. The frame stays as it is in every later version, so that an old program can tell
 //! "newer" from "torn". A torn or unwritten tail reads as the end of the journal: what it would have said was
 //! never counted.
 //!
-//! Invariants: `log_start <= log_end`, `segment_base <= log_end`; decoding checks what encoding asserts.
+//! Invariants: `log_start <= held_start <= log_end`, `segment_base <= log_end`; decoding checks what encoding asserts.
 //! Must never be written ahead of the data, and must never be trusted beyond its CRC and bounds.
 
 use alloc::vec::Vec;
@@ -38,7 +39,12 @@ use crate::segment::SEGMENT_BYTES_MAX;
 use crate::transaction::{OPEN_TRANSACTIONS_MAX, OpenTransactions};
 
 /// The version that this program writes, and the newest that it reads.
-pub const CHECKPOINT_VERSION: u16 = 1;
+pub const CHECKPOINT_VERSION: u16 = 2;
+
+/// The oldest version that it reads.
+const CHECKPOINT_VERSION_MIN: u16 = 1;
+/// From here on a record says what is held.
+const VERSION_WITH_HELD_START: u16 = 2;
 
 /// Bytes in front of the payload. Fixed for ever.
 pub const FRAME_BYTES: usize = 14;
@@ -68,8 +74,11 @@ pub struct PartitionCheckpoint {
     pub segment_base: Offset,
     /// Bytes of whole batches in the active segment.
     pub position: u64,
+    /// First offset that the topic has. Followers delete what is below it.
     pub log_start: Offset,
     pub log_end: Offset,
+    /// First offset that our files hold: above the log start where a spool gave up what followers have.
+    pub held_start: Offset,
     /// Of the active segment, at `position`.
     pub index: IndexState,
     /// Sizes of the active segment's index files that are covered.
@@ -97,6 +106,7 @@ impl PartitionCheckpoint {
             position: 0,
             log_start,
             log_end: log_start,
+            held_start: log_start,
             index: IndexState::new(log_start),
             offset_index_bytes: 0,
             time_index_bytes: 0,
@@ -110,6 +120,11 @@ impl PartitionCheckpoint {
     /// The epoch that new batches are stamped with: 0 until a truncation or take-over raised it.
     pub fn stamp_epoch(&self) -> LeaderEpoch {
         self.stamp_epochs.latest().map_or(LeaderEpoch(0), |latest| latest.epoch)
+    }
+
+    /// Whether the files hold less than the topic has.
+    pub fn is_spool(&self) -> bool {
+        self.held_start > self.log_start
     }
 
     /// Appends the framed record to `out`.
@@ -157,6 +172,7 @@ impl PartitionCheckpoint {
             out.extend_from_slice(&producer_id.to_be_bytes());
             out.extend_from_slice(&first_offset.value().to_be_bytes());
         }
+        out.extend_from_slice(&self.held_start.value().to_be_bytes());
     }
 
     /// Reads the record at the start of `bytes` and says how long it is; `None` where the journal ends
@@ -181,12 +197,16 @@ impl PartitionCheckpoint {
         if version > CHECKPOINT_VERSION {
             return Err(CheckpointError::NewerVersion { version });
         }
-        let checkpoint = decode_payload(&record[FRAME_BYTES..])?;
+        if version < CHECKPOINT_VERSION_MIN {
+            return Err(CheckpointError::Malformed { field: "version" });
+        }
+        let checkpoint = decode_payload(&record[FRAME_BYTES..], version)?;
         Ok(Some((checkpoint, record.len())))
     }
 
     fn is_consistent(&self) -> bool {
-        self.log_start <= self.log_end
+        self.log_start <= self.held_start
+            && self.held_start <= self.log_end
             && self.segment_base <= self.log_end
             && self.index.segment_base == self.segment_base
             && self.index.max_timestamp_offset >= self.segment_base
@@ -202,7 +222,7 @@ fn frame_crc(frame: &[u8]) -> u32 {
     digest.finalize() as u32
 }
 
-fn decode_payload(payload: &[u8]) -> Result<PartitionCheckpoint, CheckpointError> {
+fn decode_payload(payload: &[u8], version: u16) -> Result<PartitionCheckpoint, CheckpointError> {
     let mut reader = Reader { rest: payload };
     let generation = reader.u64("generation")?;
     let [flags] = reader.array("flags")?;
@@ -217,7 +237,7 @@ fn decode_payload(payload: &[u8]) -> Result<PartitionCheckpoint, CheckpointError
         .map_err(|_| CheckpointError::Malformed { field: "topic partition" })?;
     let topic_id = TopicId(reader.array("topic id")?);
     let segment_base = reader.offset("segment base")?;
-    let checkpoint = PartitionCheckpoint {
+    let mut checkpoint = PartitionCheckpoint {
         generation,
         partition,
         topic_id,
@@ -227,6 +247,7 @@ fn decode_payload(payload: &[u8]) -> Result<PartitionCheckpoint, CheckpointError
         position: reader.u64("position")?,
         log_start: reader.offset("log start")?,
         log_end: reader.offset("log end")?,
+        held_start: Offset::ZERO,
         index: IndexState {
             segment_base,
             interval_bytes: reader.u64("interval bytes")?,
@@ -240,6 +261,10 @@ fn decode_payload(payload: &[u8]) -> Result<PartitionCheckpoint, CheckpointError
         source_epochs: reader.epochs("source epochs")?,
         stamp_epochs: reader.epochs("stamp epochs")?,
         open_transactions: reader.transactions("open transactions")?,
+    };
+    checkpoint.held_start = match version {
+        VERSION_WITH_HELD_START.. => reader.offset("held start")?,
+        _ => checkpoint.log_start,
     };
     if !reader.rest.is_empty() {
         return Err(CheckpointError::Malformed { field: "end" });
@@ -365,12 +390,14 @@ mod tests {
     fn any_checkpoint() -> impl Strategy<Value = PartitionCheckpoint> {
         let names =
             ("[a-z.]{3,20}", 0i32..1000, any::<[u8; 16]>(), any::<u64>(), any::<bool>(), any::<bool>());
-        let offsets = (0i64..1 << 40, 0i64..1 << 40, 0i64..1 << 40, 0u64..=u64::from(SEGMENT_BYTES_MAX));
+        let held = prop_oneof![Just(0), 0i64..1 << 40];
+        let offsets =
+            (0i64..1 << 40, 0i64..1 << 40, 0i64..1 << 40, held, 0u64..=u64::from(SEGMENT_BYTES_MAX));
         let index = (any::<u64>(), -1i64..1 << 40, 0i64..1 << 30, any::<[u64; 3]>());
         (names, offsets, index, any_epochs(), any_epochs(), any_transactions()).prop_map(
             |(
                 names,
-                (start, base, length, position),
+                (start, base, length, held, position),
                 index,
                 source_epochs,
                 stamp_epochs,
@@ -388,6 +415,7 @@ mod tests {
                     position,
                     log_start: at(start),
                     log_end: at(start.max(base) + length),
+                    held_start: at((start + held).min(start.max(base) + length)),
                     index: IndexState {
                         segment_base: at(base),
                         interval_bytes,
@@ -434,13 +462,33 @@ mod tests {
 
     #[test]
     fn an_old_program_refuses_a_newer_record() {
-        let newer = resealed(encoded(&small()), 4, &2u16.to_be_bytes());
-        let error = CheckpointError::NewerVersion { version: 2 };
+        let newer = resealed(encoded(&small()), 4, &3u16.to_be_bytes());
+        let error = CheckpointError::NewerVersion { version: 3 };
         assert_eq!(PartitionCheckpoint::decode(&newer), Err(error));
         // Longer than any of ours, and not all of it is here: still not a torn tail.
         let mut longer = newer;
         longer[6..10].copy_from_slice(&u32::MAX.to_be_bytes());
         assert_eq!(PartitionCheckpoint::decode(&longer), Err(error));
+    }
+
+    #[test]
+    fn a_version_that_never_was_is_refused() {
+        let record = resealed(encoded(&small()), 4, &0u16.to_be_bytes());
+        let error = CheckpointError::Malformed { field: "version" };
+        assert_eq!(PartitionCheckpoint::decode(&record), Err(error));
+    }
+
+    #[test]
+    fn what_is_held_lies_within_the_log() {
+        let length = encoded(&small()).len();
+        for held in [41i64, 43] {
+            let record = resealed(encoded(&small()), length - 8, &held.to_be_bytes());
+            let error = CheckpointError::Malformed { field: "offsets" };
+            assert_eq!(PartitionCheckpoint::decode(&record), Err(error), "{held}");
+        }
+        let record = resealed(encoded(&small()), length - 8, &(-1i64).to_be_bytes());
+        let error = CheckpointError::Malformed { field: "held start" };
+        assert_eq!(PartitionCheckpoint::decode(&record), Err(error));
     }
 
     #[test]
@@ -492,6 +540,17 @@ mod tests {
         }
 
         #[test]
+        fn a_record_of_the_first_version_holds_all_of_its_log(checkpoint in any_checkpoint()) {
+            let mut first = encoded(&checkpoint);
+            first.truncate(first.len() - 8);
+            let length = (first.len() - FRAME_BYTES) as u32;
+            first[6..10].copy_from_slice(&length.to_be_bytes());
+            let first = resealed(first, 4, &1u16.to_be_bytes());
+            let expected = PartitionCheckpoint { held_start: checkpoint.log_start, ..checkpoint };
+            prop_assert_eq!(PartitionCheckpoint::decode(&first), Ok(Some((expected, first.len()))));
+        }
+
+        #[test]
         fn a_record_torn_at_any_byte_reads_as_the_end(checkpoint in any_checkpoint()) {
             let bytes = encoded(&checkpoint);
             for length in 0..bytes.len() {
@@ -514,8 +573,8 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut record = Vec::from(*b"TWLC\0\x01");
+        fn no_bytes_make_it_panic(version in 0u8..4, payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut record = Vec::from([b'T', b'W', b'L', b'C', 0, version]);
             record.extend_from_slice(&(payload.len() as u32).to_be_bytes());
             record.extend_from_slice(&[0; 4]);
             record.extend_from_slice(&payload);

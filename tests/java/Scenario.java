@@ -96,6 +96,7 @@ public final class Scenario {
             case "describe-topic" -> describeTopic(command.text("topic"));
             case "add-partitions" -> addPartitions(command.text("topic"), command.number("total"));
             case "alter-configs" -> alterConfigs(command);
+            case "topic-config" -> topicConfig(command.text("topic"), command.text("key"));
             case "produce-mixed" -> produceMixed(command);
             case "produce-large" -> produceLarge(command);
             case "produce-keyed" -> produceKeyed(command);
@@ -200,6 +201,11 @@ public final class Scenario {
             .collect(Collectors.toList());
         admin.incrementalAlterConfigs(Map.of(topic, operations)).all().get();
         return "";
+    }
+
+    private String topicConfig(String topic, String key) throws Exception {
+        ConfigResource resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
+        return "value=" + admin.describeConfigs(List.of(resource)).all().get().get(resource).get(key).value();
     }
 
     // ---- records ----

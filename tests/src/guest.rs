@@ -59,6 +59,13 @@ impl GuestMirror {
         Self { program: program.into(), root, _port: port, configuration }
     }
 
+    /// Sets more keys of the destination, each as `name = value` in TOML.
+    pub fn with_destination_keys(self, keys: &[&str]) -> Self {
+        let text = std::fs::read_to_string(&self.configuration).expect("just written");
+        std::fs::write(&self.configuration, format!("{text}{}\n", keys.join("\n"))).expect("written");
+        self
+    }
+
     pub fn data_directory(&self) -> PathBuf {
         self.root.path().join("data")
     }

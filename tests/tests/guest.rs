@@ -22,6 +22,8 @@ fn stock_brokers_follow_a_guest_whatever_dies() {
     brokers_and_the_controller_may_die_meanwhile(&source, &destination);
     a_daemon_may_be_away_for_longer_than_its_session(&source, &destination);
     an_empty_store_goes_on_with_the_same_followers(&source, &destination);
+    what_protects_a_mirror_topic_is_set_back(&source, &destination);
+    what_the_source_lost_is_cut_on_every_broker(&source, &destination);
 }
 
 fn every_kind_of_log_arrives_on_every_broker(source: &Cluster, destination: &Cluster) {
@@ -148,6 +150,75 @@ fn an_empty_store_goes_on_with_the_same_followers(source: &Cluster, destination:
     mirror.poll_until_followed(source, destination, "busy", &ALL);
     assert!(stored_bytes(destination, 1, "busy", 3) > before, "nothing was cut on the way");
     mirror.assert_same_on(source, destination, "busy", &ALL);
+    daemon.terminate();
+    daemon.wait().expect_code(0);
+}
+
+fn what_protects_a_mirror_topic_is_set_back(source: &Cluster, destination: &Cluster) {
+    let mirror = GuestMirror::new(PROGRAM, source, destination, &["busy"], &[]);
+    let daemon = mirror.start();
+    mirror.poll_until_followed(source, destination, "busy", &ALL);
+    destination
+        .scenario()
+        .alter_topic_configs("busy", &[("min.insync.replicas", "2"), ("retention.ms", "1000")]);
+    poll::poll_until("the guards are back", || {
+        let value = |key: &str| destination.scenario().topic_config("busy", key);
+        value("min.insync.replicas") == "1" && value("retention.ms") == "-1"
+    });
+    for partition in destination.scenario().describe_topic("busy") {
+        assert!(partition.replicas.contains(&GUEST), "still ours: {partition:?}");
+    }
+    source.scenario().produce_mixed(&Produce { count: 50, seed: 8, ..Produce::to("busy") });
+    mirror.poll_until_followed(source, destination, "busy", &ALL);
+    daemon.terminate();
+    daemon.wait().expect_code(0);
+}
+
+/// Cuts the last batches off a stopped broker's log, as an unclean election or a torn disk does.
+fn lose_last_batches(source: &Cluster, topic: &str, partition: i32, count: usize) -> i64 {
+    let directory = source.partition_directory(1, topic, partition);
+    let batches = concatenated_batches(&directory, 0).expect("a stopped broker's files are readable");
+    let last_file = &batches.last().expect("it holds batches").file;
+    let in_last: Vec<_> = batches.iter().filter(|batch| batch.file == *last_file).collect();
+    let first_lost = in_last[in_last.len() - count];
+    let file = std::fs::OpenOptions::new().write(true).open(last_file).expect("it can be opened");
+    file.set_len(first_lost.position as u64).expect("it can be cut");
+    for extension in ["index", "timeindex"] {
+        std::fs::remove_file(last_file.with_extension(extension)).expect("indexes are made anew");
+    }
+    first_lost.base_offset
+}
+
+fn what_the_source_lost_is_cut_on_every_broker(source: &Cluster, destination: &Cluster) {
+    source.scenario().create_topic("lossy", 1, 1, &[]);
+    let produce = |seed: u32| {
+        source.scenario().produce_mixed(&Produce {
+            count: 300,
+            seed,
+            batch_bytes: 2_000,
+            ..Produce::to("lossy")
+        })
+    };
+    produce(1);
+    let keys = ["on.truncation = \"follow\""];
+    let mirror = GuestMirror::new(PROGRAM, source, destination, &["lossy"], &keys);
+    let daemon = mirror.start();
+    mirror.poll_until_followed(source, destination, "lossy", &ALL);
+    // Once while we watch, once while we are down.
+    source.stop_broker(1);
+    lose_last_batches(source, "lossy", 0, 3);
+    source.restart_broker(1);
+    produce(2);
+    mirror.poll_until_followed(source, destination, "lossy", &ALL);
+    mirror.assert_same_on(source, destination, "lossy", &ALL);
+    daemon.kill_hard();
+    source.stop_broker(1);
+    lose_last_batches(source, "lossy", 0, 2);
+    source.restart_broker(1);
+    produce(9);
+    let daemon = mirror.start();
+    mirror.poll_until_followed(source, destination, "lossy", &ALL);
+    mirror.assert_same_on(source, destination, "lossy", &ALL);
     daemon.terminate();
     daemon.wait().expect_code(0);
 }

@@ -414,7 +414,7 @@ pub const KEYS: &[Key] = &[
     ),
     destination(
         "store.retention.bytes",
-        bytes(256 * MIB, 1024 * TIB),
+        bytes(16 * MIB, 1024 * TIB),
         "20GiB",
         "Most bytes on our disk in guest mode: when all of it is undelivered, fetching waits.",
     ),

@@ -38,6 +38,8 @@ pub enum Phase {
     /// Where the source's log starts and ends.
     Asking,
     Recovering,
+    /// Whether the source still has what followers may hold beyond our end.
+    Confirming,
     Running,
     Classifying,
     Leaving(Replacement),
@@ -175,7 +177,10 @@ impl Mirror {
             (Some(_), _) => "stopped",
             (None, Phase::Running) => "active",
             (None, Phase::Classifying | Phase::Leaving(_) | Phase::Replacing) => "reconciling",
-            (None, Phase::Waiting | Phase::Asking | Phase::Recovering | Phase::Parked) => "pending",
+            (
+                None,
+                Phase::Waiting | Phase::Asking | Phase::Recovering | Phase::Confirming | Phase::Parked,
+            ) => "pending",
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct StoreJob {
     pub checkpoint: CheckpointFrom,
     /// Where a log begins that is not there yet.
     pub start_offset: Offset,
+    /// Followers hold what our files do not.
+    pub followed: bool,
     pub batch_bytes_max: u32,
     /// What the operator ordered.
     pub release: Option<Release>,
@@ -81,6 +83,7 @@ impl StoreJob {
             topic_id: self.topic_id,
             checkpoint,
             start_offset: self.start_offset,
+            followed: self.followed,
             batch_bytes_max: self.batch_bytes_max,
         };
         recover_partition(disk, &request)
@@ -170,6 +173,15 @@ pub fn replace(
         Replacement::Restart { at } => job.restart(disk, checkpoint, at)?,
     };
     Ok(job.recover(disk, Some(checkpoint))?)
+}
+
+/// From `at` on, batches are stamped with another epoch than followers may have seen there. Durable on return.
+pub fn raise_stamp(
+    journal_directory: &std::path::Path,
+    checkpoint: &PartitionCheckpoint,
+    at: Offset,
+) -> Result<PartitionCheckpoint, StoreError> {
+    crate::store::raise_stamp(&mut RealDisk, journal_directory, checkpoint, at)
 }
 
 /// One partition whose log start moved.

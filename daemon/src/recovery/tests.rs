@@ -261,6 +261,124 @@ fn transactions_that_span_the_checkpoint_are_known_after_it() {
     assert_eq!(disk.file(&path(SegmentFile::TransactionIndex, 0)).unwrap().len(), 34);
 }
 
+/// Three segments of three batches each, 0 to 8; all of it is in the checkpoint, which holds from 3 on.
+fn spool(disk: &mut MemoryDisk) -> WrittenLog {
+    let mut log = WrittenLog::begin(disk);
+    for offset in 0..9 {
+        log.append(disk, batch(offset, 3000));
+        if offset % 3 == 2 && offset < 8 {
+            log.roll(disk);
+        }
+    }
+    log.state.held_start = at(3);
+    log.checkpoint(disk);
+    log
+}
+
+fn starts(recovered: &RecoveredPartition) -> (i64, i64, i64) {
+    let PartitionCheckpoint { log_start, held_start, log_end, .. } = recovered.checkpoint;
+    (log_start.value(), held_start.value(), log_end.value())
+}
+
+#[test]
+fn what_a_spool_gave_up_goes_and_the_start_and_epochs_of_the_topic_stay() {
+    let mut disk = empty_disk();
+    let log = spool(&mut disk);
+    // The journal speaks of it, the files are still there; then some of them; then none.
+    for removed in [&[][..], &SegmentFile::ALL[2..], &SegmentFile::ALL] {
+        let mut disk = disk.clone();
+        for file in removed {
+            disk.run(&twinlog_io::Step::Remove { path: path(*file, 0) }).unwrap();
+        }
+        let recovered = restart(&mut disk);
+        assert_eq!((starts(&recovered), &recovered.alarms[..]), ((0, 3, 9), &[][..]));
+        assert!(recovered.holds_batches);
+        assert_eq!(recovered.checkpoint.source_epochs, log.state.source_epochs);
+        assert_eq!(recovered.checkpoint.stamp_epochs, log.state.stamp_epochs);
+        assert_eq!(disk.file(&path(SegmentFile::Log, 0)), None);
+        let again = recover_partition(&mut disk, &request(Some(recovered.checkpoint.clone()))).unwrap();
+        assert_eq!(again.checkpoint, recovered.checkpoint);
+    }
+}
+
+#[test]
+fn a_spool_that_is_scanned_anew_still_knows_what_it_gave_up() {
+    let mut disk = empty_disk();
+    let mut log = spool(&mut disk);
+    log.state.stamp_epochs.truncate_to(at(0));
+    log.state.stamp_epochs.record(LeaderEpoch(0), at(0)).unwrap();
+    log.state.open_transactions.restore(5, at(1)).unwrap();
+    log.checkpoint(&mut disk);
+    disk.plant(&path(SegmentFile::OffsetIndex, 6), &[]);
+    let recovered = restart(&mut disk);
+    assert!(matches!(recovered.alarms[..], [RecoveryAlarm::IndexesRebuilt { .. }]), "{:?}", recovered.alarms);
+    assert_eq!(starts(&recovered), (0, 3, 9));
+    assert_eq!(recovered.checkpoint.stamp_epochs.entries(), log.state.stamp_epochs.entries());
+    assert_eq!(recovered.checkpoint.open_transactions.iter().collect::<Vec<_>>(), [(5, at(1))]);
+}
+
+#[test]
+fn a_spool_of_which_nothing_is_left_goes_on_at_its_end() {
+    let mut disk = empty_disk();
+    let mut log = spool(&mut disk);
+    log.roll(&mut disk);
+    log.state.held_start = at(9);
+    log.checkpoint(&mut disk);
+    let recovered = restart(&mut disk);
+    assert_eq!((starts(&recovered), &recovered.alarms[..]), ((0, 9, 9), &[][..]));
+    assert!(recovered.holds_batches, "no batch may begin below its end");
+    assert!(stored(&disk).is_empty());
+    let mut log = WrittenLog::resume(&recovered);
+    log.append(&mut disk, batch(9, 3000));
+    assert_eq!(starts(&restart(&mut disk)), (0, 9, 10));
+}
+
+#[test]
+fn the_source_may_trim_beyond_what_a_spool_holds() {
+    for (trimmed, expected) in [(2, (2, 3, 9)), (4, (4, 4, 9)), (6, (6, 6, 9))] {
+        let mut disk = empty_disk();
+        spool(&mut disk);
+        let text = format!("0\n1\norders 3 {trimmed}\n");
+        disk.plant(&directory().parent().unwrap().join(LOG_START_FILE), text.as_bytes());
+        let recovered = restart(&mut disk);
+        assert_eq!((starts(&recovered), &recovered.alarms[..]), (expected, &[][..]));
+    }
+}
+
+#[test]
+fn segments_that_a_hand_deleted_never_raise_the_start_that_followers_are_told() {
+    let missing = |followed: bool, spool_first: bool| {
+        let mut disk = empty_disk();
+        let mut log = spool(&mut disk);
+        if !spool_first {
+            log.state.held_start = at(0);
+            log.checkpoint(&mut disk);
+        }
+        for base in [0, 3] {
+            for file in SegmentFile::ALL {
+                disk.run(&twinlog_io::Step::Remove { path: path(file, base) }).unwrap();
+            }
+        }
+        let checkpoint = journaled(&mut disk);
+        let request = RecoverRequest { followed, ..request(checkpoint) };
+        let recovered = recover_partition(&mut disk, &request).unwrap();
+        assert!(matches!(recovered.alarms[..], [RecoveryAlarm::LogStartMissing { .. }]));
+        starts(&recovered)
+    };
+    assert_eq!(missing(true, false), (0, 6, 9));
+    assert_eq!(missing(false, true), (0, 6, 9));
+    assert_eq!(missing(false, false), (6, 6, 9), "a store begins where its files do");
+}
+
+#[test]
+fn a_spool_without_its_checkpoint_begins_where_the_source_does() {
+    let mut disk = empty_disk();
+    spool(&mut disk);
+    restart(&mut disk);
+    let request = RecoverRequest { followed: true, ..request(None) };
+    assert_eq!(starts(&recover_partition(&mut disk, &request).unwrap()), (0, 3, 9));
+}
+
 /// One thing that a shard does.
 #[derive(Clone, Copy, Debug)]
 enum Act {

@@ -228,7 +228,11 @@ impl<E: Engine> Shard<E> {
             Work::Open { segment, .. } => (segment, Some(RetryKind::Open)),
             Work::Allocate { segment, .. } => (segment, Some(RetryKind::Allocate)),
             Work::Finish { segment } | Work::TrimIdle { segment } => (segment, None),
-            Work::AppendIndexes | Work::Checkpoint | Work::SyncAll | Work::OpenReader { .. } => {
+            Work::AppendIndexes
+            | Work::Checkpoint
+            | Work::SyncAll
+            | Work::OpenReader { .. }
+            | Work::GiveUp { .. } => {
                 panic!("{work:?} is not a job on a segment that is written")
             }
         };
@@ -255,7 +259,7 @@ impl<E: Engine> Shard<E> {
             }
             Work::Finish { segment } => self.close_file(segment, true),
             Work::TrimIdle { segment } => self.close_file(segment, false),
-            Work::AppendIndexes | Work::Checkpoint | Work::SyncAll | Work::OpenReader { .. } => {}
+            _ => panic!("{work:?} is not a job on a segment that is written"),
         }
     }
 
@@ -496,11 +500,12 @@ impl<E: Engine> Shard<E> {
 }
 
 /// What a step was about, for the sentence that says it failed.
-fn action_of(step: &Step) -> &'static str {
+pub(super) fn action_of(step: &Step) -> &'static str {
     match step {
         Step::Open { .. } => "opening",
         Step::Allocate { .. } => "reserving room",
         Step::Truncate { .. } => "trimming",
+        Step::Remove { .. } => "removing",
         Step::SyncFile { .. } | Step::SyncDirectory { .. } | Step::SyncFileSystem { .. } => "syncing",
         _ => "writing beside the log",
     }

@@ -120,6 +120,12 @@ impl Flusher {
         self.checkpoint_wanted = true;
     }
 
+    /// The partition's state is to be in the journal soon, flushed anew or not.
+    pub fn want_checkpoint_of(&mut self, slot: u32) {
+        self.to_checkpoint.insert(slot);
+        self.checkpoint_wanted = true;
+    }
+
     pub fn is_idle(&self) -> bool {
         self.round.is_none()
             && self.dirty.is_empty()
@@ -486,6 +492,7 @@ impl<E: Engine> Shard<E> {
             }
             self.publish(slot);
             self.write_due(slot);
+            self.give_up_below(slot);
             self.log_moved(slot);
         }
     }

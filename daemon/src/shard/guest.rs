@@ -9,6 +9,8 @@
 //!          +-- news: bytes were appended ---> answer.rs ----+  judge, locate, write the answer's head
 //!                                              send.rs         head from a buffer, records from the images
 //!                                              cold.rs         what is only on disk; where offsets lie there
+//!   read_through.rs  what is held no more, fetched from elsewhere for who lacks it
+//!   spool.rs     what enough followers hold is given up when the budget of the disk is used
 //! ```
 //! The rules of a leader are `twinlog_sync::guest`; this moves bytes. Records go from the segment image to
 //! the socket without a copy, but for the shortest; what left memory is read back into one buffer per
@@ -18,12 +20,15 @@ pub(super) mod answer;
 pub(super) mod cold;
 pub(super) mod follower;
 pub(super) mod leading;
+pub(super) mod read_through;
 pub(super) mod send;
+pub(super) mod spool;
 
 use crate::shard::mailbox::RegisteredBroker;
 use crate::shard::operations::SegmentKey;
 use cold::Reader;
 use follower::FollowerIo;
+use read_through::Reads;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,6 +76,8 @@ pub(super) struct Guests {
     pub readers: BTreeMap<(u32, i64), Reader>,
     /// Oldest first: who closes when descriptors run out.
     pub reader_order: Vec<SegmentKey>,
+    /// What followers lack and the spool gave up.
+    pub reads: Reads,
     /// State of the generator of session ids.
     pub session_seed: u64,
     /// When stalled followers were last looked for.

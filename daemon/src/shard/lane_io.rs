@@ -11,6 +11,7 @@ use twinlog_log_segment::walk::BatchWalk;
 use twinlog_sync::Nanoseconds;
 use twinlog_sync::credits::Memory;
 use twinlog_sync::fault::Fault;
+use twinlog_sync::guest::read_through::Provider;
 use twinlog_sync::lane::{Action, Lane, LaneFault, State};
 use twinlog_sync::partition::RecordsOutcome;
 
@@ -57,6 +58,8 @@ pub(super) struct LaneIo {
     /// Answers carry large fields: ask the socket for heads only, so that fields are received in place.
     pub bulk: bool,
     waits_for_credit: bool,
+    /// It serves followers below what is held, and feeds no log.
+    pub reads_from: Option<Provider>,
 }
 
 impl LaneIo {
@@ -79,6 +82,7 @@ impl LaneIo {
             granted_received: 0,
             bulk: false,
             waits_for_credit: false,
+            reads_from: None,
         }
     }
 
@@ -112,7 +116,7 @@ impl<E: Engine> Shard<E> {
     /// Gives every lane its chance: deadlines, new connections, fetches, and stalls that are over.
     pub(super) fn tend_lanes(&mut self, now: Nanoseconds) {
         for index in 0..self.lanes.len() as u32 {
-            if !self.is_quiet() {
+            if !self.is_quiet_for(index) {
                 self.lanes[index as usize].lane.tick(now);
             }
             self.route_lane(index);
@@ -124,7 +128,7 @@ impl<E: Engine> Shard<E> {
     }
 
     pub(super) fn fetch_if_ready(&mut self, index: u32, now: Nanoseconds) {
-        let quiet = self.is_quiet();
+        let quiet = self.is_quiet_for(index);
         let lane = &mut self.lanes[index as usize];
         lane.waits_for_credit = false;
         let Some(wanted) = lane.lane.wants_to_fetch() else { return };
@@ -159,8 +163,11 @@ impl<E: Engine> Shard<E> {
     }
 
     fn connect(&mut self, index: u32) {
-        let broker = self.lanes[index as usize].lane.broker;
-        let address = self.brokers.get(&broker).copied();
+        let LaneIo { lane: Lane { broker, .. }, reads_from, .. } = &self.lanes[index as usize];
+        let address = match reads_from {
+            Some(Provider::Follower(follower)) => self.follower_address(*follower),
+            Some(Provider::Source) | None => self.brokers.get(broker).copied(),
+        };
         let Some((address, socket)) = address.and_then(|address| Some((address, self.free_sockets.pop()?)))
         else {
             self.lanes[index as usize].lane.failed(LaneFault::Moved);
@@ -273,6 +280,7 @@ impl<E: Engine> Shard<E> {
         let granted = lane.lane.take_granted();
         self.credits.settle(lane.lane.kind, granted, lane.granted_received.min(granted));
         if let Some(fault) = lane.lane.last_fault()
+            && !matches!(lane.reads_from, Some(Provider::Follower(_)))
             && fault != LaneFault::Ended
         {
             let (broker, kind) = (lane.lane.broker, lane.lane.kind);
@@ -294,7 +302,7 @@ impl<E: Engine> Shard<E> {
             self.free_sockets.push(socket);
         }
         if let Some(current) = lane.current.take()
-            && let Some(slot) = &mut self.slots[current.slot as usize]
+            && let Some(Some(slot)) = self.slots.get_mut(current.slot as usize)
         {
             slot.log.active.writer.drop_unverified(&mut self.pool);
         }
@@ -304,5 +312,6 @@ impl<E: Engine> Shard<E> {
             self.pool.give(span);
         }
         lane.lane.closed(now);
+        self.read_lane_closed(index);
     }
 }

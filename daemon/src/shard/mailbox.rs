@@ -15,6 +15,7 @@ use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_sync::credits::LaneKind;
 use twinlog_sync::fault::Fault;
 use twinlog_sync::guest::leadership::Registration;
+use twinlog_sync::guest::read_through::ReadFailure;
 use twinlog_sync::lane::LaneFault;
 use twinlog_sync::partition::Leader;
 use twinlog_sync::session::PartitionKey;
@@ -92,6 +93,8 @@ pub struct RegisteredBroker {
     pub epoch: i64,
     /// Addresses of its registered hosts; a follower connects from one of them.
     pub addresses: Vec<IpAddr>,
+    /// Of the listener where brokers meet.
+    pub port: Option<u16>,
 }
 
 /// What the destination's metadata log says of a partition that we lead, or may lead.
@@ -218,6 +221,18 @@ pub enum Event {
         standing: Option<Box<LeadStanding>>,
     },
     Drained,
+    /// The spool is full of what followers do not have: nothing more is fetched until they have it.
+    SpoolFull {
+        held_bytes: u64,
+        budget_bytes: u64,
+    },
+    /// A follower lacks what nobody has now; it waits, and it is tried again for ever.
+    ReadThroughStuck {
+        key: PartitionKey,
+        source: ReadFailure,
+        /// `None`: no other follower has it.
+        follower: Option<ReadFailure>,
+    },
     /// Nothing more is fetched until there is room; goes on by itself.
     DiskFull {
         fault: Fault,
@@ -312,6 +327,11 @@ pub struct ShardCounters {
     pub served_bytes: AtomicU64,
     pub served_cold_bytes: AtomicU64,
     pub follower_fetches: AtomicU64,
+    /// Records sent to followers that were fetched for them, because they are held no more.
+    pub read_through_bytes: AtomicU64,
+    /// Of batches in files, and of those that were given up since the start.
+    pub spool_bytes: AtomicU64,
+    pub spool_deleted_bytes: AtomicU64,
     /// Monotonic nanoseconds of the last turn of the loop: a watchdog reads it.
     pub turned_at: AtomicU64,
     pub pool_free_bytes: AtomicU64,

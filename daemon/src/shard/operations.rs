@@ -56,6 +56,11 @@ pub enum Work {
     OpenReader {
         file: FileKey,
     },
+    /// Segments that the spool gave up are deleted.
+    GiveUp {
+        slot: u32,
+        bytes: u64,
+    },
 }
 
 /// An operation in flight.

@@ -133,6 +133,8 @@ pub struct PartitionLog {
     pub checkpoint: PartitionCheckpoint,
     /// What the last flush proved, until a checkpoint has it.
     pub flushed: Option<FlushPoint>,
+    /// First offset that is to be held; the next checkpoint says it, then what is below may go.
+    pub held_start: Offset,
     /// The next field must begin a segment with this base: a gap passed what an index can name.
     pub roll_to: Option<Offset>,
 }
@@ -150,7 +152,8 @@ impl PartitionLog {
             time: checkpoint.time_index_bytes,
             transaction: checkpoint.transaction_index_bytes,
         };
-        Self { directory, active, closing: None, checkpoint, flushed: None, roll_to: None }
+        let held_start = checkpoint.held_start;
+        Self { directory, active, closing: None, checkpoint, flushed: None, held_start, roll_to: None }
     }
 
     /// Whether a records field of this size needs another segment first.
@@ -196,6 +199,7 @@ impl PartitionLog {
             next.open_transactions = point.open_transactions.clone();
         }
         next.log_start = partition.ledger.log_start().min(next.log_end);
+        next.held_start = self.held_start.max(next.log_start).min(next.log_end);
         next.source_epochs = partition.epochs.clone();
         if next.stamp_epochs.is_empty() && next.log_end > next.log_start {
             let recorded = next.stamp_epochs.record(LeaderEpoch(0), next.log_start);
@@ -216,9 +220,14 @@ impl PartitionLog {
         }
     }
 
-    /// What batches that come now are stamped with.
+    /// The latest epoch that batches are stamped with, now or from an offset on that is still to come.
     pub fn stamp_epoch(&self) -> LeaderEpoch {
         self.checkpoint.stamp_epoch()
+    }
+
+    /// What a batch at this offset is stamped with.
+    pub fn stamp_at(&self, offset: Offset) -> LeaderEpoch {
+        self.checkpoint.stamp_epochs.epoch_of(offset).unwrap_or_else(|| self.stamp_epoch())
     }
 
     pub fn segment(&mut self, base: Offset) -> Option<&mut Segment> {

@@ -34,7 +34,7 @@ const DIRECT_BYTES_MIN: u32 = 32 * 1024;
 const BULK_BYTES_MIN: u32 = 64 * 1024;
 
 /// Whether the lane can go on with what it has.
-enum Step {
+pub(super) enum Step {
     Again,
     Wait,
 }
@@ -136,6 +136,9 @@ impl<E: Engine> Shard<E> {
         }
         let granted = lane.lane.answered(now);
         self.credits.settle(lane.lane.kind, granted, lane.granted_received);
+        if lane.reads_from.is_some() {
+            return self.read_answered(index);
+        }
         self.fetch_if_ready(index, now);
     }
 
@@ -148,6 +151,9 @@ impl<E: Engine> Shard<E> {
     }
 
     fn partition_begins(&mut self, index: u32, head: &PartitionHead) -> Step {
+        if self.lanes[index as usize].reads_from.is_some() {
+            return self.read_begins(index, head);
+        }
         let now = self.engine.now();
         let found = self.slot_on_lane(index, head.index);
         let lane = &mut self.lanes[index as usize];
@@ -167,6 +173,9 @@ impl<E: Engine> Shard<E> {
 
     fn records_step(&mut self, index: u32) -> Step {
         let lane = &mut self.lanes[index as usize];
+        if lane.reads_from.is_some() {
+            return self.read_records(index);
+        }
         let current = lane.current.as_ref().expect("records belong to a partition");
         if current.discard {
             return self.discard_step(index);
@@ -206,7 +215,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    fn discard_step(&mut self, index: u32) -> Step {
+    pub(super) fn discard_step(&mut self, index: u32) -> Step {
         let lane = &mut self.lanes[index as usize];
         let available = lane.arrived().length.min(lane.lane.decoder().records_left());
         if available == 0 {
@@ -328,13 +337,13 @@ impl<E: Engine> Shard<E> {
         if let Err(fault) = entry.partition.accept_header(header) {
             return Ingested::Refused(Some(fault));
         }
+        let stamp = entry.log.stamp_at(header.base_offset.max(entry.partition.ledger.fetch()));
         let segment = &mut entry.log.active;
         if !segment.placed.holds(header) {
             // A gap longer than an index can name: the batch is fetched again into a segment of its own.
             entry.log.roll_to = Some(header.base_offset.max(entry.partition.ledger.fetch()));
             return Ingested::Refused(None);
         }
-        let stamp = entry.log.checkpoint.stamp_epoch();
         if header.leader_epoch != stamp {
             let position = segment.writer.verified().position + LEADER_EPOCH_AT.start as u64;
             segment.writer.stamp(self.engine.arena_mut(), position, &stamp.0.to_be_bytes());

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use twinlog_io::Engine;
 use twinlog_sync::credits::LaneKind;
+use twinlog_sync::guest::read_through::Provider;
 use twinlog_sync::lane::{Lane, LaneFault};
 use twinlog_sync::ledger::Ledger;
 use twinlog_sync::partition::{Action, Partition, Recovered, State};
@@ -25,7 +26,8 @@ impl<E: Engine> Shard<E> {
         if known.is_some_and(|known| known != address) {
             for index in 0..self.lanes.len() as u32 {
                 let lane = &mut self.lanes[index as usize];
-                if lane.lane.broker == id && lane.address != Some(address) {
+                let of_source = !matches!(lane.reads_from, Some(Provider::Follower(_)));
+                if of_source && lane.lane.broker == id && lane.address != Some(address) {
                     lane.lane.failed(LaneFault::Moved);
                     self.route_lane(index);
                 }
@@ -124,6 +126,7 @@ impl<E: Engine> Shard<E> {
                 }
                 Action::Stopped(fault) => self.events.push_back(Event::Stopped { key, fault }),
                 Action::Trimmed(log_start) => {
+                    self.forget_below(slot, log_start);
                     self.events.push_back(Event::Trimmed { key, log_start });
                     self.log_moved(slot);
                 }
@@ -174,7 +177,8 @@ impl<E: Engine> Shard<E> {
     /// The broker's Fetch version has just become known: too old a one needs help to find lost data.
     pub(super) fn confirm_epochs(&mut self, index: u32) {
         let now = self.engine.now();
-        if self.lanes[index as usize].lane.compares_epochs() == Some(false) {
+        let feeds = self.lanes[index as usize].reads_from.is_none();
+        if feeds && self.lanes[index as usize].lane.compares_epochs() == Some(false) {
             let keys: Vec<PartitionKey> = self.lanes[index as usize].lane.session.keys().collect();
             for slot in keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect::<Vec<_>>() {
                 if let Some(entry) = self.slots[slot as usize].as_mut() {
@@ -231,6 +235,7 @@ impl<E: Engine> Shard<E> {
                 && !entry.dirty
                 && !entry.flushing
                 && entry.log.closing.is_none()
+                && !self.spool.gives_up(slot)
                 && entry.log.active.writer.is_settled()
                 && entry.partition.ledger.checkpoint() >= entry.partition.ledger.fetch();
             if !settled {

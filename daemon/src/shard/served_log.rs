@@ -14,6 +14,7 @@
 
 use crate::recovery::ClosedSegment;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use twinlog_log_segment::offset::Offset;
 
 /// Distance of two boundaries at least. Raised, answers overshoot the size that a follower asked for by as
@@ -47,6 +48,15 @@ pub struct Chunk {
     pub length: u64,
     /// Where the next one begins.
     pub next: Place,
+}
+
+/// A closed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub base: Offset,
+    pub bytes: u64,
+    /// Every offset in it is below.
+    pub end: Offset,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +160,30 @@ impl ServedLog {
         self.segments.get(&segment)?.end.map(|end| end.position.into())
     }
 
-    /// The start of the segment after this one.
+    /// Segments that take no more batches, oldest first.
+    pub fn closed(&self) -> impl Iterator<Item = Held> + Clone + '_ {
+        self.segments.iter().filter_map(|(base, segment)| {
+            let end = segment.end?;
+            Some(Held { base: *base, bytes: end.position.into(), end: end.offset })
+        })
+    }
+
+    /// Those behind which another one begins at or below `start`.
+    pub fn wholly_below(&self, start: Offset) -> impl Iterator<Item = Held> + '_ {
+        let first_kept = self.segments.range(..=start).next_back().map(|(base, _)| *base);
+        self.closed().take_while(move |held| first_kept.is_some_and(|first| held.base < first))
+    }
+
+    pub fn forget_wholly_below(&mut self, start: Offset) {
+        let doomed: Vec<Offset> = self.wholly_below(start).map(|held| held.base).collect();
+        for base in doomed {
+            self.segments.remove(&base);
+        }
+    }
+
+    /// The start of the segment after this one, which may be gone itself.
     pub fn after(&self, segment: Offset) -> Option<Place> {
-        let (base, _) = self.segments.range(segment..).nth(1)?;
+        let (base, _) = self.segments.range((Bound::Excluded(segment), Bound::Unbounded)).next()?;
         Some(Place { segment: *base, position: 0, offset: *base })
     }
 
@@ -266,6 +297,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_found_and_the_active_segment_always_is() {
+        let closed = [
+            ClosedSegment { base: offset(10), length: 500 },
+            ClosedSegment { base: offset(20), length: 600 },
+        ];
+        let mut log = ServedLog::recovered(&closed, offset(30), 100, offset(33));
+        let held: Vec<_> =
+            log.closed().map(|held| (held.base.value(), held.bytes, held.end.value())).collect();
+        assert_eq!(held, [(10, 500, 20), (20, 600, 30)]);
+        log.forget_wholly_below(offset(19));
+        assert_eq!(log.start(), offset(10), "a segment with one offset above the start stays");
+        assert_eq!(log.wholly_below(offset(20)).map(|held| held.base).collect::<Vec<_>>(), [offset(10)]);
+        log.forget_wholly_below(offset(20));
+        assert_eq!((log.start(), log.locate(offset(19))), (offset(20), Located::Gone));
+        let next = Place { segment: offset(20), position: 0, offset: offset(20) };
+        assert_eq!(log.after(offset(10)), Some(next), "what follows a segment that is gone");
+        log.forget_wholly_below(offset(99));
+        assert_eq!((log.start(), log.closed().count()), (offset(30), 0));
     }
 
     #[test]

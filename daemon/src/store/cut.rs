@@ -62,6 +62,11 @@ pub(super) fn plan_cut(
     batch_bytes_max: u32,
 ) -> Result<CutPlan, StoreError> {
     let logs = counted_logs(files, directory, checkpoint)?;
+    if to < checkpoint.held_start && to > checkpoint.log_start {
+        // Of what is kept nothing is held any more: all that is goes.
+        let dropped = logs.iter().map(|(base, length)| Piece::whole(directory, *base, *length)).collect();
+        return Ok(CutPlan { intent: intent_below_held(checkpoint, to), dropped });
+    }
     // A log that begins inside its first batch can be cut below that segment's base: nothing stays of it.
     let index = logs.partition_point(|(base, _)| *base <= to).saturating_sub(1);
     let (base, length) = logs[index];
@@ -95,6 +100,7 @@ pub(super) fn plan_cut(
         segment_base: base,
         position,
         log_end,
+        held_start: checkpoint.held_start.min(log_end),
         index: report.index,
         offset_index_bytes: sizes.offset,
         time_index_bytes: sizes.time,
@@ -132,8 +138,25 @@ fn intent_to_empty(checkpoint: &PartitionCheckpoint, at: Offset) -> PartitionChe
     intent
 }
 
+/// The log of a spool that is cut below what it holds: its followers have the rest.
+fn intent_below_held(checkpoint: &PartitionCheckpoint, to: Offset) -> PartitionCheckpoint {
+    let mut intent = PartitionCheckpoint {
+        log_start: checkpoint.log_start,
+        source_epochs: checkpoint.source_epochs.clone(),
+        stamp_epochs: checkpoint.stamp_epochs.clone(),
+        open_transactions: open_below(&checkpoint.open_transactions, to),
+        ..PartitionCheckpoint::empty(checkpoint.partition.clone(), checkpoint.topic_id, to)
+    };
+    intent.generation = checkpoint.generation + 1;
+    intent.truncating = true;
+    intent.source_epochs.truncate_to(to);
+    intent.stamp_epochs.truncate_to(to);
+    record_stamp(&mut intent.stamp_epochs, next_stamp(checkpoint), to);
+    intent
+}
+
 /// A follower that holds what was cut must see another epoch in what replaces it. ref: KIP-101
-fn next_stamp(checkpoint: &PartitionCheckpoint) -> LeaderEpoch {
+pub(super) fn next_stamp(checkpoint: &PartitionCheckpoint) -> LeaderEpoch {
     LeaderEpoch(checkpoint.stamp_epoch().0.saturating_add(1))
 }
 

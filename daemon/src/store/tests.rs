@@ -85,6 +85,32 @@ fn a_truncation_keeps_the_prefix_and_exports_the_rest() {
 }
 
 #[test]
+fn a_spool_is_cut_below_what_it_holds_too() {
+    for (to, held) in [(2, 2), (3, 3), (4, 4), (6, 4), (11, 4)] {
+        let mut disk = empty_disk();
+        let mut log = twelve_batches(&mut disk);
+        log.state.held_start = at(4);
+        log.checkpoint(&mut disk);
+        let recovered = restart(&mut disk);
+        assert_eq!(recovered.checkpoint.held_start, at(4));
+        log.state = recovered.checkpoint;
+        let (before, batch_bytes) = (stored(&disk), stored(&disk).len() as i64 / 8);
+        let cut = truncate_partition(&mut disk, &cut_request(&log, to)).unwrap();
+        let (kept, dropped) = before.split_at(((to - 4).max(0) * batch_bytes) as usize);
+        assert_eq!((stored(&disk).as_slice(), exported(&disk).as_slice()), (kept, dropped));
+        disk.crash(to as u64);
+        let recovered = restart(&mut disk);
+        let found = &recovered.checkpoint;
+        assert_eq!((found.log_start, found.held_start, found.log_end), (at(0), at(held), at(to)), "{to}");
+        assert!(recovered.alarms.is_empty() && recovered.holds_batches == (to > 0));
+        // Followers keep what is below the cut, and see another epoch above it.
+        assert_eq!(found.stamp_epochs.epoch_of(at(to - 1)), Some(LeaderEpoch(0)));
+        assert_eq!((found.stamp_epoch(), cut.stamp_epoch()), (LeaderEpoch(1), LeaderEpoch(1)));
+        assert_eq!(found.source_epochs.epoch_of(at(to - 1)), Some(LeaderEpoch(if to > 6 { 5 } else { 4 })));
+    }
+}
+
+#[test]
 fn the_manifest_and_the_history_name_the_cut() {
     let mut disk = empty_disk();
     let log = twelve_batches(&mut disk);

@@ -50,6 +50,7 @@ pub(crate) fn request(checkpoint: Option<PartitionCheckpoint>) -> RecoverRequest
         topic_id: TOPIC_ID,
         checkpoint,
         start_offset: Offset::ZERO,
+        followed: false,
         batch_bytes_max: BATCH_BYTES_MAX,
     }
 }

@@ -84,6 +84,7 @@ pub(super) fn verify_partition(
     }
     verification.small_files(files)?;
     verification.journal();
+    verification.spool();
     Ok(verification.finish())
 }
 
@@ -324,11 +325,11 @@ impl Verification<'_> {
 
     /// The file says for each stamped part what its batches say; parts below the log start are forgotten.
     fn compare_epochs(&mut self, file: &EpochHistory) {
-        let log_start = self.log_start();
+        let held_start = self.held_start();
         let starts: Vec<_> = self.stamps.entries().to_vec();
         for (index, entry) in starts.iter().enumerate() {
             let ends = starts.get(index + 1).map_or(self.next_offset, |next| next.start);
-            let offset = entry.start.max(log_start);
+            let offset = entry.start.max(held_start);
             let said = file.epoch_of(offset);
             if offset < ends && said != Some(entry.epoch) {
                 let what = ProblemKind::EpochDisagrees { offset, stamped: entry.epoch, file: said };
@@ -345,15 +346,36 @@ impl Verification<'_> {
         }
     }
 
+    fn live(&self) -> Option<&PartitionCheckpoint> {
+        self.input.checkpoint.filter(|checkpoint| !checkpoint.removed)
+    }
+
+    /// Where our files are to begin.
+    fn held_start(&self) -> Offset {
+        let known = [self.input.log_start, self.live().map(|it| it.held_start), Some(self.log_begins)];
+        let held_start = known.into_iter().flatten().max().unwrap_or(Offset::ZERO);
+        held_start.min(self.next_offset)
+    }
+
+    /// Where the topic begins: with a spool, below what is held.
     fn log_start(&self) -> Offset {
-        let known =
-            [self.input.log_start, self.input.checkpoint.map(|it| it.log_start), Some(self.log_begins)];
-        let log_start = known.into_iter().flatten().max().unwrap_or(Offset::ZERO);
-        log_start.min(self.next_offset)
+        match self.live().filter(|checkpoint| checkpoint.is_spool()) {
+            Some(spool) => spool.log_start.max(self.input.log_start.unwrap_or(Offset::ZERO)),
+            None => self.held_start(),
+        }
+    }
+
+    /// A spool says to the segment what it holds.
+    fn spool(&mut self) {
+        let Some(spool) = self.live().filter(|checkpoint| checkpoint.is_spool()) else { return };
+        let (expected, base) = (spool.held_start, self.log_begins);
+        if base > expected {
+            self.problem(SegmentFile::Log.name(base), 0, ProblemKind::SegmentStart { expected, base });
+        }
     }
 
     fn journal(&mut self) {
-        let Some(checkpoint) = self.input.checkpoint.filter(|checkpoint| !checkpoint.removed) else { return };
+        let Some(checkpoint) = self.live() else { return };
         let name = SegmentFile::Log.name(checkpoint.segment_base);
         let (position, checkpoint_end, log_end) = (checkpoint.position, checkpoint.log_end, self.next_offset);
         if checkpoint.truncating {
@@ -368,6 +390,7 @@ impl Verification<'_> {
 
     fn finish(mut self) -> PartitionReport {
         self.report.log_start = self.log_start().value();
+        self.report.held_start = self.held_start().value();
         self.report.log_end = self.next_offset.value();
         self.report.open_transactions = self.open.len();
         self.report.digest = self.digest.to_string();

@@ -37,7 +37,10 @@ pub struct PartitionReport {
     pub bytes: u64,
     /// Places where offsets are missing between two batches, as compaction leaves them.
     pub gaps: u64,
+    /// Where the topic begins.
     pub log_start: i64,
+    /// Where our files begin; above the log start in a spool.
+    pub held_start: i64,
     pub log_end: i64,
     /// Reserved behind the last batch, never written. Normal after a crash.
     pub reserved_bytes: u64,

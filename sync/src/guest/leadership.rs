@@ -431,8 +431,9 @@ impl Leadership {
         }
     }
 
-    /// Moves the high watermark to the k-th highest proven end.
-    fn advance(&mut self, log: &LogView<'_>) {
+    /// What enough followers have proven to hold, now: `None` until they have. Unlike the high watermark it
+    /// does not outlive a restart, so what lies below may be given up.
+    pub fn durable_end(&self) -> Option<Offset> {
         let target = self.followers.values().filter(|follower| follower.in_target);
         let registered = target.filter(|follower| follower.broker_epoch.is_some());
         let live = registered.clone().filter(|follower| follower.unfenced).count();
@@ -441,7 +442,12 @@ impl Leadership {
         let ends = registered.filter_map(|follower| follower.proven_end);
         // A partition has a handful of replicas: counting beats sorting.
         let held_by = |end: &Offset| ends.clone().filter(|other| other >= end).count();
-        let durable = ends.clone().filter(|end| held_by(end) >= wanted).max();
+        ends.clone().filter(|end| held_by(end) >= wanted).max()
+    }
+
+    /// Moves the high watermark to the k-th highest proven end.
+    fn advance(&mut self, log: &LogView<'_>) {
+        let durable = self.durable_end();
         let (log_start, end) = (self.log_start(log), self.servable_end(log));
         let high_watermark = durable.map_or(self.high_watermark, |durable| durable.max(self.high_watermark));
         self.high_watermark = high_watermark.clamp(log_start, end);

@@ -238,6 +238,11 @@ impl Scenario {
         self.ask(Command::new("alter-configs").with("topic", topic).configs(configs));
     }
 
+    /// What a topic's config is, set or by default.
+    pub fn topic_config(&self, topic: &str, key: &str) -> String {
+        self.ask(Command::new("topic-config").with("topic", topic).with("key", key)).text("value").to_owned()
+    }
+
     /// Records with the shape of `produce`; returns how many were acknowledged.
     pub fn produce_mixed(&self, produce: &Produce) -> u64 {
         self.ask(produce.command("produce-mixed")).number("records")

@@ -120,6 +120,7 @@ impl Control {
             topic_id: topic.id,
             checkpoint,
             start_offset,
+            followed: false,
             batch_bytes_max: BATCH_BYTES_MAX,
         };
         println!("{}: {}", request.partition.directory_name(), self.listing(&request.directory));
@@ -208,12 +209,13 @@ impl Control {
                 store::trim_partition(&mut self.disk, &directory, log_start, checkpoint)?;
             }
             Event::Halted { .. } => self.halted = true,
-            Event::Drained | Event::DiskFull { .. } | Event::LaneFailed { .. } => {}
+            Event::Drained | Event::DiskFull { .. } | Event::SpoolFull { .. } | Event::LaneFailed { .. } => {}
             Event::Listening { .. }
             | Event::ListenFailed { .. }
             | Event::FollowerRefused { .. }
             | Event::EpochWanted { .. }
             | Event::FollowerStalled { .. }
+            | Event::ReadThroughStuck { .. }
             | Event::Standing { .. } => panic!("nobody follows here: {event:?}"),
         }
         Ok(())

@@ -140,6 +140,7 @@ impl World {
             sockets_max: 8,
             files_max: 6,
             is_guest: false,
+            spool_bytes: 0,
         }
     }
 

@@ -122,6 +122,10 @@ impl Supervisor {
     fn found(&mut self, finding: Finding, now: Instant) {
         match finding {
             Finding::NewPartition { partition, topic_id, leader } => {
+                // The destination's brokers lead it: fetched again, it would be a fork.
+                if self.hand_overs.as_ref().is_some_and(|each| each.is_stopped(partition.topic())) {
+                    return;
+                }
                 self.new_partition(partition, topic_id, leader, now);
             }
             Finding::LeaderChanged { partition, leader } => {
@@ -197,8 +201,10 @@ impl Supervisor {
         }
     }
 
-    fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
-        self.mirrors.keys().filter(|partition| partition.topic() == topic).cloned().collect()
+    pub(super) fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
+        let Ok(first) = TopicPartition::new(topic, 0) else { return Vec::new() };
+        let from_there = self.mirrors.range(first..).map(|(partition, _)| partition);
+        from_there.take_while(|partition| partition.topic() == topic).cloned().collect()
     }
 
     /// Makes a partition stand still, wherever it is.
@@ -214,7 +220,12 @@ impl Supervisor {
             }
             Phase::Waiting => mirror.phase = Phase::Parked,
             // Whatever is under way sees the reason when it comes back.
-            Phase::Asking | Phase::Recovering | Phase::Leaving(_) | Phase::Replacing | Phase::Parked => {}
+            Phase::Asking
+            | Phase::Recovering
+            | Phase::Confirming
+            | Phase::Leaving(_)
+            | Phase::Replacing
+            | Phase::Parked => {}
         }
         self.waiting.remove(partition);
         self.questions.remove(partition);
@@ -242,8 +253,12 @@ impl Supervisor {
                     mirror.retry_at = now;
                     self.waiting.insert(partition);
                 }
-                Phase::Waiting | Phase::Asking | Phase::Recovering | Phase::Leaving(_) | Phase::Replacing => {
-                }
+                Phase::Waiting
+                | Phase::Asking
+                | Phase::Recovering
+                | Phase::Confirming
+                | Phase::Leaving(_)
+                | Phase::Replacing => {}
             }
         }
     }

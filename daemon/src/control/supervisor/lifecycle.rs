@@ -1,10 +1,10 @@
 //! One partition's way: ends at the source, recovery, its shard, and questions about the source's log.
 
-use super::{Edges, Outcome, QuestionError, Supervisor};
+use super::{Edges, LastEpoch, Outcome, QuestionError, Supervisor};
 use crate::control::instruction::Release;
 use crate::control::mirror::{Mirror, Phase, Question, Replacement, Stopped};
 use crate::control::source_client::{ClientError, LogEdge, SourceClient};
-use crate::control::store_work::{CheckpointFrom, StoreJob, StoreRefusal, make_ready, replace};
+use crate::control::store_work::{CheckpointFrom, StoreJob, StoreRefusal, make_ready, raise_stamp, replace};
 use crate::recovery::RecoveredPartition;
 use crate::shard::mailbox::{AddPartition, Command};
 use crate::store::StoreError;
@@ -107,6 +107,7 @@ impl Supervisor {
             cuts_directory: self.settings.cuts_directory(),
             checkpoint,
             start_offset: mirror.source_start,
+            followed: self.settings.link.guest.is_some(),
             batch_bytes_max: self.settings.link.batch_bytes_max,
             release: self.instructions.of(partition),
         }
@@ -149,11 +150,107 @@ impl Supervisor {
             Some(Release::AcceptGap) => mirror.accepts_gap = true,
             None => {}
         }
+        if self.guest.is_some() && self.confirm_last_epoch(partition, &recovered) {
+            return;
+        }
+        self.add_ready(partition, recovered);
+    }
+
+    /// Followers may hold more than we recovered. A source whose leader changed since may have lost some of
+    /// that: it is asked before a byte is served (decisions 3). Returns whether that is so.
+    fn confirm_last_epoch(&mut self, partition: &TopicPartition, recovered: &RecoveredPartition) -> bool {
+        let mirror = self.mirrors.get_mut(partition).expect("it has just become ready");
+        let Some((leader, latest)) = mirror.leader.zip(recovered.last_source_epoch) else { return false };
+        if leader.epoch <= latest {
+            return false;
+        }
+        mirror.phase = Phase::Confirming;
+        let (client, partition, recovered) =
+            (self.client.clone(), partition.clone(), Box::new(recovered.clone()));
+        self.spawn(async move {
+            let result = match client.end_of_epoch(leader, &partition, latest).await {
+                Ok(Ok(end)) => Ok(end),
+                Ok(Err(code)) => Err(QuestionError::Code(code)),
+                Err(failed) => Err(QuestionError::Client(failed)),
+            };
+            Outcome::LastEpoch { partition, recovered, result }
+        });
+        true
+    }
+
+    pub(super) fn last_epoch_came(
+        &mut self,
+        partition: &TopicPartition,
+        recovered: RecoveredPartition,
+        result: LastEpoch,
+    ) {
+        let Some(mirror) = self.mirrors.get_mut(partition) else { return };
+        if mirror.stopped.is_some() {
+            mirror.phase = Phase::Parked;
+            return;
+        }
+        let end = match result {
+            Ok(end) => end,
+            Err(failed) => {
+                match failed {
+                    QuestionError::Client(error) => warn!("{partition}: {error}; asked again"),
+                    QuestionError::Code(code) => warn!("{partition}: error code {code}; asked again"),
+                }
+                mirror.phase = Phase::Waiting;
+                mirror.leader = None;
+                mirror.pause(Instant::now());
+                self.waiting.insert(partition.clone());
+                self.refresh.wanted = true;
+                return;
+            }
+        };
+        match end {
+            // Below our end, the first fetch says so and the log is cut there. Otherwise a new epoch begins where
+            // the old one ended, even if one begins there already: bytes of that one may have been lost too.
+            Some((_, end)) if end >= recovered.checkpoint.log_end => {
+                info!(
+                    "{partition}: the source's log went another way at offset {end}; so will its followers"
+                );
+                let journal_directory = self.settings.journal_directory();
+                let (partition, mut recovered) = (partition.clone(), recovered);
+                self.spawn_store_job(move || {
+                    let raised = raise_stamp(&journal_directory, &recovered.checkpoint, end);
+                    let result = raised.map(|checkpoint| {
+                        recovered.checkpoint = checkpoint;
+                        recovered
+                    });
+                    Outcome::Confirmed { partition, result: Box::new(result) }
+                });
+            }
+            _ => self.add_ready(partition, recovered),
+        }
+    }
+
+    pub(super) fn confirmed(
+        &mut self,
+        partition: &TopicPartition,
+        result: Result<RecoveredPartition, StoreError>,
+    ) {
+        match result {
+            Ok(recovered) => self.add_ready(partition, recovered),
+            Err(error) => {
+                let Some(mirror) = self.mirrors.get_mut(partition) else { return };
+                mirror.phase = Phase::Parked;
+                let stopped = stopped_by(&StoreRefusal::Store(error));
+                error!("{partition} is stopped ({}): {}", stopped.code, stopped.reason);
+                mirror.stopped = Some(stopped);
+            }
+        }
+    }
+
+    /// Gives a recovered partition to its shard.
+    fn add_ready(&mut self, partition: &TopicPartition, recovered: RecoveredPartition) {
         self.replace_in_log_starts(partition, recovered.checkpoint.log_start);
-        let mirror = self.mirrors.get_mut(partition).expect("found above");
+        let mirror = self.mirrors.get_mut(partition).expect("it has just become ready");
         mirror.phase = Phase::Running;
         let (shard, key, add) = (mirror.shard, mirror.key, add_partition(mirror, recovered));
         self.send(shard, Command::AddPartition(Box::new(add)));
+        self.freeze_anew(partition, shard, key);
         self.tell_lead_again(key);
         self.wants_leader.insert(partition.clone());
         self.tell_leaders();

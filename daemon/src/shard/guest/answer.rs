@@ -5,17 +5,22 @@
 //! which the session brings them, whole batches each, up to the sizes that the follower named.
 
 use super::super::Shard;
-use super::super::served_log::{Chunk, Located, Place};
+use super::super::partition_log::PartitionLog;
+use super::super::served_log::{Chunk, Located, Place, ServedLog};
 use super::cold::Walk;
 use super::follower::Parked;
 use super::leading::{Lead, view};
+use super::read_through::piece_for;
 use super::send::Part;
 use super::{Guests, Led};
 use crate::shard::Slot;
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use twinlog_io::Engine;
+use twinlog_log_segment::offset::Offset;
 use twinlog_sync::guest::follower_session::{Candidate, Rest, Saying};
 use twinlog_sync::guest::leadership::{FetchAction, FetchVerdict, OffsetVerdict};
+use twinlog_sync::guest::read_through::Piece;
 use twinlog_sync::wire::follower_request::{EpochEndRequest, FetchRequest, ListOffsetsRequest};
 use twinlog_sync::wire::follower_response::{
     AnswerLine, EpochEndAnswer, ErrorCode, FetchAnswerHead, OffsetAnswer, PartitionAnswer, write_epoch_ends,
@@ -36,8 +41,28 @@ enum Found {
     /// Errors, divergence, or nothing to send.
     Nothing,
     Chunk(Chunk),
+    /// Records that were fetched for it: the piece and its length.
+    Read(u64, u64),
     /// Headers must be read first.
     Walk(Walk),
+    /// Held no more: to be fetched first.
+    Missing(Piece),
+}
+
+/// Records of an answer.
+#[derive(Clone, Copy)]
+enum Laid {
+    Chunk(u32, Chunk),
+    Read(u64, u64),
+}
+
+impl Laid {
+    fn length(&self) -> u64 {
+        match self {
+            Laid::Chunk(_, chunk) => chunk.length,
+            Laid::Read(_, length) => *length,
+        }
+    }
 }
 
 /// The verdict about one partition, and where its records are.
@@ -88,30 +113,56 @@ fn judge(
     match verdict.action {
         FetchAction::Hold { until } => judged.held_until = Some(until),
         FetchAction::Records { from, end } => {
-            let lead: &Lead = lead;
-            let located = match lead.cursors.get(&replica.0) {
-                Some((next, place)) if *next == from => Located::At(*place),
-                _ => served.locate(from),
+            judged.found = find(lead, served, log, slot, replica.0, candidate, from..end);
+        }
+        FetchAction::ReadThrough { from, to } => {
+            let mut at = from;
+            let mut read = guests.reads.piece_at(slot, at);
+            while let Some((_, empty)) = read.filter(|(_, read)| read.length == 0) {
+                at = empty.next;
+                read = guests.reads.piece_at(slot, at);
+            }
+            let end = lead.leadership.servable_end(&seen);
+            judged.found = match read {
+                _ if at >= seen.held_start => find(lead, served, log, slot, replica.0, candidate, at..end),
+                Some((id, read)) if read.next <= end => Found::Read(id, read.length),
+                Some(_) => Found::Nothing,
+                None => Found::Missing(piece_for(slot, at, to, candidate.position.bytes_max)),
             };
-            let servable = log.servable();
-            let active_end =
-                Place { segment: log.active.base(), position: servable.position, offset: servable.next };
-            let limit = if end < servable.next { served.locate(end) } else { Located::At(active_end) };
-            let bytes_max = u64::from(candidate.position.bytes_max);
-            judged.found = match (located, limit) {
-                (Located::At(from), Located::At(limit)) => {
-                    served.chunk(from, bytes_max, limit).map_or(Found::Nothing, Found::Chunk)
-                }
-                (Located::Behind(place), _) => {
-                    Found::Walk(Walk { slot, place, wanted: from, replica: replica.0 })
-                }
-                (_, Located::Behind(place)) => Found::Walk(Walk { slot, place, wanted: end, replica: -1 }),
-                (Located::Gone, _) | (_, Located::Gone) => Found::Nothing,
-            };
+            judged.saying.records = matches!(judged.found, Found::Chunk(_) | Found::Read(..));
         }
         _ => {}
     }
     judged
+}
+
+/// Where the records of a range lie that is held.
+fn find(
+    lead: &Lead,
+    served: &ServedLog,
+    log: &PartitionLog,
+    slot: u32,
+    replica: i32,
+    candidate: &Candidate,
+    range: Range<Offset>,
+) -> Found {
+    let Range { start: from, end } = range;
+    let located = match lead.cursors.get(&replica) {
+        Some((next, place)) if *next == from => Located::At(*place),
+        _ => served.locate(from),
+    };
+    let servable = log.servable();
+    let active_end = Place { segment: log.active.base(), position: servable.position, offset: servable.next };
+    let limit = if end < servable.next { served.locate(end) } else { Located::At(active_end) };
+    let bytes_max = u64::from(candidate.position.bytes_max);
+    match (located, limit) {
+        (Located::At(from), Located::At(limit)) => {
+            served.chunk(from, bytes_max, limit).map_or(Found::Nothing, Found::Chunk)
+        }
+        (Located::Behind(place), _) => Found::Walk(Walk { slot, place, wanted: from, replica }),
+        (_, Located::Behind(place)) => Found::Walk(Walk { slot, place, wanted: end, replica: -1 }),
+        (Located::Gone, _) | (_, Located::Gone) => Found::Nothing,
+    }
 }
 
 impl<E: Engine> Shard<E> {
@@ -167,11 +218,17 @@ impl<E: Engine> Shard<E> {
                     follower.want_walk(walk);
                     follower.session.held(candidate.slot, now + WALK_NS);
                 }
+                (None, Found::Missing(piece)) => {
+                    follower.session.held(candidate.slot, now + WALK_NS);
+                    self.want_piece(piece);
+                }
                 (None, Found::Nothing) => {
                     let records = false;
                     follower.session.judged(candidate.slot, &Saying { records, ..judged.saying });
                 }
-                (None, Found::Chunk(_)) => follower.session.judged(candidate.slot, &judged.saying),
+                (None, Found::Chunk(_) | Found::Read(..)) => {
+                    follower.session.judged(candidate.slot, &judged.saying)
+                }
             }
             advanced.extend(candidate.handle);
         }
@@ -216,14 +273,26 @@ impl<E: Engine> Shard<E> {
                     self.follower_mut(index).want_walk(walk);
                     Rest::HeldUntil(now + WALK_NS)
                 }
-                // The first one is sent whatever its size: a batch that is larger must still arrive.
-                Found::Chunk(chunk) if chunk.length <= budget || chunks.is_empty() => {
-                    budget = budget.saturating_sub(chunk.length);
-                    records_bytes = u32::try_from(chunk.length).expect("a segment is below 2 GiB");
-                    chunks.push((slot.expect("records are of a slot"), chunk));
-                    Rest::Nothing
+                Found::Missing(piece) => {
+                    self.want_piece(piece);
+                    Rest::HeldUntil(now + WALK_NS)
                 }
-                Found::Chunk(_) => Rest::LeftOut,
+                found @ (Found::Chunk(_) | Found::Read(..)) => {
+                    let laid = match found {
+                        Found::Chunk(chunk) => Laid::Chunk(slot.expect("records are of a slot"), chunk),
+                        Found::Read(id, length) => Laid::Read(id, length),
+                        _ => unreachable!("only records are laid out"),
+                    };
+                    // The first one is sent whatever its size: a batch that is larger must still arrive.
+                    if laid.length() <= budget || chunks.is_empty() {
+                        budget = budget.saturating_sub(laid.length());
+                        records_bytes = u32::try_from(laid.length()).expect("a segment is below 2 GiB");
+                        chunks.push(laid);
+                        Rest::Nothing
+                    } else {
+                        Rest::LeftOut
+                    }
+                }
             };
             if self.follower_mut(index).session.say(candidate.slot, &saying, rest) {
                 lines.push(AnswerLine { topic_id: candidate.topic_id, answer: judged.answer, records_bytes });
@@ -241,8 +310,9 @@ impl<E: Engine> Shard<E> {
         replica: i32,
         correlation_id: i32,
         lines: &[AnswerLine],
-        chunks: &[(u32, Chunk)],
+        chunks: &[Laid],
     ) {
+        let now = self.engine.now();
         let follower = self.guests.followers[index as usize].as_mut().expect("it is being answered");
         follower.session.answered();
         let mut holes = Vec::new();
@@ -250,10 +320,19 @@ impl<E: Engine> Shard<E> {
             FetchAnswerHead { correlation_id, error: ErrorCode::None, session_id: follower.session.id() };
         write_fetch_response(&mut follower.outgoing.out, &head, lines, &mut holes);
         let mut from = 0;
-        for (hole, (slot, chunk)) in holes.iter().zip(chunks) {
-            assert_eq!(u64::from(hole.records_bytes), chunk.length, "a hole has its chunk's size");
+        for (hole, laid) in holes.iter().zip(chunks) {
+            assert_eq!(u64::from(hole.records_bytes), laid.length(), "a hole has its records' size");
             follower.outgoing.parts.push_back(Part::Head { from, to: hole.position });
             from = hole.position;
+            let (slot, chunk) = match laid {
+                Laid::Chunk(slot, chunk) => (slot, chunk),
+                Laid::Read(id, length) => {
+                    follower.outgoing.parts.push_back(Part::Read { id: *id, position: 0, length: *length });
+                    follower.outgoing.reads.push(*id);
+                    self.guests.reads.hold(now, *id);
+                    continue;
+                }
+            };
             let (segment, position) = (chunk.from.segment, chunk.from.position);
             follower.outgoing.parts.push_back(Part::Records {
                 slot: *slot,

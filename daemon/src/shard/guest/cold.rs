@@ -328,8 +328,13 @@ impl<E: Engine> Shard<E> {
 
     /// A slot's number may be another partition's soon: its files must not be found under it any more.
     pub(in crate::shard) fn close_readers_of(&mut self, slot: u32) {
+        self.close_readers_below(slot, i64::MAX);
+    }
+
+    /// Segments below `base` are being deleted: an open file would keep their bytes on the disk.
+    pub(in crate::shard) fn close_readers_below(&mut self, slot: u32, base: i64) {
         let names: Vec<(u32, i64)> =
-            self.guests.readers.range((slot, i64::MIN)..=(slot, i64::MAX)).map(|(name, _)| *name).collect();
+            self.guests.readers.range((slot, i64::MIN)..(slot, base)).map(|(name, _)| *name).collect();
         for name in names {
             self.guests.reader_order.retain(|key| (key.slot, key.base.value()) != name);
             let mut reader = self.guests.readers.remove(&name).expect("just listed");

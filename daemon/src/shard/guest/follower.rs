@@ -424,6 +424,7 @@ impl<E: Engine> Shard<E> {
         }
         let (socket, guest) = (follower.socket, follower.guest);
         self.release_sent(index);
+        self.release_reads(index);
         let follower = self.guests.followers[index as usize].take().expect("just seen");
         let spans = [follower.scratch, follower.outgoing.buffer, follower.cold.buffer];
         spans.into_iter().flatten().for_each(|span| self.pool.give(span));

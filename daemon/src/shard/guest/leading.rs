@@ -141,6 +141,7 @@ impl<E: Engine> Shard<E> {
             }
         }
         self.close_readers_of(slot);
+        self.forget_reads_of(slot);
     }
 
     /// Bytes, barrier, log start or epoch of a partition changed: its high watermark and its followers follow.

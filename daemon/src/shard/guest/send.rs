@@ -9,6 +9,7 @@
 
 use super::super::Shard;
 use super::super::operations::{Pending, SegmentKey};
+use super::Guests;
 use crate::pool::Class;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,6 +33,12 @@ pub(in crate::shard) enum Part {
         position: u64,
         length: u64,
     },
+    /// Records that were fetched for followers.
+    Read {
+        id: u64,
+        position: u64,
+        length: u64,
+    },
 }
 
 /// An answer under way.
@@ -46,6 +53,8 @@ pub(in crate::shard) struct Outgoing {
     spans: VecDeque<Span>,
     /// Images that are lent: slot, segment, span.
     lent: Vec<(SegmentKey, Span)>,
+    /// Pieces that were fetched, held until the answer is out.
+    pub reads: Vec<u64>,
     pub sending: bool,
 }
 
@@ -54,6 +63,17 @@ impl Outgoing {
         let parts =
             self.parts.iter().any(|part| matches!(part, Part::Records { slot, .. } if *slot == wanted));
         parts || self.lent.iter().any(|(segment, _)| segment.slot == wanted)
+    }
+
+    /// Sends a span of a piece that was fetched; what is left of it comes next.
+    fn add_read(&mut self, span: Span, id: u64, position: u64, length: u64) -> u64 {
+        let sent = u64::from(span.length);
+        self.spans.push_back(span);
+        if sent < length {
+            let (position, length) = (position + sent, length - sent);
+            self.parts.push_front(Part::Read { id, position, length });
+        }
+        sent
     }
 
     pub fn is_idle(&self) -> bool {
@@ -124,7 +144,8 @@ impl<E: Engine> Shard<E> {
     /// Collects spans of the next parts. Stops where the buffer or the number of spans ends.
     fn gather(&mut self, index: u32) -> Next {
         let Self { guests, slots, pool, engine, counters, .. } = self;
-        let follower = guests.followers[index as usize].as_mut().expect("it is being answered");
+        let Guests { followers, reads, .. } = guests;
+        let follower = followers[index as usize].as_mut().expect("it is being answered");
         let outgoing = &mut follower.outgoing;
         let buffer = outgoing.buffer.expect("an answer has its buffer");
         let mut used = 0;
@@ -146,6 +167,11 @@ impl<E: Engine> Shard<E> {
                         outgoing.parts.push_front(Part::Head { from: from + length, to });
                         break;
                     }
+                }
+                Part::Read { id, position, length } => {
+                    let sent = outgoing.add_read(reads.read(id).part(position, length), id, position, length);
+                    counters.served_bytes.fetch_add(sent, Relaxed);
+                    counters.read_through_bytes.fetch_add(sent, Relaxed);
                 }
                 Part::Records { slot, segment, position, length } => {
                     let key = SegmentKey { slot, base: segment };
@@ -222,6 +248,12 @@ impl<E: Engine> Shard<E> {
         self.pump(index);
     }
 
+    /// Lets go of pieces that were fetched for the answer.
+    pub(in crate::shard) fn release_reads(&mut self, index: u32) {
+        let held = std::mem::take(&mut self.follower_mut(index).outgoing.reads);
+        held.into_iter().for_each(|id| self.guests.reads.let_go(id));
+    }
+
     /// Gives lent images back.
     pub(in crate::shard) fn release_sent(&mut self, index: u32) {
         let lent = std::mem::take(&mut self.follower_mut(index).outgoing.lent);
@@ -240,6 +272,7 @@ impl<E: Engine> Shard<E> {
         follower.outgoing.out.clear();
         let buffers = [follower.outgoing.buffer.take(), follower.cold.buffer.take()];
         buffers.into_iter().flatten().for_each(|span| self.pool.give(span));
+        self.release_reads(index);
         self.next_request(index);
     }
 }
