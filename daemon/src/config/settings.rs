@@ -43,7 +43,6 @@ pub struct GuestSettings {
     /// Kept for raising leader epochs; leads nothing.
     pub reserve_id: i32,
     pub durable_replicas: u32,
-    pub allow_placement_eviction: bool,
     /// `None`: the destination's own default.
     pub mirror_replication_factor: Option<u32>,
     pub store_retention_bytes: u64,
@@ -270,7 +269,6 @@ impl GuestSettings {
             serving_ids: ids.iter().enumerate().map(|(index, id)| (*id, address(index))).collect(),
             reserve_id,
             durable_replicas: values.small("guest.durable.replicas"),
-            allow_placement_eviction: values.choice("guest.allow.placement.eviction") == "true",
             mirror_replication_factor: (factor > 0).then_some(factor),
             store_retention_bytes: values.number("store.retention.bytes"),
             client_id: values.text("client.id"),

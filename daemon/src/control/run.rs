@@ -14,10 +14,12 @@ use super::instruction::{InstructionError, Instructions, Release, parse_restart_
 use super::progress::{Figures, Progress};
 use super::report::Report;
 use super::shard_link::ShardLink;
+use super::state::{StateDatabase, StateError};
 use super::supervisor::{Standing, Supervisor};
+use crate::admin::{AdminSocket, REQUESTS_MAX, Readiness, SocketError, serve};
 use crate::config::{GuestSettings, Settings};
 use crate::journal;
-use crate::shard::{ShardOptions, spawn};
+use crate::shard::{ShardOptions, spawn, spool_segment_bytes};
 use crate::store::StoreError;
 use sd_notify::NotifyState;
 use std::fmt;
@@ -91,6 +93,8 @@ pub enum RunError {
     Store(StoreError),
     Instruction(InstructionError),
     Guest(GuestError),
+    State(StateError),
+    Socket(SocketError),
     Runtime(std::io::ErrorKind),
 }
 
@@ -115,6 +119,8 @@ impl fmt::Display for RunError {
             Self::Store(error) => write!(f, "{error}"),
             Self::Instruction(error) => write!(f, "{error}"),
             Self::Guest(error) => write!(f, "{error}"),
+            Self::State(error) => write!(f, "{error}"),
+            Self::Socket(error) => write!(f, "{error}"),
             Self::Runtime(error) => write!(f, "the control core cannot be started: {error}"),
         }
     }
@@ -157,10 +163,36 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let _ = yield_to_data_threads();
     let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap, member);
     supervisor.listen_for_followers();
-    let end = runtime.block_on(supervise(&mut supervisor, options))?;
+    let end = runtime.block_on(async {
+        let _operators = open_to_operators(&mut supervisor)?;
+        supervise(&mut supervisor, options).await
+    })?;
     // Tasks that still wait for the network are given up; a file job that outlasts this is crash-safe.
     runtime.shutdown_timeout(STORE_JOB_LIMIT);
     Ok(finish(&mut supervisor, end, options, started))
+}
+
+/// State and socket of a guest link. The socket's file goes with what is returned.
+fn open_to_operators(supervisor: &mut Supervisor) -> Result<Option<OperatorsTask>, RunError> {
+    let settings = supervisor.settings();
+    if settings.link.guest.is_none() {
+        return Ok(None);
+    }
+    let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
+    let socket = AdminSocket::bind(&settings.data_dir).map_err(RunError::Socket)?;
+    let (requests, asked) = tokio::sync::mpsc::channel(REQUESTS_MAX);
+    let (_, readiness) = tokio::sync::watch::channel(Readiness::Ready);
+    supervisor.keep_state(state, asked);
+    Ok(Some(OperatorsTask(tokio::spawn(serve(socket, requests, readiness)))))
+}
+
+/// Ends with its handle.
+struct OperatorsTask(tokio::task::JoinHandle<()>);
+
+impl Drop for OperatorsTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 fn join(guest: &GuestSettings, runtime: &tokio::runtime::Runtime) -> Result<GuestMember, RunError> {
@@ -218,6 +250,7 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
         batch_bytes_max: link.batch_bytes_max,
         request_timeout_ms: u32::try_from(link.source.request_timeout.as_millis()).expect("at most an hour"),
     });
+    let spool_bytes = link.guest.as_ref().map_or(0, |guest| guest.store_retention_bytes / shards);
     let start = |(index, core): (usize, &usize)| {
         let options = ShardOptions {
             index,
@@ -225,7 +258,7 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
             // A cap that is not 0 must not become 0, which is none.
             bytes_per_second: link.bytes_per_second.div_ceil(shards),
             partition_bytes_max: link.fetch_bytes_max,
-            segment_bytes: link.segment_bytes,
+            segment_bytes: spool_segment_bytes(link.segment_bytes, spool_bytes),
             batch_bytes_max: link.batch_bytes_max,
             flush_ms: link.flush_ms,
             flush_catch_up_ms: link.flush_catch_up_ms,
@@ -237,6 +270,7 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
             sockets_max: SOCKETS_MAX,
             files_max,
             is_guest: link.guest.is_some(),
+            spool_bytes,
         };
         let engine = EngineOptions {
             arena_bytes: settings.memory_bytes / 100 * ARENA_PERCENT / shards,

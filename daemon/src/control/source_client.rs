@@ -239,6 +239,16 @@ impl SourceClient {
         Connection::open(server, &self.shared.options).await
     }
 
+    /// Sends what `request` makes for the negotiated version to one broker.
+    pub async fn ask_broker<R: Shaped>(
+        &self,
+        broker: i32,
+        request: impl Fn(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
+        let server = self.server_of(broker)?;
+        self.ask(&server, request).await
+    }
+
     fn server_of(&self, broker: i32) -> Result<HostPort, ClientError> {
         self.state().brokers.get(&broker).cloned().ok_or(ClientError::UnknownBroker { broker })
     }

@@ -11,10 +11,12 @@
 
 mod discovering;
 mod guest;
+mod hand_over;
 mod lifecycle;
 mod standing;
 
 pub use guest::GuestOutcome;
+pub use hand_over::HandOverOutcome;
 pub use standing::Standing;
 
 use super::discovery::{ClusterView, Discovery};
@@ -41,7 +43,7 @@ use tracing::{error, info, warn};
 use twinlog_io::RealDisk;
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::{TopicId, TopicPartition};
-use twinlog_log_segment::offset::Offset;
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_sync::backoff::Backoff;
 use twinlog_sync::session::PartitionKey;
 use twinlog_sync::truncation::SourceLog;
@@ -61,8 +63,11 @@ pub enum Outcome {
     Edges { asked: Vec<TopicPartition>, result: Result<Vec<Edges>, ClientError> },
     Ready { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreRefusal>> },
     Source { partition: TopicPartition, result: Result<SourceLog, QuestionError> },
+    LastEpoch { partition: TopicPartition, recovered: Box<RecoveredPartition>, result: LastEpoch },
     Trimmed { partitions: Vec<TopicPartition>, result: Result<u64, StoreError> },
+    Confirmed { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreError>> },
     Guest(GuestOutcome),
+    HandOver(Box<HandOverOutcome>),
 }
 
 /// Where one partition's log starts and ends at the source, or its error code.
@@ -70,6 +75,9 @@ pub struct Edges {
     pub partition: TopicPartition,
     pub edges: Result<(Offset, Offset), i16>,
 }
+
+/// Where the source says that our last epoch ended; `None` where it cannot tell.
+pub type LastEpoch = Result<Option<(LeaderEpoch, Offset)>, QuestionError>;
 
 /// Why a question about a source's log brought no answer.
 pub enum QuestionError {
@@ -114,6 +122,8 @@ pub struct Supervisor {
     progress: standing::Progress,
     /// The destination, where we are a guest.
     guest: Option<guest::GuestLink>,
+    /// The same: what was handed over, and what is being.
+    hand_overs: Option<hand_over::HandOvers>,
     store_jobs: Arc<Semaphore>,
     outbox: UnboundedSender<Outcome>,
     inbox: UnboundedReceiver<Outcome>,
@@ -185,6 +195,7 @@ impl Supervisor {
                 .clone()
                 .zip(member)
                 .map(|(guest, member)| GuestLink::new(guest, member)),
+            hand_overs: None,
             store_jobs: Arc::new(Semaphore::new(STORE_JOBS_MAX)),
             settings,
             outbox,
@@ -221,8 +232,13 @@ impl Supervisor {
             Outcome::Edges { asked, result } => self.edges_came(&asked, result),
             Outcome::Ready { partition, result } => self.ready_came(&partition, *result),
             Outcome::Source { partition, result } => self.source_came(&partition, result),
+            Outcome::LastEpoch { partition, recovered, result } => {
+                self.last_epoch_came(&partition, *recovered, result);
+            }
             Outcome::Trimmed { partitions, result } => self.trimmed(partitions, result),
+            Outcome::Confirmed { partition, result } => self.confirmed(&partition, *result),
             Outcome::Guest(outcome) => self.on_guest_outcome(outcome),
+            Outcome::HandOver(outcome) => self.on_hand_over_outcome(*outcome),
         }
     }
 
@@ -238,6 +254,7 @@ impl Supervisor {
         }
         let now = Instant::now();
         self.drive_guest(now);
+        self.drive_hand_overs(now);
         if self.may_discover() {
             self.refresh_if_due(now);
         }
@@ -286,6 +303,14 @@ impl Supervisor {
                     warn!("{fault}");
                 }
             }
+            Event::SpoolFull { held_bytes, budget_bytes } => {
+                if self.may_warn("spool") {
+                    warn!(
+                        "{held_bytes} bytes wait for followers, of {budget_bytes} that a data thread's part of \
+                         store.retention.bytes allows: fetching waits until guest.durable.replicas of them have it"
+                    );
+                }
+            }
             Event::Halted { fault } => {
                 error!("{fault}");
                 self.halted = Some(fault.to_string());
@@ -295,7 +320,8 @@ impl Supervisor {
             | Event::FollowerRefused { .. }
             | Event::EpochWanted { .. }
             | Event::FollowerStalled { .. }
-            | Event::Standing { .. } => self.on_guest_event(event),
+            | Event::ReadThroughStuck { .. } => self.on_guest_event(event),
+            Event::Standing { key, standing } => self.standing_came(key, standing.map(|led| *led)),
         }
     }
 

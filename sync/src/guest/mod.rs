@@ -14,5 +14,8 @@
 //! is safe.
 
 pub mod follower_session;
+pub mod hand_over;
 pub mod leadership;
 pub mod placement;
+pub mod read_through;
+pub mod spool;

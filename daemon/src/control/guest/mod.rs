@@ -13,8 +13,10 @@
 
 mod controller_client;
 mod controllers;
+pub mod hand_over;
 mod membership_thread;
 mod metadata_task;
+pub mod producer_ids;
 #[cfg(test)]
 mod tests;
 pub mod topic_requests;
@@ -189,6 +191,11 @@ impl GuestMember {
     /// Unregisters the id. Whoever calls this has made sure that it leads nothing.
     pub fn leave(&self, id: i32) -> Result<(), GuestError> {
         self.membership.command(id, Command::Leave)
+    }
+
+    /// What [`ControllerClient::new`] takes, for those who need many of them.
+    pub fn ways_to_controllers(&self) -> (Arc<Controllers>, ConnectionOptions) {
+        (self.controllers.clone(), self.connection.clone())
     }
 
     /// A client of the active controller, with a connection of its own.

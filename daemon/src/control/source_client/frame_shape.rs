@@ -11,6 +11,7 @@
 //! ```
 
 mod controller;
+mod producers;
 
 use kafka_protocol::messages::{
     ApiVersionsRequest, FetchRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,

@@ -11,6 +11,7 @@
 
 mod topics;
 
+use super::hand_over::HandOvers;
 use super::{Outcome, Supervisor};
 use crate::config::GuestSettings;
 use crate::control::discovery::shard_of;
@@ -32,6 +33,8 @@ use twinlog_sync::metadata::ClusterImage;
 use twinlog_sync::metadata::image::{Partition, TOPIC_RESOURCE, Topic};
 use twinlog_sync::session::PartitionKey;
 
+/// Since then a broker can be cordoned: a cluster places nothing on it. ref: KIP-1066
+const METADATA_VERSION_MIN: i16 = 30;
 /// How often everything is looked at even when the image stands still: lost answers and refusals are retried.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Leader epochs of an id are raised at most this often: each time costs its followers some 50 ms.
@@ -66,7 +69,7 @@ impl std::fmt::Display for CreateError {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum TopicPhase {
+pub(super) enum TopicPhase {
     Wanted,
     Creating,
     Ours(TopicId),
@@ -74,8 +77,8 @@ enum TopicPhase {
     Refused(String),
 }
 
-struct GuestTopic {
-    phase: TopicPhase,
+pub(super) struct GuestTopic {
+    pub(super) phase: TopicPhase,
     /// Partitions that the source has.
     partitions: i32,
     retry_at: Instant,
@@ -85,9 +88,9 @@ struct GuestTopic {
 /// See the file's header.
 pub(super) struct GuestLink {
     settings: GuestSettings,
-    member: GuestMember,
+    pub(super) member: GuestMember,
     events: tokio::sync::broadcast::Receiver<GuestEvent>,
-    topics: BTreeMap<String, GuestTopic>,
+    pub(super) topics: BTreeMap<String, GuestTopic>,
     /// What each shard was told last.
     told: HashMap<PartitionKey, LeadAssignment>,
     brokers_told: Vec<RegisteredBroker>,
@@ -133,6 +136,17 @@ impl GuestLink {
             started_at: Instant::now(),
             listen_again: Vec::new(),
         }
+    }
+
+    /// All of ours, the one in reserve included.
+    pub(super) fn ids(&self) -> Vec<i32> {
+        let serving = self.settings.serving_ids.iter().map(|(id, _)| *id);
+        serving.chain([self.settings.reserve_id]).collect()
+    }
+
+    /// Every serving id is registered and unfenced.
+    pub(super) fn is_joined(&self) -> bool {
+        self.is_ready() && self.settings.serving_ids.iter().all(|(id, _)| self.serves(*id))
     }
 
     fn is_ours(&self, broker: i32) -> bool {
@@ -188,7 +202,8 @@ impl GuestLink {
 impl Supervisor {
     /// Whether partitions can be taken on: a guest must know its destination first.
     pub(super) fn may_discover(&self) -> bool {
-        self.guest.as_ref().is_none_or(GuestLink::is_ready)
+        let kept_is_known = self.hand_overs.as_ref().is_none_or(HandOvers::is_loaded);
+        kept_is_known && self.guest.as_ref().is_none_or(GuestLink::is_ready)
     }
 
     /// The shard of a new partition.
@@ -296,6 +311,14 @@ impl Supervisor {
             return;
         }
         (guest.seen_version, guest.looked_at, guest.look_wanted) = (Some(state.version), now, false);
+        let level = guest.member.image().feature("metadata.version").unwrap_or(0);
+        if level < METADATA_VERSION_MIN {
+            self.halted = Some(format!(
+                "the destination's metadata.version is {level}; below {METADATA_VERSION_MIN} it cannot be told to \
+                 place none of its own partitions on us: upgrade the feature with kafka-features"
+            ));
+            return;
+        }
         self.look_at_brokers();
         self.look_at_topics();
         self.tell_leads();
@@ -308,25 +331,28 @@ impl Supervisor {
 
     fn look_at_brokers(&mut self) {
         let Some(guest) = &mut self.guest else { return };
-        let mut wanted: BTreeMap<i32, (i64, Vec<String>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<i32, (i64, Option<u16>, Vec<String>)> = BTreeMap::new();
+        let settings = self.settings.link.guest.as_ref();
+        let meeting = settings.map_or("", |settings| &settings.inter_broker_listener_name);
         for broker in guest.member.image().brokers().values() {
             if !guest.is_ours(broker.broker) {
                 let mut hosts: Vec<String> = broker.listeners.iter().map(|each| each.host.clone()).collect();
                 hosts.sort();
                 hosts.dedup();
-                wanted.insert(broker.broker, (broker.epoch, hosts));
+                let listener = broker.listeners.iter().find(|listener| listener.name == meeting);
+                wanted.insert(broker.broker, (broker.epoch, listener.map(|listener| listener.port), hosts));
             }
         }
         let mut resolve = Vec::new();
-        for (broker, (_, hosts)) in &wanted {
+        for (broker, (_, _, hosts)) in &wanted {
             let known = guest.resolved.get(broker).is_some_and(|(known, _)| known == hosts);
             if !known && guest.resolving.insert(*broker) {
                 resolve.push((*broker, hosts.clone()));
             }
         }
-        let registered = wanted.iter().filter_map(|(id, (epoch, _))| {
+        let registered = wanted.iter().filter_map(|(id, (epoch, port, _))| {
             let (_, addresses) = guest.resolved.get(id)?;
-            Some(RegisteredBroker { id: *id, epoch: *epoch, addresses: addresses.clone() })
+            Some(RegisteredBroker { id: *id, epoch: *epoch, addresses: addresses.clone(), port: *port })
         });
         let registered: Vec<RegisteredBroker> = registered.collect();
         if registered != guest.brokers_told {
@@ -356,8 +382,10 @@ impl Supervisor {
         let image = shared.read();
         let names: Vec<String> = guest.topics.keys().cloned().collect();
         for name in names {
-            let found =
-                image.topic_named(&name).map(|(id, topic)| (id, guest.is_mirror(&image, &name, topic)));
+            // Half way through its hand-over it does not look like a mirror any more.
+            let running = self.hand_overs.as_ref().and_then(|hand_overs| hand_overs.running(&name));
+            let is_mirror = |id, topic| running == Some(id) || guest.is_mirror(&image, &name, topic);
+            let found = image.topic_named(&name).map(|(id, topic)| (id, is_mirror(id, topic)));
             let topic = guest.topics.get_mut(&name).expect("just listed");
             let phase = match (&topic.phase, found) {
                 (TopicPhase::Ours(known), Some((id, _))) if *known == id => continue,
@@ -407,6 +435,9 @@ impl Supervisor {
                 guest.told.insert(key, assignment.clone());
             }
             self.send(shard, Command::Lead { key, assignment: Box::new(assignment) });
+            if let Some(partition) = self.by_key.get(&key).cloned() {
+                self.freeze_anew(&partition, shard, key);
+            }
         }
     }
 
@@ -434,6 +465,14 @@ impl Supervisor {
             Event::FollowerRefused { guest, peer, broker, why } if self.may_warn("follower") => {
                 let why = words(why);
                 warn!("guest broker {guest} closed a connection from {peer} (broker {broker}): {why}");
+            }
+            Event::ReadThroughStuck { key, source, follower } if self.may_warn("read-through") => {
+                if let Some(partition) = self.by_key.get(&key) {
+                    warn!(
+                        "{partition}: a follower lacks what is held no more, and nobody has it: the source \
+                         ({source:?}), other followers ({follower:?}); it waits, and it is tried again"
+                    );
+                }
             }
             Event::EpochWanted { key, .. } | Event::FollowerStalled { key, .. } => {
                 if let Event::FollowerStalled { broker, .. } = event

@@ -37,28 +37,79 @@ impl Asked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// A request failed; the text is its own error's.
-    NotAnswered { asked: Asked, why: String },
+    NotAnswered {
+        asked: Asked,
+        why: String,
+    },
     /// The source has open transactions: its last stable offset is below its end.
-    OpenTransactions { index: i32, last_stable_offset: Offset, end: Offset },
+    OpenTransactions {
+        index: i32,
+        last_stable_offset: Offset,
+        end: Offset,
+    },
     /// Our copy holds transactions without their end.
-    OpenHere { index: i32, count: usize },
-    SourceMoves { index: i32, captured: Offset, found: Offset },
+    OpenHere {
+        index: i32,
+        count: usize,
+    },
+    SourceMoves {
+        index: i32,
+        captured: Offset,
+        found: Offset,
+    },
+    /// Partitions were added that the mirror topic does not have yet.
+    OtherPartitions {
+        source: usize,
+        here: usize,
+    },
     /// Nothing was appended for as long as is waited.
-    NotCaughtUp { index: i32, log_end: Offset, end: Offset },
+    NotCaughtUp {
+        index: i32,
+        log_end: Offset,
+        end: Offset,
+    },
     /// The shard does not lead it now.
-    NotLed { index: i32 },
+    NotLed {
+        index: i32,
+    },
     /// No follower is alive.
-    NoFollower { index: i32, brokers: Vec<i32> },
+    NoFollower {
+        index: i32,
+        brokers: Vec<i32>,
+    },
     /// A follower that is alive does not hold everything, or has not said so lately.
-    Behind { index: i32, broker: i32, at: Option<Offset>, end: Offset, age_ms: Option<u64> },
-    NotFlushed { index: i32, flushed: Offset, end: Offset },
+    Behind {
+        index: i32,
+        broker: i32,
+        at: Option<Offset>,
+        end: Offset,
+        age_ms: Option<u64>,
+    },
+    NotFlushed {
+        index: i32,
+        flushed: Offset,
+        end: Offset,
+    },
     /// The shard holds less than was to be handed over.
-    Shorter { index: i32, log_end: Offset, end: Offset },
+    Shorter {
+        index: i32,
+        log_end: Offset,
+        end: Offset,
+    },
     /// The metadata log does not show what was sent.
-    NotPending { index: i32 },
-    NotHandedOver { index: i32, code: i16 },
+    NotPending {
+        index: i32,
+    },
+    NotHandedOver {
+        index: i32,
+        code: i16,
+    },
     /// The new leader's log is another one.
-    OtherEnd { index: i32, found: Option<Offset>, end: Offset },
+    OtherEnd {
+        index: i32,
+        found: Option<Offset>,
+        end: Offset,
+    },
     TopicGone,
     Cancelled,
 }
@@ -82,6 +133,12 @@ impl fmt::Display for Trouble {
                 "partition {index} of the source grew from offset {captured} to {found} meanwhile; stop its \
                  producers, or allow a moving source"
             ),
+            Self::OtherPartitions { source, here } => {
+                write!(
+                    f,
+                    "the source has {source} partitions of it, the mirror topic {here}; promote it later"
+                )
+            }
             Self::NotCaughtUp { index, log_end, end } => {
                 write!(f, "partition {index} is at offset {log_end} of {end} and does not go on")
             }

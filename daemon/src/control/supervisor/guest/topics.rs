@@ -59,10 +59,12 @@ impl Supervisor {
         let image = shared.read();
         let candidates = guest.candidates(&image);
         let ids: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
+        let hand_overs = self.hand_overs.as_ref();
+        let is_running = |name: &str| hand_overs.is_some_and(|each| each.running(name).is_some());
         let mut wanted = Vec::new();
         for (name, topic) in &guest.topics {
             let TopicPhase::Ours(id) = topic.phase else { continue };
-            let Some(found) = image.topic(id) else { continue };
+            let Some(found) = image.topic(id).filter(|_| !is_running(name)) else { continue };
             let count = found.partitions.len() as i32;
             let ours = |broker: &&i32| guest.is_ours(**broker);
             let first = found.partitions.values().next();
@@ -93,10 +95,12 @@ impl Supervisor {
         let Some(guest) = &mut self.guest else { return };
         let shared = guest.member.shared_image();
         let image = shared.read();
+        let hand_overs = self.hand_overs.as_ref();
+        let is_running = |name: &str| hand_overs.is_some_and(|each| each.running(name).is_some());
         let mut changes: BTreeMap<(i32, i64), Vec<IsrChange>> = BTreeMap::new();
-        for topic in guest.topics.values() {
+        for (name, topic) in &guest.topics {
             let TopicPhase::Ours(id) = topic.phase else { continue };
-            let Some(found) = image.topic(id) else { continue };
+            let Some(found) = image.topic(id).filter(|_| !is_running(name)) else { continue };
             for (index, at) in &found.partitions {
                 let Some(leader) = at.leader.filter(|leader| guest.is_ours(*leader)) else { continue };
                 let epoch = guest.member.state(leader).and_then(|state| state.broker_epoch());
@@ -135,9 +139,14 @@ impl Supervisor {
         }
         let shared = guest.member.shared_image();
         let image = shared.read();
+        let hand_overs = self.hand_overs.as_ref();
+        let is_running = |name: &str| hand_overs.is_some_and(|each| each.running(name).is_some());
         let mut changes = Vec::new();
         for (name, topic) in &guest.topics {
             let TopicPhase::Ours(_) = topic.phase else { continue };
+            if is_running(name) {
+                continue;
+            }
             let found = image.configs(TOPIC_RESOURCE, name);
             let value = |key: &str| found.and_then(|configs| configs.get(key)).map(String::as_str);
             let broken = GUARDS.iter().filter(|(key, guard)| value(key) != Some(guard));

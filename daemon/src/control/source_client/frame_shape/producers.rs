@@ -1,0 +1,90 @@
+//! Layouts of what brokers answer about producers: their ids, their open transactions, their end.
+//!
+//! Only tables; what they mean is said where they are walked.
+
+use super::{Field, Layout, Shaped, field};
+use kafka_protocol::messages::{DescribeProducersRequest, InitProducerIdRequest, WriteTxnMarkersRequest};
+use kafka_protocol::protocol::VersionRange;
+
+impl Shaped for InitProducerIdRequest {
+    const NAME: &'static str = "InitProducerId";
+    /// Later ones differ in what they say of transactions, and none is ever asked for here.
+    const UNDERSTOOD: VersionRange = VersionRange { min: 0, max: 4 };
+    const FLEXIBLE_FROM: i16 = 2;
+    const ANSWER: &'static [Field] = &[field(0, Layout::Fixed(16))];
+}
+
+/// ref: KIP-664
+impl Shaped for DescribeProducersRequest {
+    const NAME: &'static str = "DescribeProducers";
+    const UNDERSTOOD: VersionRange = VersionRange { min: 0, max: 0 };
+    const FLEXIBLE_FROM: i16 = 0;
+    const ANSWER: &'static [Field] = &[
+        field(0, Layout::Fixed(4)),
+        field(
+            0,
+            Layout::Array(&[
+                field(0, Layout::Text),
+                field(
+                    0,
+                    Layout::Array(&[
+                        field(0, Layout::Fixed(6)),
+                        field(0, Layout::Text),
+                        field(0, Layout::Array(&[field(0, Layout::Fixed(36))])),
+                    ]),
+                ),
+            ]),
+        ),
+    ];
+}
+
+impl Shaped for WriteTxnMarkersRequest {
+    const NAME: &'static str = "WriteTxnMarkers";
+    const UNDERSTOOD: VersionRange = VersionRange { min: 1, max: 1 };
+    const FLEXIBLE_FROM: i16 = 1;
+    const ANSWER: &'static [Field] = &[field(
+        0,
+        Layout::Array(&[
+            field(0, Layout::Fixed(8)),
+            field(
+                0,
+                Layout::Array(&[
+                    field(0, Layout::Text),
+                    field(0, Layout::Array(&[field(0, Layout::Fixed(6))])),
+                ]),
+            ),
+        ]),
+    )];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::proves;
+    use super::*;
+    use kafka_protocol::messages::{
+        DescribeProducersResponse, InitProducerIdResponse, TopicName, WriteTxnMarkersResponse,
+        describe_producers_response, write_txn_markers_response,
+    };
+    use kafka_protocol::protocol::StrBytes;
+
+    #[test]
+    fn answers_about_producers_have_their_exact_layout() {
+        let name = || TopicName(StrBytes::from_static_str("orders"));
+        proves::<InitProducerIdRequest>(&InitProducerIdResponse::default(), 0x7f);
+        let partition = describe_producers_response::PartitionResponse::default()
+            .with_error_message(Some(StrBytes::from_static_str("why")))
+            .with_active_producers(vec![Default::default(); 2]);
+        let topic = describe_producers_response::TopicResponse::default()
+            .with_name(name())
+            .with_partitions(vec![partition; 2]);
+        let answer = DescribeProducersResponse::default().with_topics(vec![topic; 2]);
+        proves::<DescribeProducersRequest>(&answer, 0x7f);
+        let topic = write_txn_markers_response::WritableTxnMarkerTopicResult::default()
+            .with_name(name())
+            .with_partitions(vec![Default::default(); 2]);
+        let marker =
+            write_txn_markers_response::WritableTxnMarkerResult::default().with_topics(vec![topic; 2]);
+        let answer = WriteTxnMarkersResponse::default().with_markers(vec![marker; 2]);
+        proves::<WriteTxnMarkersRequest>(&answer, 0x7f);
+    }
+}

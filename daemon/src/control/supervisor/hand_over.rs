@@ -1,0 +1,403 @@
+//! Hand-overs of mirror topics: the machines, and the real parts that carry out what they say.
+//!
+//! ```text
+//!   state database --load--> rows of mirrors, open hand-overs, producer-id floor   (before discovery)
+//!   operator.rs    --promote, failover--> kept, then one machine for each topic
+//!   drive: image, time, standings --> machines --> carrying.rs: shards at once; requests of all machines
+//!          together, as tasks --> HandOverOutcome --> machines
+//! ```
+//! Invariants: no partition is taken on before the rows are known, so that a topic that was handed over is
+//! never fetched or led again; a topic whose hand-over is under way is left alone by everything else here
+//! that changes topics; what was begun goes on after a restart by itself.
+
+mod carrying;
+mod keeping;
+mod operator;
+mod views;
+
+use super::{Outcome, Supervisor};
+use crate::admin::AdminRequest;
+use crate::config::{GuestSettings, SourceSettings};
+use crate::control::mirror::Mirror;
+use crate::control::source_client::SourceClient;
+use crate::control::state::{
+    HandOver as HandOverRow, HandOverKind, Link, MirrorTopic, NewHandOver, ProducerIdFloor, StateDatabase,
+    StateError,
+};
+use crate::shard::mailbox::{Command, LeadStanding};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_log_segment::offset::Offset;
+use twinlog_sync::Nanoseconds;
+use twinlog_sync::guest::hand_over::{Event, FollowerStanding, HandOver, Kept, Mode, Standing};
+use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
+use twinlog_sync::session::PartitionKey;
+
+/// How often every shard is asked where its partitions stand, for those who look. More often costs the shards
+/// an answer for each partition.
+const STANDINGS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a task of a hand-over came to.
+pub enum HandOverOutcome {
+    Loaded(Result<Box<keeping::Loaded>, StateError>),
+    LinkKept(Result<Link, String>),
+    Adopted(Result<Vec<MirrorTopic>, String>),
+    Floored {
+        topics: Vec<String>,
+        result: Result<ProducerIdFloor, String>,
+    },
+    /// Hand-overs are kept as requested: the rows as they are now.
+    Begun(Box<operator::Begun>),
+    /// What each topic's machine asked for.
+    Events(Vec<(String, Event)>),
+    /// The rows after a step was kept.
+    Kept(Vec<(String, HandOverStep, Result<(), String>)>),
+    Rows(Result<Box<keeping::Loaded>, StateError>),
+}
+
+struct Running {
+    machine: HandOver,
+    kind: HandOverKind,
+    /// The trouble that was told last.
+    told: Option<String>,
+    told_step: HandOverStep,
+}
+
+/// See the file's header.
+pub(super) struct HandOvers {
+    state: StateDatabase,
+    link: String,
+    destination: SourceClient,
+    born: Instant,
+    requests: mpsc::Receiver<AdminRequest>,
+    loaded: bool,
+    loading: bool,
+    cluster_id: Option<String>,
+    source_cluster_id: Option<String>,
+    link_kept: bool,
+    /// A question of keeping.rs about the link, topics or ids is under way until then at least.
+    linking: bool,
+    adopting: bool,
+    adopt_at: Instant,
+    flooring: bool,
+    retry_at: Instant,
+    floor: ProducerIdFloor,
+    floored_at: Option<Instant>,
+    /// How far the destination's producer ids are lifted.
+    reached: Arc<AtomicI64>,
+    rows: BTreeMap<String, MirrorTopic>,
+    hand_overs: BTreeMap<String, HandOverRow>,
+    running: BTreeMap<String, Running>,
+    standings: BTreeMap<PartitionKey, (Instant, Option<LeadStanding>)>,
+    standings_at: Instant,
+    seen_version: Option<u64>,
+}
+
+fn wall_clock_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A client of the destination's brokers, as its other clients reach them.
+fn destination_client(guest: &GuestSettings) -> SourceClient {
+    SourceClient::new(&SourceSettings {
+        bootstrap_servers: guest.bootstrap_servers.clone(),
+        client_id: guest.client_id.clone(),
+        client_rack: String::new(),
+        metadata_max_age: Duration::from_secs(300),
+        request_timeout: guest.request_timeout,
+    })
+}
+
+impl HandOvers {
+    pub fn new(
+        state: StateDatabase,
+        requests: mpsc::Receiver<AdminRequest>,
+        link: &str,
+        guest: &GuestSettings,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            state,
+            link: link.to_owned(),
+            destination: destination_client(guest),
+            born: now,
+            requests,
+            loaded: false,
+            loading: false,
+            cluster_id: None,
+            source_cluster_id: None,
+            link_kept: false,
+            linking: false,
+            adopting: false,
+            adopt_at: now,
+            flooring: false,
+            retry_at: now,
+            floor: ProducerIdFloor::default(),
+            floored_at: None,
+            reached: Arc::default(),
+            rows: BTreeMap::new(),
+            hand_overs: BTreeMap::new(),
+            running: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            standings_at: now,
+            seen_version: None,
+        }
+    }
+
+    fn now(&self) -> Nanoseconds {
+        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What was kept is known: partitions may be taken on.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    /// It was handed over and is no mirror any more.
+    pub fn is_stopped(&self, topic: &str) -> bool {
+        self.rows.get(topic).is_some_and(|row| row.state == MirrorState::Stopped)
+    }
+
+    /// The destination's topic whose hand-over is under way.
+    pub fn running(&self, topic: &str) -> Option<TopicId> {
+        self.running.get(topic)?;
+        self.rows.get(topic)?.destination_topic_id
+    }
+
+    /// Where appends of a partition stand still: its end, where that is known.
+    pub fn freeze(&self, partition: &TopicPartition) -> Option<Option<Offset>> {
+        if self.is_stopped(partition.topic()) {
+            return Some(None);
+        }
+        let running = self.running.get(partition.topic()).filter(|running| running.machine.is_frozen())?;
+        Some(running.machine.ends().get(&partition.partition()).copied())
+    }
+
+    fn start(&mut self, row: HandOverRow, guests: &[i32]) {
+        let Some(topic_id) = self.rows.get(&row.topic).and_then(|mirror| mirror.destination_topic_id) else {
+            error!("{}: a hand-over of a topic that the destination never had is left as it is", row.topic);
+            return;
+        };
+        let allowed = |key: &str| row.options.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
+        let mode = match row.kind {
+            HandOverKind::Promote => Mode::Promote { allow_moving_source: allowed("allow_moving_source") },
+            HandOverKind::Failover => Mode::Failover,
+        };
+        let offset = |(index, end): (&i32, &i64)| Some((*index, Offset::new(*end)?));
+        let kept = Kept { step: row.step, ends: row.captured_ends.iter().filter_map(offset).collect() };
+        let guests = guests.iter().copied().collect();
+        let running = Running {
+            machine: HandOver::new(self.now(), topic_id, mode, guests, kept),
+            kind: row.kind,
+            told: None,
+            told_step: row.step,
+        };
+        info!("{} of {}: {}", row.kind.name(), row.topic, row.step);
+        self.running.insert(row.topic.clone(), running);
+        self.hand_overs.insert(row.topic.clone(), row);
+        self.seen_version = None;
+    }
+}
+
+/// A shard's word in the machine's terms.
+fn standing_of(led: &LeadStanding, mirror: &Mirror) -> Standing {
+    let followers = led.followers.iter().map(|each| FollowerStanding {
+        broker: each.broker,
+        broker_epoch: each.broker_epoch.filter(|_| each.unfenced),
+        end: each.end,
+        age_ns: each.age_ns,
+    });
+    Standing {
+        leads: led.leads,
+        log_end: led.log_end,
+        flushed: Offset::new(mirror.counters.flushed.load(Relaxed)).unwrap_or(Offset::ZERO),
+        open_transactions: led.open_transactions,
+        followers: followers.collect(),
+    }
+}
+
+impl Supervisor {
+    /// Attaches the state and the operators' requests of a guest link.
+    pub fn keep_state(&mut self, state: StateDatabase, requests: mpsc::Receiver<AdminRequest>) {
+        if let Some(guest) = &self.settings.link.guest {
+            self.hand_overs = Some(HandOvers::new(state, requests, &self.settings.link.name, guest));
+        }
+    }
+
+    /// Takes the parts out, so that everything else of the supervisor can be used meanwhile.
+    fn with_hand_overs(&mut self, work: impl FnOnce(&mut Self, &mut HandOvers)) {
+        if let Some(mut hand_overs) = self.hand_overs.take() {
+            work(self, &mut hand_overs);
+            self.hand_overs = Some(hand_overs);
+        }
+    }
+
+    pub(super) fn drive_hand_overs(&mut self, now: Instant) {
+        self.with_hand_overs(|supervisor, hand_overs| {
+            supervisor.keep_up(hand_overs, now);
+            if hand_overs.loaded {
+                supervisor.answer_operators(hand_overs);
+                supervisor.ask_standings(hand_overs, now);
+                supervisor.drive_machines(hand_overs);
+            }
+        });
+    }
+
+    fn drive_machines(&mut self, hand_overs: &mut HandOvers) {
+        let Some(guest) = &self.guest else { return };
+        let moved = *guest.member.image_moves().borrow();
+        if !moved.is_ready || hand_overs.running.is_empty() {
+            return;
+        }
+        let now = hand_overs.now();
+        if hand_overs.seen_version.replace(moved.version) != Some(moved.version) {
+            let image = guest.member.image();
+            hand_overs.running.values_mut().for_each(|running| running.machine.image_is(now, &image));
+        }
+        for running in hand_overs.running.values_mut() {
+            if running.machine.deadline().is_some_and(|deadline| now >= deadline) {
+                running.machine.tick(now);
+            }
+        }
+        self.carry_out_all(hand_overs);
+        self.end_those_that_are_over(hand_overs);
+    }
+
+    fn end_those_that_are_over(&mut self, hand_overs: &mut HandOvers) {
+        let mut over = Vec::new();
+        for (topic, running) in &mut hand_overs.running {
+            let machine = &running.machine;
+            let trouble = machine.trouble().map(ToString::to_string);
+            let step = machine.step();
+            if step != running.told_step {
+                running.told_step = step;
+                info!("{} of {topic}: {step}", running.kind.name());
+            }
+            if trouble != running.told {
+                if let Some(trouble) = &trouble {
+                    warn!("{} of {topic} at {step}: {trouble}", running.kind.name());
+                }
+                let (state, link, topic) = (hand_overs.state.clone(), hand_overs.link.clone(), topic.clone());
+                running.told = trouble.clone();
+                if let Some(row) = hand_overs.hand_overs.get_mut(&topic) {
+                    row.error.clone_from(&trouble);
+                }
+                tokio::spawn(async move {
+                    // The log has it too; the step is what must be kept.
+                    let _ = state.explain_hand_over(&link, &topic, trouble.as_deref(), wall_clock_ms()).await;
+                });
+            }
+            if machine.is_over() {
+                over.push(topic.clone());
+            }
+        }
+        for topic in over {
+            let running = hand_overs.running.remove(&topic).expect("just listed");
+            let (machine, verb) = (&running.machine, running.kind.name());
+            if machine.step() == HandOverStep::Done {
+                for (index, records) in machine.late() {
+                    error!(
+                        "{topic}-{index}: the source got {records} records after offset {} was handed over; they \
+                         are not at the destination",
+                        machine.ends()[index]
+                    );
+                }
+                info!("{verb} of {topic} is done; stock brokers lead it");
+                if let Some(guest) = &mut self.guest {
+                    guest.topics.remove(&topic);
+                }
+            } else {
+                let why = machine.trouble().map_or(String::new(), ToString::to_string);
+                error!("{verb} of {topic} was taken back: {why}");
+            }
+            self.reload(hand_overs);
+        }
+    }
+
+    fn ask_standings(&mut self, hand_overs: &mut HandOvers, now: Instant) {
+        if now < hand_overs.standings_at {
+            return;
+        }
+        hand_overs.standings_at = now + STANDINGS_INTERVAL;
+        // A machine asks by itself, and must not take an answer that was asked for before it froze for a later one.
+        let is_running = |mirror: &&Mirror| hand_overs.running.contains_key(mirror.partition.topic());
+        let here = self.mirrors.values().filter(|mirror| mirror.is_in_shard() && !is_running(mirror));
+        let asked: Vec<(usize, PartitionKey)> = here.map(|mirror| (mirror.shard, mirror.key)).collect();
+        for (shard, key) in asked {
+            self.send(shard, Command::TellStanding { key });
+        }
+    }
+
+    /// A shard says where a partition stands.
+    pub(super) fn standing_came(&mut self, key: PartitionKey, standing: Option<LeadStanding>) {
+        self.with_hand_overs(|supervisor, hand_overs| {
+            let mirror = supervisor.by_key.get(&key).and_then(|partition| supervisor.mirrors.get(partition));
+            let Some(mirror) = mirror else { return };
+            let now = hand_overs.now();
+            if let Some(running) = hand_overs.running.get_mut(mirror.partition.topic()) {
+                let index = mirror.partition.partition();
+                let standing = standing.as_ref().map(|led| standing_of(led, mirror));
+                running.machine.handle(now, Event::Standing { index, standing });
+            }
+            hand_overs.standings.insert(key, (Instant::now(), standing));
+        });
+    }
+
+    /// A partition has just come into its shard: appends stand still while it is handed over.
+    pub(super) fn freeze_anew(&mut self, partition: &TopicPartition, shard: usize, key: PartitionKey) {
+        if let Some(at) = self.hand_overs.as_ref().and_then(|hand_overs| hand_overs.freeze(partition)) {
+            self.send(shard, Command::Freeze { key, at });
+        }
+    }
+
+    pub(super) fn on_hand_over_outcome(&mut self, outcome: HandOverOutcome) {
+        self.with_hand_overs(|supervisor, hand_overs| match outcome {
+            HandOverOutcome::Loaded(result) => supervisor.loaded(hand_overs, result),
+            HandOverOutcome::Rows(result) => {
+                if let Ok(rows) = result {
+                    hand_overs.take_rows(*rows);
+                }
+            }
+            HandOverOutcome::LinkKept(result) => supervisor.link_kept(hand_overs, result),
+            HandOverOutcome::Adopted(result) => supervisor.adopted(hand_overs, result),
+            HandOverOutcome::Floored { topics, result } => supervisor.floored(hand_overs, topics, result),
+            HandOverOutcome::Begun(begun) => supervisor.begun(hand_overs, *begun),
+            HandOverOutcome::Events(events) => {
+                let now = hand_overs.now();
+                for (topic, event) in events {
+                    if let Some(running) = hand_overs.running.get_mut(&topic) {
+                        running.machine.handle(now, event);
+                    }
+                }
+            }
+            HandOverOutcome::Kept(kept) => {
+                let now = hand_overs.now();
+                for (topic, step, result) in kept {
+                    if let (Some(row), Ok(())) = (hand_overs.hand_overs.get_mut(&topic), &result) {
+                        (row.step, row.updated_ms) = (step, wall_clock_ms());
+                    }
+                    if let Some(running) = hand_overs.running.get_mut(&topic) {
+                        running.machine.handle(now, Event::Kept { step, result });
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn outcome(outcome: HandOverOutcome) -> Outcome {
+    Outcome::HandOver(Box::new(outcome))
+}
+
+fn new_hand_over(topic: &str, kind: HandOverKind, allow_moving_source: bool) -> NewHandOver {
+    let options = serde_json::json!({ "allow_moving_source": allow_moving_source });
+    NewHandOver { topic: topic.to_owned(), kind, options }
+}

@@ -1,0 +1,338 @@
+//! What machines ask for, carried out: commands to shards at once, requests of all topics in one.
+
+use super::{HandOverOutcome, HandOvers, Supervisor, outcome, wall_clock_ms};
+use crate::control::guest::hand_over as requests;
+use crate::control::guest::topic_requests::{IsrChange as WireChange, alter_partitions, reassign};
+use crate::control::state::{Advance, StateDatabase};
+use crate::shard::mailbox::Command;
+use std::collections::{BTreeMap, BTreeSet};
+use tracing::warn;
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_log_segment::offset::Offset;
+use twinlog_sync::guest::hand_over::{Action, Event, HandOver, IsrChange};
+use twinlog_sync::lifecycle::{HAND_OVER_TRANSITIONS, HandOverEvent, HandOverStep};
+
+/// Nothing to cancel: somebody else did, or it was never taken.
+const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
+
+/// Requests of all machines in one turn.
+#[derive(Default)]
+struct Batch {
+    steps: Vec<(HandOverStep, Advance)>,
+    reassigns: Vec<(String, i32, Option<Vec<i32>>)>,
+    /// By the guest that leads.
+    changes: BTreeMap<i32, Vec<(String, TopicId, IsrChange)>>,
+    floors: Vec<String>,
+}
+
+/// The event by which a step is reached.
+fn event_of(step: HandOverStep) -> HandOverEvent {
+    let row = HAND_OVER_TRANSITIONS.iter().find(|row| row.to == step);
+    row.expect("every step but the first is reached").event
+}
+
+impl Supervisor {
+    pub(super) fn carry_out_all(&mut self, hand_overs: &mut HandOvers) {
+        let mut batch = Batch::default();
+        let topics: Vec<String> = hand_overs.running.keys().cloned().collect();
+        for topic in topics {
+            loop {
+                let now = hand_overs.now();
+                let Some(running) = hand_overs.running.get_mut(&topic) else { break };
+                let Some(action) = running.machine.poll() else { break };
+                for event in self.carry_out(hand_overs, &topic, action, &mut batch) {
+                    if let Some(running) = hand_overs.running.get_mut(&topic) {
+                        running.machine.handle(now, event);
+                    }
+                }
+            }
+        }
+        self.send_batch(hand_overs, batch);
+    }
+
+    /// Carries out one action; events are answers that are known at once.
+    fn carry_out(
+        &mut self,
+        hand_overs: &mut HandOvers,
+        topic: &str,
+        action: Action,
+        batch: &mut Batch,
+    ) -> Vec<Event> {
+        let running = &hand_overs.running[topic];
+        let machine = &running.machine;
+        let row = hand_overs.rows.get(topic);
+        let topic_id = row.and_then(|row| row.destination_topic_id).expect("its machine was made with it");
+        match action {
+            Action::AskStanding(indexes) => return self.ask_standing(topic, &indexes),
+            Action::Freeze(freezes) => {
+                for (index, at) in freezes {
+                    self.command(topic, index, |key| Command::Freeze { key, at });
+                }
+            }
+            Action::Thaw => {
+                for index in self.indexes_here(topic) {
+                    self.command(topic, index, |key| Command::Thaw { key });
+                }
+            }
+            Action::ForgetLeads => {
+                for index in self.indexes_here(topic) {
+                    self.command(topic, index, |key| Command::ForgetLead { key });
+                }
+            }
+            Action::Keep(step) => {
+                batch.steps.push((step, advance_of(topic, step, machine, running.kind.name())))
+            }
+            Action::LiftProducerIds => batch.floors.push(topic.to_owned()),
+            Action::Reassign(targets) => {
+                let named = targets.into_iter().map(|(index, target)| (topic.to_owned(), index, target));
+                batch.reassigns.extend(named);
+            }
+            Action::AlterPartitions(changes) => {
+                for change in changes {
+                    let of_guest = batch.changes.entry(change.guest).or_default();
+                    of_guest.push((topic.to_owned(), topic_id, change));
+                }
+            }
+            Action::AskSource => self.ask_source(topic),
+            Action::AskDestination => self.ask_destination(hand_overs, topic),
+            Action::RestoreConfigs => self.restore(hand_overs, topic),
+            Action::AbortTransactions => {
+                let ends = machine.ends().clone();
+                self.abort(hand_overs, topic, ends);
+            }
+        }
+        Vec::new()
+    }
+
+    fn ask_source(&self, topic: &str) {
+        let (client, topic) = (self.client.clone(), topic.to_owned());
+        self.spawn(async move {
+            let ends = requests::source_ends(&client, &topic).await;
+            one_event(topic, Event::SourceEnds(ends.map_err(|error| error.to_string())))
+        });
+    }
+
+    fn ask_destination(&self, hand_overs: &HandOvers, topic: &str) {
+        let (client, topic) = (hand_overs.destination.clone(), topic.to_owned());
+        self.spawn(async move {
+            let ends = requests::destination_ends(&client, &topic).await;
+            one_event(topic, Event::DestinationEnds(ends.map_err(|error| error.to_string())))
+        });
+    }
+
+    fn abort(&self, hand_overs: &HandOvers, topic: &str, ends: BTreeMap<i32, Offset>) {
+        let (client, topic) = (hand_overs.destination.clone(), topic.to_owned());
+        self.spawn(async move {
+            let aborted = requests::abort_transactions(&client, &topic, &ends).await;
+            if let Ok(count @ 1..) = aborted {
+                warn!("{topic}: {count} transactions that were open at the end of the copy are aborted");
+            }
+            let aborted = aborted.map(|_| ()).map_err(|error| error.to_string());
+            one_event(topic, Event::TransactionsAborted(aborted))
+        });
+    }
+
+    fn indexes_here(&self, topic: &str) -> Vec<i32> {
+        self.partitions_of(topic).iter().map(TopicPartition::partition).collect()
+    }
+
+    fn command(
+        &mut self,
+        topic: &str,
+        index: i32,
+        command: impl FnOnce(twinlog_sync::session::PartitionKey) -> Command,
+    ) -> bool {
+        let Ok(partition) = TopicPartition::new(topic, index) else { return false };
+        let Some(mirror) = self.mirrors.get(&partition).filter(|mirror| mirror.is_in_shard()) else {
+            return false;
+        };
+        let (shard, key) = (mirror.shard, mirror.key);
+        self.send(shard, command(key));
+        true
+    }
+
+    fn ask_standing(&mut self, topic: &str, indexes: &[i32]) -> Vec<Event> {
+        let mut absent = Vec::new();
+        for index in indexes {
+            if !self.command(topic, *index, |key| Command::TellStanding { key }) {
+                absent.push(Event::Standing { index: *index, standing: None });
+            }
+        }
+        absent
+    }
+
+    fn restore(&mut self, hand_overs: &HandOvers, topic: &str) {
+        let Some(guest) = &self.guest else { return };
+        let wanted = hand_overs.rows.get(topic).map(|row| row.wanted_configs.clone()).unwrap_or_default();
+        let (mut client, topic) = (guest.member.controller(), topic.to_owned());
+        self.spawn(async move {
+            let restored = requests::restore_configs(&mut client, &topic, &wanted).await;
+            for refused in restored.iter().flatten() {
+                warn!("{topic}: the destination does not take {refused}");
+            }
+            let restored = restored.map(|_| ()).map_err(|error| error.to_string());
+            one_event(topic, Event::ConfigsRestored(restored))
+        });
+    }
+
+    fn send_batch(&mut self, hand_overs: &mut HandOvers, batch: Batch) {
+        if !batch.steps.is_empty() {
+            let (state, link) = (hand_overs.state.clone(), hand_overs.link.clone());
+            self.spawn(async move { outcome(HandOverOutcome::Kept(keep(&state, &link, batch.steps).await)) });
+        }
+        if !batch.floors.is_empty() {
+            self.raise_floor(hand_overs, batch.floors);
+        }
+        if !batch.reassigns.is_empty() {
+            self.send_reassigns(batch.reassigns);
+        }
+        for (id, changes) in batch.changes {
+            self.send_changes(id, changes);
+        }
+    }
+
+    fn send_reassigns(&self, reassigns: Vec<(String, i32, Option<Vec<i32>>)>) {
+        let Some(guest) = &self.guest else { return };
+        let mut client = guest.member.controller();
+        self.spawn(async move {
+            let topics: BTreeSet<String> = reassigns.iter().map(|(topic, ..)| topic.clone()).collect();
+            let mut results: BTreeMap<String, Result<(), String>> = BTreeMap::new();
+            match reassign(&mut client, &reassigns).await {
+                Err(error) => results.extend(topics.into_iter().map(|topic| (topic, Err(error.to_string())))),
+                Ok(answers) => {
+                    results.extend(topics.into_iter().map(|topic| (topic, Ok(()))));
+                    for ((topic, index), answer) in answers {
+                        let refused = answer.err().filter(|why| why.code != NO_REASSIGNMENT_IN_PROGRESS);
+                        if let Some(why) = refused {
+                            results.insert(topic, Err(format!("partition {index}: {why}")));
+                        }
+                    }
+                }
+            }
+            let events = results.into_iter().map(|(topic, result)| (topic, Event::Reassigned(result)));
+            outcome(HandOverOutcome::Events(events.collect()))
+        });
+    }
+
+    fn send_changes(&self, id: i32, changes: Vec<(String, TopicId, IsrChange)>) {
+        let Some(guest) = &self.guest else { return };
+        let epoch = guest.member.state(id).and_then(|state| state.broker_epoch());
+        let mut client = guest.member.controller();
+        self.spawn(async move {
+            let topics: BTreeSet<String> = changes.iter().map(|(topic, ..)| topic.clone()).collect();
+            let failed = |why: String| {
+                let events = topics.iter().map(|topic| (topic.clone(), Event::Altered(Err(why.clone()))));
+                outcome(HandOverOutcome::Events(events.collect()))
+            };
+            let Some(epoch) = epoch else {
+                return failed(format!("guest broker {id} is not registered now"));
+            };
+            let sent: Vec<WireChange> =
+                changes.iter().map(|(_, topic_id, change)| wire(*topic_id, change, epoch)).collect();
+            let codes = match alter_partitions(&mut client, id, epoch, &sent).await {
+                Ok(codes) => codes.into_iter().collect::<BTreeMap<_, _>>(),
+                Err(error) => return failed(error.to_string()),
+            };
+            let mut by_topic: BTreeMap<String, Vec<(i32, i16)>> = BTreeMap::new();
+            for (topic, topic_id, change) in changes {
+                // A partition that the answer leaves out is looked at again.
+                let code = codes.get(&(topic_id, change.index)).copied().unwrap_or(-1);
+                by_topic.entry(topic).or_default().push((change.index, code));
+            }
+            let events = by_topic.into_iter().map(|(topic, codes)| (topic, Event::Altered(Ok(codes))));
+            outcome(HandOverOutcome::Events(events.collect()))
+        });
+    }
+}
+
+fn one_event(topic: String, event: Event) -> super::Outcome {
+    outcome(HandOverOutcome::Events(vec![(topic, event)]))
+}
+
+fn wire(topic_id: TopicId, change: &IsrChange, epoch: i64) -> WireChange {
+    WireChange {
+        topic_id,
+        index: change.index,
+        leader_epoch: change.leader_epoch,
+        partition_epoch: change.partition_epoch,
+        isr: [&[(change.guest, epoch)], change.followers.as_slice()].concat(),
+    }
+}
+
+fn advance_of(topic: &str, step: HandOverStep, machine: &HandOver, kind: &str) -> Advance {
+    let ends: BTreeMap<i32, i64> = machine.ends().iter().map(|(index, end)| (*index, end.value())).collect();
+    let targets = (step <= HandOverStep::HandedOver).then(|| machine.targets());
+    let error = machine.trouble().map(ToString::to_string);
+    let result = step.is_over().then(|| {
+        serde_json::json!({
+            "kind": kind,
+            "step": step.name(),
+            "ends": ends,
+            "late_records": machine.late(),
+            "left_out_broker_ids": machine.left_out(),
+            "open_transactions": machine.open_here(),
+            "error": error,
+        })
+    });
+    Advance {
+        captured_ends: (!ends.is_empty()).then_some(ends),
+        target_replicas: targets,
+        detail: error.filter(|_| step == HandOverStep::Abandoned).unwrap_or_default(),
+        result,
+        ..Advance::new(topic, event_of(step))
+    }
+}
+
+/// Keeps all steps at once; when that is refused, each for itself, so that one topic holds no other back.
+async fn keep(
+    state: &StateDatabase,
+    link: &str,
+    steps: Vec<(HandOverStep, Advance)>,
+) -> Vec<(String, HandOverStep, Result<(), String>)> {
+    let all = steps.iter().map(|(_, advance)| advance.clone()).collect();
+    let together = state.advance(link, all, wall_clock_ms()).await.is_ok();
+    let mut kept = Vec::new();
+    for (step, advance) in steps {
+        let topic = advance.topic.clone();
+        let result = match together {
+            true => Ok(()),
+            false => keep_one(state, link, step, advance).await,
+        };
+        kept.push((topic, step, result));
+    }
+    kept
+}
+
+async fn keep_one(
+    state: &StateDatabase,
+    link: &str,
+    step: HandOverStep,
+    advance: Advance,
+) -> Result<(), String> {
+    let topic = advance.topic.clone();
+    let Err(error) = state.advance(link, vec![advance], wall_clock_ms()).await else { return Ok(()) };
+    // An error of a commit may hide that it was done: then the step would be refused for ever.
+    let rows = state.hand_overs(link).await.unwrap_or_default();
+    match rows.iter().any(|row| row.topic == topic && row.step == step) {
+        true => Ok(()),
+        false => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twinlog_sync::lifecycle::Transition;
+
+    #[test]
+    fn every_step_but_the_first_is_reached_by_its_event() {
+        for step in HandOverStep::ALL.iter().filter(|step| **step != HandOverStep::Requested) {
+            let reached = HAND_OVER_TRANSITIONS.iter().filter(|row| row.to == *step);
+            assert!(reached.clone().count() > 0);
+            for row in reached {
+                let next = Transition::next(HAND_OVER_TRANSITIONS, row.from, event_of(*step));
+                assert_eq!(next, Some(*step), "{} to {step}", row.from);
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! What is kept of the link: its clusters, its mirror topics, and how far producer ids are lifted.
+//!
+//! A mirror topic gets its row when the destination shows that it is ours, with the configuration that the
+//! source has for it then. All of this is repeated until it is done; nothing here is urgent but the first
+//! reading, without which no partition is taken on.
+
+use super::super::guest::TopicPhase;
+use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, wall_clock_ms};
+use crate::control::guest::ControllerClient;
+use crate::control::guest::hand_over::source_configs;
+use crate::control::guest::producer_ids::{Allocator, HEADROOM, ProducerIdError, lift, source_next_id};
+use crate::control::state::{
+    Change, HandOverKind, Link, MirrorTopic, NewMirror, ProducerIdFloor, StateDatabase, StateError,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use twinlog_log_segment::files::TopicId;
+use twinlog_sync::guest::hand_over::Event;
+use twinlog_sync::lifecycle::{MirrorEvent, MirrorState};
+
+/// Pause after something here failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often the source is asked whether its producer ids come near the floor.
+const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two looks for topics without rows; each is at every topic.
+const ADOPT_INTERVAL: Duration = Duration::from_millis(500);
+/// Topics that get their rows in one go: each is one question to the source.
+const ADOPTED_MAX: usize = 64;
+
+/// Everything that is kept of the link.
+pub struct Loaded {
+    mirrors: Vec<MirrorTopic>,
+    hand_overs: Vec<HandOverRow>,
+    floor: ProducerIdFloor,
+}
+
+async fn load(state: &StateDatabase, link: &str) -> Result<Box<Loaded>, StateError> {
+    Ok(Box::new(Loaded {
+        mirrors: state.mirrors(Some(link)).await?,
+        hand_overs: state.hand_overs(link).await?,
+        floor: state.producer_id_floor(link).await?,
+    }))
+}
+
+impl HandOvers {
+    pub(super) fn take_rows(&mut self, loaded: Loaded) {
+        self.rows = loaded.mirrors.into_iter().map(|row| (row.topic.clone(), row)).collect();
+        self.hand_overs = loaded.hand_overs.into_iter().map(|row| (row.topic.clone(), row)).collect();
+        self.floor = loaded.floor;
+    }
+}
+
+/// A topic that has no row yet, or one that is not shown as established.
+struct Adoption {
+    topic: String,
+    source_id: TopicId,
+    destination_id: TopicId,
+    replicas: u16,
+    is_new: bool,
+}
+
+impl Supervisor {
+    /// Does what is due of all this.
+    pub(super) fn keep_up(&mut self, hand_overs: &mut HandOvers, now: Instant) {
+        if !hand_overs.loaded {
+            if !hand_overs.loading {
+                hand_overs.loading = true;
+                let (state, link) = (hand_overs.state.clone(), hand_overs.link.clone());
+                self.spawn(async move { outcome(HandOverOutcome::Loaded(load(&state, &link).await)) });
+            }
+            return;
+        }
+        if now < hand_overs.retry_at {
+            return;
+        }
+        if !hand_overs.link_kept {
+            self.keep_link(hand_overs);
+            return;
+        }
+        self.adopt(hand_overs);
+        let stale = hand_overs.floored_at.is_none_or(|at| now >= at + FLOOR_INTERVAL);
+        if stale && !hand_overs.flooring && self.guest.as_ref().is_some_and(|guest| guest.is_joined()) {
+            self.raise_floor(hand_overs, Vec::new());
+        }
+    }
+
+    /// The rows changed in a way that is not known here.
+    pub(super) fn reload(&mut self, hand_overs: &HandOvers) {
+        let (state, link) = (hand_overs.state.clone(), hand_overs.link.clone());
+        self.spawn(async move { outcome(HandOverOutcome::Rows(load(&state, &link).await)) });
+    }
+
+    pub(super) fn loaded(&mut self, hand_overs: &mut HandOvers, result: Result<Box<Loaded>, StateError>) {
+        match result {
+            Err(error) => self.halted = Some(error.to_string()),
+            Ok(loaded) => {
+                hand_overs.take_rows(*loaded);
+                hand_overs.loaded = true;
+                let guests = self.guest.as_ref().map(|guest| guest.ids()).unwrap_or_default();
+                let open = hand_overs.hand_overs.values().filter(|row| !row.step.is_over());
+                for row in open.cloned().collect::<Vec<_>>() {
+                    hand_overs.start(row, &guests);
+                }
+            }
+        }
+    }
+
+    fn keep_link(&mut self, hand_overs: &mut HandOvers) {
+        if std::mem::replace(&mut hand_overs.linking, true) {
+            return;
+        }
+        let (source, destination) = (self.client.clone(), hand_overs.destination.clone());
+        let (state, link) = (hand_overs.state.clone(), hand_overs.link.clone());
+        self.spawn(async move {
+            let kept = async {
+                let source = source.metadata(Some(&[])).await.map_err(|error| error.to_string())?;
+                let destination = destination.metadata(Some(&[])).await.map_err(|error| error.to_string())?;
+                let wanted = Link {
+                    link,
+                    source_cluster_id: source.cluster_id.unwrap_or_default(),
+                    destination_cluster_id: destination.cluster_id.unwrap_or_default(),
+                    created_ms: wall_clock_ms(),
+                };
+                state.put_link(wanted.clone()).await.map_err(|error| error.to_string())?;
+                Ok(wanted)
+            };
+            outcome(HandOverOutcome::LinkKept(kept.await))
+        });
+    }
+
+    pub(super) fn link_kept(&mut self, hand_overs: &mut HandOvers, result: Result<Link, String>) {
+        hand_overs.linking = false;
+        match result {
+            Ok(link) => {
+                hand_overs.link_kept = true;
+                hand_overs.source_cluster_id = Some(link.source_cluster_id);
+                hand_overs.cluster_id = Some(link.destination_cluster_id);
+            }
+            Err(why) => {
+                hand_overs.retry_at = Instant::now() + RETRY;
+                if self.may_warn("link") {
+                    warn!("the link is not kept yet: {why}; tried again");
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, hand_overs: &mut HandOvers) {
+        let Some(guest) = &self.guest else { return };
+        if hand_overs.adopting || Instant::now() < hand_overs.adopt_at {
+            return;
+        }
+        hand_overs.adopt_at = Instant::now() + ADOPT_INTERVAL;
+        let mut due = Vec::new();
+        let image = guest.member.image();
+        for (topic, known) in &guest.topics {
+            let TopicPhase::Ours(destination_id) = known.phase else { continue };
+            let row = hand_overs.rows.get(topic);
+            let pending = row.is_none_or(|row| row.state == MirrorState::PendingMirror);
+            if !pending || hand_overs.running.contains_key(topic) || due.len() == ADOPTED_MAX {
+                continue;
+            }
+            let Some(mirror) = self.mirrors.values().find(|mirror| mirror.partition.topic() == topic) else {
+                continue;
+            };
+            let replicas = image.partition(destination_id, 0).map_or(1, |first| first.replicas.len() - 1);
+            due.push(Adoption {
+                topic: topic.clone(),
+                source_id: mirror.topic.id,
+                destination_id,
+                replicas: u16::try_from(replicas).unwrap_or(u16::MAX),
+                is_new: row.is_none(),
+            });
+        }
+        drop(image);
+        if due.is_empty() {
+            return;
+        }
+        hand_overs.adopting = true;
+        let (client, state, link) = (self.client.clone(), hand_overs.state.clone(), hand_overs.link.clone());
+        self.spawn(async move {
+            let mut wanted = BTreeMap::new();
+            for each in due.iter().filter(|each| each.is_new) {
+                match source_configs(&client, &each.topic).await {
+                    Ok(configs) => wanted.insert(each.topic.clone(), configs),
+                    Err(error) => return outcome(HandOverOutcome::Adopted(Err(error.to_string()))),
+                };
+            }
+            let adopted = keep_adopted(&state, &link, due, wanted).await.map_err(|error| error.to_string());
+            outcome(HandOverOutcome::Adopted(adopted))
+        });
+    }
+
+    pub(super) fn adopted(&mut self, hand_overs: &mut HandOvers, result: Result<Vec<MirrorTopic>, String>) {
+        hand_overs.adopting = false;
+        // There may be more of them.
+        hand_overs.adopt_at = Instant::now();
+        match result {
+            Ok(rows) => hand_overs.rows.extend(rows.into_iter().map(|row| (row.topic.clone(), row))),
+            Err(why) => {
+                hand_overs.retry_at = Instant::now() + RETRY;
+                if self.may_warn("adopt") {
+                    warn!("mirror topics are not kept yet: {why}; tried again");
+                }
+            }
+        }
+    }
+
+    /// Lifts the destination's producer ids above the source's, where they are not; machines that wait for
+    /// it are told.
+    pub(super) fn raise_floor(&mut self, hand_overs: &mut HandOvers, topics: Vec<String>) {
+        let Some(guest) = &self.guest else { return };
+        hand_overs.flooring = true;
+        let ids = guest.ids();
+        let registered = ids.iter().find_map(|id| Some((*id, guest.member.state(*id)?.broker_epoch()?)));
+        let image = guest.member.image();
+        let from = image.next_producer_id();
+        let alive = image.brokers().values().filter(|each| !each.fenced && !ids.contains(&each.broker));
+        let brokers: Vec<i32> = alive.map(|each| each.broker).collect();
+        drop(image);
+        let (controllers, connection) = guest.member.ways_to_controllers();
+        let client = move || ControllerClient::new(controllers.clone(), connection.clone());
+        // A failover must not wait for a source that may be gone: the floor that was kept counts.
+        let is_failover = |topic: &String| {
+            hand_overs.running.get(topic).is_some_and(|each| each.kind == HandOverKind::Failover)
+        };
+        let may_lack_source = !topics.is_empty() && topics.iter().all(is_failover);
+        let (source, destination) = (self.client.clone(), hand_overs.destination.clone());
+        let (state, link, floor) = (hand_overs.state.clone(), hand_overs.link.clone(), hand_overs.floor);
+        let reached = hand_overs.reached.clone();
+        self.spawn(async move {
+            let raised = async {
+                let next = match source_next_id(&source).await {
+                    Err(_) if may_lack_source && floor.floor > 0 => return Ok(floor),
+                    next => next?,
+                };
+                // Half of the headroom is what the source may still hand out until the next look.
+                if floor.floor > 0 && next + HEADROOM / 2 <= floor.floor {
+                    return Ok(floor);
+                }
+                let wanted = ProducerIdFloor { floor: next + HEADROOM, highest_mirrored: next };
+                let (guest, broker_epoch) = registered.ok_or(ProducerIdError::NoGuest)?;
+                let allocator = Allocator { guest, broker_epoch, client };
+                lift(&allocator, &destination, &brokers, (from, wanted.floor), &reached).await?;
+                info!("the destination hands out no producer id below {} any more", wanted.floor);
+                Ok(wanted)
+            };
+            let raised: Result<ProducerIdFloor, ProducerIdError> = raised.await;
+            let result = match raised {
+                Err(error) => Err(error.to_string()),
+                Ok(wanted) if wanted == floor => Ok(floor),
+                Ok(wanted) => {
+                    let kept = state.raise_producer_id_floor(&link, wanted, wall_clock_ms()).await;
+                    kept.map_err(|error| error.to_string())
+                }
+            };
+            outcome(HandOverOutcome::Floored { topics, result })
+        });
+    }
+
+    pub(super) fn floored(
+        &mut self,
+        hand_overs: &mut HandOvers,
+        topics: Vec<String>,
+        result: Result<ProducerIdFloor, String>,
+    ) {
+        hand_overs.flooring = false;
+        match &result {
+            Ok(floor) => {
+                hand_overs.floor = *floor;
+                hand_overs.floored_at = Some(Instant::now());
+            }
+            Err(why) => {
+                hand_overs.retry_at = Instant::now() + RETRY;
+                if self.may_warn("floor") {
+                    warn!("producer ids of the destination are not lifted: {why}; tried again");
+                }
+            }
+        }
+        let now = hand_overs.now();
+        for topic in topics {
+            if let Some(running) = hand_overs.running.get_mut(&topic) {
+                running.machine.handle(now, Event::ProducerIdsLifted(result.clone().map(|_| ())));
+            }
+        }
+    }
+}
+
+async fn keep_adopted(
+    state: &StateDatabase,
+    link: &str,
+    due: Vec<Adoption>,
+    mut wanted: BTreeMap<String, BTreeMap<String, String>>,
+) -> Result<Vec<MirrorTopic>, StateError> {
+    let now_ms = wall_clock_ms();
+    let new = due.iter().filter(|each| each.is_new).map(|each| NewMirror {
+        topic: each.topic.clone(),
+        source_topic_id: each.source_id,
+        wanted_configs: wanted.remove(&each.topic).unwrap_or_default(),
+        replication_factor: each.replicas,
+        reason: "the destination has it".to_owned(),
+    });
+    state.create_mirrors(link, new.collect(), now_ms).await?;
+    let ids = due.iter().map(|each| (each.topic.clone(), each.destination_id)).collect();
+    state.set_destination_topic_ids(link, ids, now_ms).await?;
+    let established = due.iter().map(|each| Change {
+        topic: each.topic.clone(),
+        event: MirrorEvent::Established,
+        reason: "led by us and followed".to_owned(),
+        code: String::new(),
+    });
+    state.transition(link, established.collect(), now_ms).await?;
+    let mut rows = Vec::new();
+    for each in due {
+        rows.push(state.mirror(link, &each.topic).await?);
+    }
+    Ok(rows)
+}

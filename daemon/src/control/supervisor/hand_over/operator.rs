@@ -1,0 +1,326 @@
+//! What operators ask over the socket, answered from what is known here.
+//!
+//! Orders are judged topic by topic: one that cannot be done is told with its answer and holds no other one
+//! back. A promote or failover is answered once it is kept; its steps are in the topic's view.
+
+use super::{
+    HandOverOutcome, HandOverRow, HandOvers, Supervisor, new_hand_over, outcome, views, wall_clock_ms,
+};
+use crate::admin::answer::{
+    ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, PartitionActionView,
+};
+use crate::admin::{AdminError, AdminRequest, ErrorCode, LinkAddress, OpenTransactions, Reply, Selection};
+use crate::control::guest::hand_over::source_configs;
+use crate::control::state::{HandOverKind, MirrorTopic, StateError};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use tracing::warn;
+use twinlog_sync::lifecycle::{MIRROR_TRANSITIONS, MirrorEvent, MirrorState, Transition};
+
+/// Hand-overs that were kept as requested, or were not.
+pub struct Begun {
+    result: Result<(Vec<HandOverRow>, Vec<MirrorTopic>), StateError>,
+    actions: Vec<MirrorActionView>,
+    reply: Reply<Vec<MirrorActionView>>,
+}
+
+/// What was asked of mirror topics.
+struct Order {
+    kind: HandOverKind,
+    selection: Selection,
+    validate_only: bool,
+    allow_moving_source: bool,
+}
+
+fn refused(topic: &str, code: &str, why: &dyn Display) -> MirrorActionView {
+    MirrorActionView {
+        mirror_topic_name: topic.to_owned(),
+        error_message: Some(why.to_string()),
+        error_code: Some(code.to_owned()),
+        ..MirrorActionView::default()
+    }
+}
+
+fn tell<T>(reply: Reply<T>, answer: Result<T, AdminError>) {
+    // Nobody waits any more: what was asked is done all the same.
+    let _ = reply.send(answer);
+}
+
+impl HandOvers {
+    fn check(&self, at: &LinkAddress) -> Result<(), AdminError> {
+        self.check_cluster(at.cluster.as_deref())?;
+        match at.link == self.link {
+            true => Ok(()),
+            false => {
+                let why = format!("there is no link {}; this daemon runs {}", at.link, self.link);
+                Err(AdminError::new(ErrorCode::NoSuchLink, &why))
+            }
+        }
+    }
+
+    fn check_cluster(&self, cluster: Option<&str>) -> Result<(), AdminError> {
+        match (cluster, &self.cluster_id) {
+            (None, _) => Ok(()),
+            (Some(asked), Some(known)) if asked == known => Ok(()),
+            (Some(asked), _) => {
+                Err(AdminError::new(ErrorCode::NoSuchCluster, &format!("no link leads to cluster {asked}")))
+            }
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn answer_operators(&mut self, hand_overs: &mut HandOvers) {
+        while let Ok(request) = hand_overs.requests.try_recv() {
+            self.answer_operator(hand_overs, request);
+        }
+    }
+
+    fn answer_operator(&mut self, hand_overs: &mut HandOvers, request: AdminRequest) {
+        match request {
+            AdminRequest::ListClusters { reply } => {
+                let ids = hand_overs.cluster_id.iter();
+                tell(reply, Ok(ids.map(|id| ClusterView { cluster_id: id.clone() }).collect()));
+            }
+            AdminRequest::ListLinks { cluster, reply } => {
+                let checked = hand_overs.check_cluster(cluster.as_deref());
+                tell(reply, checked.map(|()| vec![self.link_view(hand_overs)]));
+            }
+            AdminRequest::DescribeLink { at, reply } => {
+                tell(reply, hand_overs.check(&at).map(|()| self.link_view(hand_overs)));
+            }
+            AdminRequest::ListMirrors { cluster, link, reply } => {
+                let link = link.unwrap_or_else(|| hand_overs.link.clone());
+                let checked = hand_overs.check(&LinkAddress { cluster, link });
+                tell(reply, checked.map(|()| self.mirror_views(hand_overs)));
+            }
+            AdminRequest::DescribeMirror { at, topic, reply } => {
+                let found = hand_overs.check(&at).and_then(|()| self.describe(hand_overs, &topic));
+                tell(reply, found);
+            }
+            AdminRequest::CreateMirrors { at, names, reply, .. } => {
+                let answers = hand_overs
+                    .check(&at)
+                    .map(|()| names.iter().map(|name| self.create_one(hand_overs, name)));
+                tell(reply, answers.map(Iterator::collect));
+            }
+            AdminRequest::Promote { at, selection, validate_only, allow_moving_source, reply } => {
+                let kind = HandOverKind::Promote;
+                let order = Order { kind, selection, validate_only, allow_moving_source };
+                self.hand_over_order(hand_overs, &at, order, reply);
+            }
+            AdminRequest::Failover { at, selection, validate_only, open_transactions, reply } => {
+                if open_transactions == OpenTransactions::Truncate {
+                    let why =
+                        "a failover aborts open transactions; cutting the copy before them is not offered";
+                    return tell(reply, Err(AdminError::new(ErrorCode::Refused, &why)));
+                }
+                let kind = HandOverKind::Failover;
+                let order = Order { kind, selection, validate_only, allow_moving_source: true };
+                self.hand_over_order(hand_overs, &at, order, reply);
+            }
+            AdminRequest::DeleteMirrors { at, names, reply, .. } => {
+                let why =
+                    "a mirror topic goes when it is promoted or failed over; deleting one is not offered";
+                let answers = |()| names.iter().map(|name| refused(name, "NOT_OFFERED", &why)).collect();
+                tell(reply, hand_overs.check(&at).map(answers));
+            }
+            AdminRequest::GuestLeave { at, validate_only, reply } => {
+                let left = hand_overs.check(&at).and_then(|()| self.leave(hand_overs, validate_only));
+                tell(reply, left);
+            }
+            AdminRequest::Status { reply } => tell(reply, Ok(self.status_view(hand_overs))),
+        }
+    }
+
+    fn describe(&self, hand_overs: &HandOvers, topic: &str) -> Result<MirrorTopicView, AdminError> {
+        self.mirror_view(hand_overs, topic).ok_or_else(|| {
+            let why = format!("link {} has no mirror topic {topic}", hand_overs.link);
+            AdminError::new(ErrorCode::NoSuchMirrorTopic, &why)
+        })
+    }
+
+    fn create_one(&self, hand_overs: &HandOvers, name: &str) -> MirrorActionView {
+        if hand_overs.rows.contains_key(name) {
+            return refused(name, "EXISTS", &"it is a mirror topic of this link already");
+        }
+        let why = "the topics of a link are named in its configuration; add it to topics and start again";
+        refused(name, "NOT_OFFERED", &why)
+    }
+
+    fn link_view(&self, hand_overs: &HandOvers) -> LinkView {
+        LinkView {
+            link_name: hand_overs.link.clone(),
+            source_cluster_id: hand_overs.source_cluster_id.clone(),
+            destination_cluster_id: hand_overs.cluster_id.clone(),
+            link_state: self.link_state().to_owned(),
+            link_error: self.refresh.last_error.as_ref().map(ToString::to_string),
+            mode: "guest".to_owned(),
+            topic_names: hand_overs.rows.keys().cloned().collect(),
+        }
+    }
+
+    fn hand_over_order(
+        &mut self,
+        hand_overs: &mut HandOvers,
+        at: &LinkAddress,
+        order: Order,
+        reply: Reply<Vec<MirrorActionView>>,
+    ) {
+        if let Err(error) = hand_overs.check(at) {
+            return tell(reply, Err(error));
+        }
+        let mut names: Vec<String> = match &order.selection {
+            Selection::Names(names) => names.clone(),
+            Selection::Pattern(_) => Vec::new(),
+        };
+        let matching = hand_overs.rows.keys().filter(|topic| order.selection.means(topic)).cloned();
+        names.extend(matching.collect::<Vec<_>>());
+        names.sort();
+        names.dedup();
+        if let Selection::Pattern(_) = order.selection {
+            // A pattern means what can still be handed over, not what was long ago.
+            names.retain(|name| !hand_overs.is_stopped(name));
+        }
+        let actions: Vec<MirrorActionView> =
+            names.iter().map(|name| self.judge(hand_overs, name, &order)).collect();
+        let wanted = actions.iter().filter(|action| action.is_right());
+        let wanted: Vec<String> = wanted.map(|action| action.mirror_topic_name.clone()).collect();
+        if order.validate_only || wanted.is_empty() {
+            return tell(reply, Ok(actions));
+        }
+        let (state, link, source) = (hand_overs.state.clone(), hand_overs.link.clone(), self.client.clone());
+        self.spawn(async move {
+            if order.kind == HandOverKind::Promote {
+                for topic in &wanted {
+                    // What was kept when it was created stands in for an answer.
+                    if let Ok(configs) = source_configs(&source, topic).await {
+                        let _ = state.set_wanted_configs(&link, topic, configs, wall_clock_ms()).await;
+                    }
+                }
+            }
+            let kept = async {
+                let new =
+                    wanted.iter().map(|topic| new_hand_over(topic, order.kind, order.allow_moving_source));
+                state.begin_hand_overs(&link, new.collect(), wall_clock_ms()).await?;
+                let mut rows = state.hand_overs(&link).await?;
+                rows.retain(|row| wanted.contains(&row.topic));
+                Ok((rows, state.mirrors(Some(&link)).await?))
+            };
+            let result = kept.await;
+            outcome(HandOverOutcome::Begun(Box::new(Begun { result, actions, reply })))
+        });
+    }
+
+    /// What the answer for one topic says before anything is begun.
+    fn judge(&self, hand_overs: &HandOvers, topic: &str, order: &Order) -> MirrorActionView {
+        let Some(row) = hand_overs.rows.get(topic) else {
+            return refused(topic, "NO_SUCH_MIRROR_TOPIC", &"there is no mirror topic of this name");
+        };
+        let event = match order.kind {
+            HandOverKind::Promote => MirrorEvent::PromoteRequested,
+            HandOverKind::Failover => MirrorEvent::FailoverRequested,
+        };
+        if Transition::next(MIRROR_TRANSITIONS, row.state, event).is_none() {
+            let why = format!("it is {}, which allows no {}", row.state, order.kind.name());
+            return refused(topic, row.state.name(), &why);
+        }
+        if row.destination_topic_id.is_none() {
+            return refused(topic, "NOT_CREATED", &"the destination does not have it yet");
+        }
+        let mut lags = Vec::new();
+        for partition in self.partitions_of(topic) {
+            let mirror = &self.mirrors[&partition];
+            lags.push(PartitionActionView {
+                partition_id: partition.partition(),
+                lag: views::lag(mirror),
+                last_source_fetch_offset: views::fetched(mirror),
+                error_message: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()),
+                error_code: mirror.stopped.as_ref().map(|stopped| stopped.code.to_owned()),
+            });
+        }
+        if order.kind == HandOverKind::Failover {
+            // A stopped partition is what a failover is for: its lag is told, it forbids nothing.
+            lags.iter_mut().for_each(|lag| (lag.error_message, lag.error_code) = (None, None));
+        }
+        let left_out = self.dead_replicas(row);
+        MirrorActionView {
+            mirror_topic_name: topic.to_owned(),
+            mirror_lags: lags,
+            left_out_broker_ids: left_out,
+            consumer_group_offsets: Some("not configured".to_owned()),
+            ..MirrorActionView::default()
+        }
+    }
+
+    fn dead_replicas(&self, row: &MirrorTopic) -> Vec<i32> {
+        let Some((guest, id)) = self.guest.as_ref().zip(row.destination_topic_id) else { return Vec::new() };
+        let (image, ids) = (guest.member.image(), guest.ids());
+        let replicas = image.topic(id).into_iter().flat_map(|topic| topic.partitions.values());
+        let mut dead: Vec<i32> = replicas
+            .flat_map(|partition| partition.replicas.iter().copied())
+            .filter(|broker| !ids.contains(broker) && image.broker(*broker).is_none_or(|each| each.fenced))
+            .collect();
+        dead.sort_unstable();
+        dead.dedup();
+        dead
+    }
+
+    pub(super) fn begun(&mut self, hand_overs: &mut HandOvers, begun: Begun) {
+        let Begun { result, mut actions, reply } = begun;
+        match result {
+            Ok((rows, mirrors)) => {
+                hand_overs.rows = mirrors.into_iter().map(|row| (row.topic.clone(), row)).collect();
+                let guests = self.guest.as_ref().map(|guest| guest.ids()).unwrap_or_default();
+                for row in rows {
+                    hand_overs.start(row, &guests);
+                }
+            }
+            Err(error) => {
+                warn!("no hand-over was begun: {error}");
+                for action in actions.iter_mut().filter(|action| action.is_right()) {
+                    action.error_message = Some(error.to_string());
+                    action.error_code = Some("NOT_KEPT".to_owned());
+                }
+            }
+        }
+        tell(reply, Ok(actions));
+    }
+
+    fn leave(&self, hand_overs: &HandOvers, validate_only: bool) -> Result<GuestLeaveView, AdminError> {
+        let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
+        let remaining = hand_overs.rows.values().filter(|row| row.state != MirrorState::Stopped).count();
+        let ids = guest.ids();
+        let image = guest.member.image();
+        let held: BTreeMap<&str, usize> = image
+            .topics()
+            .values()
+            .filter_map(|topic| {
+                let ours = topic.partitions.values();
+                let count = ours.filter(|each| each.replicas.iter().any(|id| ids.contains(id))).count();
+                (count > 0).then_some((topic.name.as_str(), count))
+            })
+            .collect();
+        if remaining > 0 || !held.is_empty() {
+            let why = format!(
+                "{remaining} mirror topics remain, and {} topics have replicas on guest brokers; promote or fail \
+                 them over first",
+                held.len()
+            );
+            return Err(AdminError::new(ErrorCode::Refused, &why));
+        }
+        let registered: Vec<i32> = ids.iter().copied().filter(|id| image.broker(*id).is_some()).collect();
+        drop(image);
+        for id in registered.iter().filter(|_| !validate_only) {
+            if let Err(error) = guest.member.leave(*id) {
+                return Err(AdminError::new(ErrorCode::Conflict, &error));
+            }
+        }
+        let message = match validate_only {
+            true => "they would be unregistered",
+            false => "they are being unregistered; end the daemon, or it joins again at its next start",
+        };
+        let link_name = hand_overs.link.clone();
+        Ok(GuestLeaveView { link_name, broker_ids: registered, message: message.to_owned() })
+    }
+}

@@ -1,0 +1,175 @@
+//! What operators are shown: rows, counters and standings, put side by side.
+//!
+//! A figure that nobody has observed is left out, never shown as 0.
+
+use super::{HandOvers, Supervisor};
+use crate::admin::answer::{
+    AlarmView, FollowerView, GuestView, HandOverView, MirrorTopicView, PartitionView, SourceView, StatusView,
+    TotalsView,
+};
+use crate::control::mirror::Mirror;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use twinlog_sync::lifecycle::MirrorState;
+use twinlog_sync::metadata::MembershipState;
+
+/// Where the copy's next fetch begins.
+pub fn fetched(mirror: &Mirror) -> Option<i64> {
+    mirror.is_in_shard().then(|| mirror.counters.fetch.load(Relaxed))
+}
+
+/// Records until the bound of the copy, once the source has told it.
+pub fn lag(mirror: &Mirror) -> Option<i64> {
+    let stable = mirror.counters.last_stable_offset.load(Relaxed);
+    let known = mirror.is_in_shard() && mirror.counters.source_seen_at.load(Relaxed) > 0 && stable >= 0;
+    known.then(|| (stable - mirror.counters.log_end.load(Relaxed)).max(0))
+}
+
+fn word(state: MembershipState) -> &'static str {
+    match state {
+        MembershipState::Unknown => "UNKNOWN",
+        MembershipState::Registering => "REGISTERING",
+        MembershipState::Fenced { .. } => "FENCED",
+        MembershipState::Active { .. } => "ACTIVE",
+        MembershipState::Leaving | MembershipState::Left => "LEAVING",
+    }
+}
+
+fn age_ms(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Supervisor {
+    pub(super) fn link_state(&self) -> &'static str {
+        match (&self.halted, &self.refresh.last_error) {
+            (Some(_), _) => "FAILED",
+            (None, Some(_)) => "UNAVAILABLE",
+            (None, None) => "ACTIVE",
+        }
+    }
+
+    pub(super) fn mirror_views(&self, hand_overs: &HandOvers) -> Vec<MirrorTopicView> {
+        let topics = hand_overs.rows.keys();
+        topics.filter_map(|topic| self.mirror_view(hand_overs, topic)).collect()
+    }
+
+    pub(super) fn mirror_view(&self, hand_overs: &HandOvers, topic: &str) -> Option<MirrorTopicView> {
+        let row = hand_overs.rows.get(topic)?;
+        let stopped = row.state == MirrorState::Stopped;
+        let partitions = match stopped {
+            // What this daemon still knows of them is no mirror's state.
+            true => Vec::new(),
+            false => self
+                .partitions_of(topic)
+                .iter()
+                .map(|each| self.partition_view(hand_overs, &self.mirrors[each]))
+                .collect(),
+        };
+        let worst = partitions.iter().find(|each: &&PartitionView| !each.code.is_empty());
+        let running = hand_overs.running.get(topic);
+        let hand_over = hand_overs.hand_overs.get(topic).map(|last| HandOverView {
+            kind: last.kind.name().to_owned(),
+            step: running.map_or(last.step, |running| running.machine.step()).name().to_owned(),
+            since_ms: last.started_ms,
+            error: running
+                .and_then(|running| running.machine.trouble().map(ToString::to_string))
+                .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned)),
+        });
+        let failed = worst.filter(|_| row.state == MirrorState::Active);
+        Some(MirrorTopicView {
+            link_name: row.link.clone(),
+            mirror_topic_name: row.topic.clone(),
+            source_topic_name: row.topic.clone(),
+            state: failed.map_or(row.state.name(), |_| MirrorState::Failed.name()).to_owned(),
+            reason: failed.map_or(row.reason.clone(), |worst| worst.reason.clone()),
+            code: failed.map_or(row.code.clone(), |worst| worst.code.clone()),
+            state_time_ms: row.since_ms,
+            replication_factor: Some(row.replication_factor),
+            exactness: "exact".to_owned(),
+            partitions,
+            hand_over,
+        })
+    }
+
+    fn partition_view(&self, hand_overs: &HandOvers, mirror: &Mirror) -> PartitionView {
+        let counters = &mirror.counters;
+        let here = |value: i64| mirror.is_in_shard().then_some(value);
+        let standing = hand_overs.standings.get(&mirror.key);
+        let led = standing.and_then(|(at, led)| Some((at.elapsed(), led.as_ref()?)));
+        let followers = led.iter().flat_map(|(since, led)| {
+            led.followers.iter().map(|each| FollowerView {
+                broker_id: each.broker,
+                end: each.end.map(|end| end.value()),
+                age_ms: each.age_ns.map(|age| age / 1_000_000 + age_ms(*since)),
+                in_sync: each.end == Some(led.log_end),
+            })
+        });
+        PartitionView {
+            partition_id: mirror.partition.partition(),
+            lag: lag(mirror),
+            lag_ms: None,
+            lag_bytes: None,
+            last_source_fetch_offset: fetched(mirror),
+            log_start: here(counters.log_start.load(Relaxed)),
+            log_end: here(counters.log_end.load(Relaxed)),
+            high_watermark: led.as_ref().map(|(_, led)| led.high_watermark.value()),
+            leader_epoch: led.as_ref().map(|(_, led)| led.leader_epoch.0),
+            guest_broker_id: led.as_ref().map(|(_, led)| led.guest),
+            followers: followers.collect(),
+            state: mirror.state().to_uppercase(),
+            reason: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()).unwrap_or_default(),
+            code: mirror.stopped.as_ref().map(|stopped| stopped.code.to_owned()).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn status_view(&self, hand_overs: &HandOvers) -> StatusView {
+        let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
+        let image = guest.member.image();
+        let guests = guest.ids().into_iter().map(|id| {
+            let state = guest.member.state(id);
+            let partitions = image.topics().values().flat_map(|topic| topic.partitions.values());
+            let slack = guest.member.heartbeat_figures(id).map(|figures| figures.last_slack_ms.load(Relaxed));
+            GuestView {
+                broker_id: id,
+                state: state.map_or("RESERVED", |state| word(state.state)).to_owned(),
+                broker_epoch: state.and_then(|state| state.broker_epoch()),
+                heartbeat_slack_ms: slack,
+                led_partitions: partitions.filter(|partition| partition.leader == Some(id)).count(),
+                age_ms: state.map(|_| 0),
+            }
+        });
+        let guests = guests.collect();
+        let lags: Vec<i64> = self.mirrors.values().filter_map(lag).collect();
+        let stopped = self.mirrors.values().filter(|mirror| mirror.stopped.is_some()).count();
+        let troubles = hand_overs.running.iter().filter_map(|(topic, running)| {
+            let message = format!("{topic}: {}", running.machine.trouble()?);
+            let since_ms = hand_overs.hand_overs.get(topic).map_or(0, |row| row.updated_ms);
+            Some(AlarmView { code: "HAND_OVER".to_owned(), message, since_ms })
+        });
+        StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            link_name: hand_overs.link.clone(),
+            link_state: self.link_state().to_owned(),
+            mode: "guest".to_owned(),
+            uptime_ms: age_ms(hand_overs.born.elapsed()),
+            guests,
+            controllers: None,
+            source: SourceView {
+                cluster_id: hand_overs.source_cluster_id.clone(),
+                brokers: self.servers.len(),
+                error: self.refresh.last_error.as_ref().map(ToString::to_string),
+                age_ms: Some(age_ms(self.refresh.finished_at.elapsed())),
+            },
+            totals: TotalsView {
+                mirror_topics: hand_overs.rows.len(),
+                partitions: self.mirrors.len(),
+                failed_partitions: stopped,
+                hand_overs: hand_overs.running.len(),
+                lag: (lags.len() == self.mirrors.len()).then(|| lags.iter().sum()),
+                lag_bytes: None,
+                age_ms: Some(0),
+            },
+            alarms: troubles.collect(),
+        }
+    }
+}

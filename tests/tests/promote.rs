@@ -1,0 +1,220 @@
+//! Promote and failover between real clusters: mirror topics become ordinary ones, or stay as they were.
+
+use serde_json::Value;
+use twinlog_tests::cli::Running;
+use twinlog_tests::guest::{GUEST, GuestMirror};
+use twinlog_tests::kafka::scenario::{Keyed, PartitionDescription, Produce, Transactions};
+use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation, zoo};
+use twinlog_tests::poll;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
+const ALL: [usize; 3] = [1, 2, 3];
+/// Each is promoted once, with a kill when the named step has been kept.
+const KILLED_AT: [&str; 10] = [
+    "CAPTURED",
+    "FROZEN",
+    "FOLLOWERS_PROVEN",
+    "PRODUCER_IDS_FLOORED",
+    "GROUPS_COMMITTED",
+    "REASSIGNED",
+    "HANDED_OVER",
+    "VERIFIED",
+    "CONFIGS_RESTORED",
+    "DONE",
+];
+
+#[test]
+fn mirror_topics_become_topics_of_stock_brokers() {
+    let source = Cluster::start(ClusterOptions::default());
+    let destination = Cluster::start(ClusterOptions::destination(1));
+    zoo::fill(&source);
+    for topic in ["open", "moving", "two", "lost"].into_iter().chain(KILLED_AT) {
+        source.scenario().create_topic(topic, 2, 1, &[]);
+        source.scenario().produce_mixed(&Produce::to(topic));
+    }
+    let mirror = GuestMirror::new(PROGRAM, &source, &destination, &[".*"], &[]);
+    let daemon = mirror.start();
+    refuses_a_source_that_is_written_to(&source, &destination, &mirror);
+    promotes_every_kind_of_log(&source, &destination, &mirror);
+    let daemon = comes_back_at_every_step(&source, &destination, &mirror, daemon);
+    leaves_a_dead_broker_out(&source, &destination, &mirror);
+    takes_over_without_its_source(&source, &destination, &mirror);
+    daemon.terminate();
+    daemon.wait().expect_code(0);
+}
+
+/// What `mirror describe` tells; null while there is nothing to tell.
+fn describe(mirror: &GuestMirror, topic: &str) -> Value {
+    let told = mirror.command(&["mirror", "describe", topic, "--output", "json"]);
+    if told.code() == Some(0) { told.json()["data"][0].take() } else { Value::Null }
+}
+
+fn poll_until_state(mirror: &GuestMirror, topic: &str, state: &str) {
+    let mut last = Value::Null;
+    let came = poll::poll_within(poll::HANG_LIMIT, || {
+        last = describe(mirror, topic);
+        (last["state"] == state).then_some(())
+    });
+    assert!(came.is_some(), "{topic} is not {state}: {last}");
+}
+
+fn promote(mirror: &GuestMirror, topics: &[&str]) {
+    let words: Vec<&str> = ["mirror", "promote"].iter().chain(topics).copied().collect();
+    mirror.command(&words).expect_code(0);
+}
+
+fn is_stock(partition: &PartitionDescription) -> bool {
+    (1..GUEST).contains(&partition.leader) && partition.replicas.iter().all(|broker| *broker < GUEST)
+}
+
+/// The topic is led by stock brokers, ends where the source does for every kind of reader, and takes records
+/// of every kind of producer right there.
+fn assert_is_an_ordinary_topic(source: &Cluster, destination: &Cluster, topic: &str) {
+    let (from, to) = (source.scenario(), destination.scenario());
+    let partitions = to.describe_topic(topic);
+    assert!(partitions.iter().all(is_stock), "{topic}: {partitions:?}");
+    let ends = from.end_offsets(topic, Isolation::ReadUncommitted);
+    assert_eq!(from.start_offsets(topic), to.start_offsets(topic), "{topic}");
+    for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
+        assert_eq!(ends, to.end_offsets(topic, isolation), "{topic} {isolation:?}");
+    }
+    let more = Produce { count: 40, seed: 9, ..Produce::to(topic) };
+    let written = match topic {
+        // A compacted topic takes nothing without a key.
+        "compacted" => {
+            let keyed = Keyed { keys: 10, rounds: 2, round_ms: 1_000, tombstone_percent: 10 };
+            to.produce_keyed(&Produce { partition: Some(0), ..more }, keyed)
+        }
+        _ => to.produce_mixed(&more),
+    };
+    let after: i64 = to.end_offsets(topic, Isolation::ReadUncommitted).iter().sum();
+    assert_eq!(after - ends.iter().sum::<i64>(), i64::try_from(written).expect("few"), "{topic}: {ends:?}");
+    if topic == "compacted" {
+        return;
+    }
+    let transactions = Produce { count: 6, ..Produce::to(topic) };
+    let ended = to.produce_transactions(&transactions, Transactions { producers: 2, abort_percent: 50 });
+    let unstable = poll::poll_within(poll::HANG_LIMIT, || {
+        let ends = to.end_offsets(topic, Isolation::ReadUncommitted);
+        (ends == to.end_offsets(topic, Isolation::ReadCommitted)).then_some(())
+    });
+    assert!(unstable.is_some() && ended.commits > 0, "{topic}: {ended:?}");
+}
+
+fn refuses_a_source_that_is_written_to(source: &Cluster, destination: &Cluster, mirror: &GuestMirror) {
+    println!("refuses an open transaction");
+    for topic in ["open", "moving"] {
+        mirror.poll_until_followed(source, destination, topic, &ALL);
+        poll_until_state(mirror, topic, "ACTIVE");
+    }
+    let dry = mirror.command(&["mirror", "promote", "open", "--dry-run"]).expect_code(0);
+    assert!(dry.stdout.contains("PartitionMirrorLag"), "{}", dry.stdout);
+    let open = Produce { partition: Some(0), count: 3, ..Produce::to("open") };
+    source.scenario().open_transaction("t", &open);
+    let refused = mirror.command(&["mirror", "promote", "open"]).expect_code(1);
+    assert!(refused.stdout.contains("open transactions"), "{}{}", refused.stdout, refused.stderr);
+    source.scenario().finish_transaction("t", true);
+    println!("refuses a moving source");
+    source.scenario().start_producing("p", &Produce::to("moving"), 500);
+    let refused = mirror.command(&["mirror", "promote", "moving"]).expect_code(1);
+    assert!(!refused.stdout.is_empty());
+    source.scenario().stop_producing("p");
+    for topic in ["open", "moving"] {
+        poll_until_state(mirror, topic, "ACTIVE");
+        assert!(
+            destination
+                .scenario()
+                .describe_topic(topic)
+                .iter()
+                .all(|each| each.in_sync == [GUEST] || each.leader == -1)
+        );
+        promote(mirror, &[topic]);
+        assert_is_an_ordinary_topic(source, destination, topic);
+    }
+}
+
+fn promotes_every_kind_of_log(source: &Cluster, destination: &Cluster, mirror: &GuestMirror) {
+    println!("promotes the zoo");
+    let names: Vec<&str> = zoo::TOPICS.iter().map(|(name, _)| *name).collect();
+    for name in &names {
+        mirror.poll_until_followed(source, destination, name, &ALL);
+        poll_until_state(mirror, name, "ACTIVE");
+    }
+    promote(mirror, &names);
+    destination.scenario().create_topic("placed", 12, 3, &[]);
+    assert!(destination.scenario().describe_topic("placed").iter().all(is_stock));
+    for name in &names {
+        mirror.assert_same_on(source, destination, name, &ALL);
+        assert_eq!(describe(mirror, name)["state"], "STOPPED");
+        assert_is_an_ordinary_topic(source, destination, name);
+    }
+    let again = mirror.command(&["mirror", "promote", names[0]]).expect_code(1);
+    assert!(again.stdout.contains("STOPPED"), "{}", again.stdout);
+}
+
+/// Kills the daemon as soon as a step is kept, once for each; every hand-over goes on by itself.
+fn comes_back_at_every_step(
+    source: &Cluster,
+    destination: &Cluster,
+    mirror: &GuestMirror,
+    mut daemon: Running,
+) -> Running {
+    for step in KILLED_AT {
+        println!("is killed at {step}");
+        mirror.poll_until_followed(source, destination, step, &ALL);
+        poll_until_state(mirror, step, "ACTIVE");
+        mirror.command(&["mirror", "promote", step, "--no-wait"]).expect_code(0);
+        daemon.poll_until_printed(&format!("promote of {step}: {step}"));
+        daemon.kill_hard();
+        daemon = mirror.start();
+        poll_until_state(mirror, step, "STOPPED");
+        assert_is_an_ordinary_topic(source, destination, step);
+    }
+    // What was promoted long ago was touched by none of the restarts.
+    let partitions = destination.scenario().describe_topic("rich");
+    assert!(partitions.iter().all(is_stock), "{partitions:?}");
+    daemon
+}
+
+fn leaves_a_dead_broker_out(source: &Cluster, destination: &Cluster, mirror: &GuestMirror) {
+    println!("leaves a dead broker out");
+    mirror.poll_until_followed(source, destination, "two", &ALL);
+    poll_until_state(mirror, "two", "ACTIVE");
+    destination.kill_broker(3);
+    poll::poll_until("the controller knows that broker 3 is dead", || {
+        let partitions = destination.scenario().describe_topic("placed");
+        partitions.iter().all(|partition| !partition.in_sync.contains(&3))
+    });
+    promote(mirror, &["two"]);
+    for partition in destination.scenario().describe_topic("two") {
+        let mut replicas = partition.replicas.clone();
+        replicas.sort_unstable();
+        assert_eq!(replicas, [1, 2], "{partition:?}");
+    }
+    destination.restart_broker(3);
+    assert_is_an_ordinary_topic(source, destination, "two");
+}
+
+fn takes_over_without_its_source(source: &Cluster, destination: &Cluster, mirror: &GuestMirror) {
+    println!("fails over");
+    let first = Produce { partition: Some(0), count: 5, ..Produce::to("lost") };
+    // The first one's end lies behind the beginning of the second: the copy ends between them.
+    source.scenario().open_transaction("first", &first);
+    source.scenario().open_transaction("second", &first);
+    source.scenario().finish_transaction("first", true);
+    mirror.poll_until_followed(source, destination, "lost", &ALL);
+    poll_until_state(mirror, "lost", "ACTIVE");
+    let mut ends = source.scenario().end_offsets("lost", Isolation::ReadCommitted);
+    source.kill_broker(1);
+    mirror.command(&["mirror", "failover", "lost"]).expect_code(0);
+    let to = destination.scenario();
+    assert!(to.describe_topic("lost").iter().all(is_stock));
+    // What was open is ended by one marker.
+    ends[0] += 1;
+    assert_eq!(to.end_offsets("lost", Isolation::ReadUncommitted), ends);
+    assert_eq!(to.end_offsets("lost", Isolation::ReadCommitted), ends);
+    let written = to.produce_mixed(&Produce { count: 40, seed: 9, ..Produce::to("lost") });
+    let after: i64 = to.end_offsets("lost", Isolation::ReadUncommitted).iter().sum();
+    assert_eq!(after - ends.iter().sum::<i64>(), i64::try_from(written).expect("few"));
+    mirror.command(&["guest", "leave"]).expect_code(0);
+}
