@@ -28,7 +28,7 @@ fn mirror_topics_become_topics_of_stock_brokers() {
     let source = Cluster::start(ClusterOptions::default());
     let destination = Cluster::start(ClusterOptions::destination(1));
     zoo::fill(&source);
-    for topic in ["open", "moving", "two", "lost"].into_iter().chain(KILLED_AT) {
+    for topic in ["open", "moving", "two", "lost", "orphan"].into_iter().chain(KILLED_AT) {
         source.scenario().create_topic(topic, 2, 1, &[]);
         source.scenario().produce_mixed(&Produce::to(topic));
     }
@@ -39,6 +39,8 @@ fn mirror_topics_become_topics_of_stock_brokers() {
     let daemon = comes_back_at_every_step(&source, &destination, &mirror, daemon);
     leaves_a_dead_broker_out(&source, &destination, &mirror);
     takes_over_without_its_source(&source, &destination, &mirror);
+    let daemon = takes_over_after_a_restart_without_its_source(&destination, &mirror, daemon);
+    mirror.command(&["guest", "leave"]).expect_code(0);
     daemon.terminate();
     daemon.wait().expect_code(0);
 }
@@ -216,5 +218,25 @@ fn takes_over_without_its_source(source: &Cluster, destination: &Cluster, mirror
     let written = to.produce_mixed(&Produce { count: 40, seed: 9, ..Produce::to("lost") });
     let after: i64 = to.end_offsets("lost", Isolation::ReadUncommitted).iter().sum();
     assert_eq!(after - ends.iter().sum::<i64>(), i64::try_from(written).expect("few"));
-    mirror.command(&["guest", "leave"]).expect_code(0);
+}
+
+fn takes_over_after_a_restart_without_its_source(
+    destination: &Cluster,
+    mirror: &GuestMirror,
+    daemon: Running,
+) -> Running {
+    println!("fails over after a restart");
+    daemon.kill_hard();
+    let daemon = mirror.start();
+    // The socket is there before the source was found to be silent.
+    poll_until_state(mirror, "orphan", "ACTIVE");
+    mirror.command(&["mirror", "failover", "orphan"]).expect_code(0);
+    let to = destination.scenario();
+    assert!(to.describe_topic("orphan").iter().all(is_stock));
+    let before: i64 = to.end_offsets("orphan", Isolation::ReadUncommitted).iter().sum();
+    assert_eq!(before, 100, "all that the source had");
+    to.produce_mixed(&Produce { count: 7, seed: 3, ..Produce::to("orphan") });
+    let after: i64 = to.end_offsets("orphan", Isolation::ReadUncommitted).iter().sum();
+    assert_eq!(after - before, 7);
+    daemon
 }

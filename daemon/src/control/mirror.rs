@@ -27,8 +27,14 @@ use twinlog_sync::wire::fetch_request::Topic;
 /// What is to become of a log that the source does not continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replacement {
-    Cut { common_end: Offset },
-    Restart { at: Offset },
+    Cut {
+        common_end: Offset,
+    },
+    Restart {
+        at: Offset,
+    },
+    /// Nothing: it was taken on without the source, and is opened again now that the source answers.
+    Reopen,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +99,8 @@ pub struct Mirror {
     pub required: bool,
     /// A gap was accepted by the operator, once.
     pub accepts_gap: bool,
+    /// It was taken on while the source was away: what the source has is not known yet.
+    pub without_source: bool,
     pub question: Option<Question>,
     pub retry_at: Instant,
     backoff: Backoff,
@@ -125,6 +133,7 @@ impl Mirror {
             captured_end: None,
             required: false,
             accepts_gap: false,
+            without_source: false,
             question: None,
             retry_at: now,
             backoff: Backoff::new(seed),

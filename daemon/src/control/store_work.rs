@@ -171,6 +171,7 @@ pub fn replace(
             job.cut(disk, checkpoint, common_end)?
         }
         Replacement::Restart { at } => job.restart(disk, checkpoint, at)?,
+        Replacement::Reopen => checkpoint,
     };
     Ok(job.recover(disk, Some(checkpoint))?)
 }

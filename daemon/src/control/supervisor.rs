@@ -13,6 +13,7 @@ mod discovering;
 mod guest;
 mod hand_over;
 mod lifecycle;
+mod sourceless;
 mod standing;
 
 pub use guest::GuestOutcome;
@@ -124,6 +125,8 @@ pub struct Supervisor {
     guest: Option<guest::GuestLink>,
     /// The same: what was handed over, and what is being.
     hand_overs: Option<hand_over::HandOvers>,
+    /// Partitions that were taken on without the source, which has them after all.
+    returned: BTreeSet<TopicPartition>,
     store_jobs: Arc<Semaphore>,
     outbox: UnboundedSender<Outcome>,
     inbox: UnboundedReceiver<Outcome>,
@@ -196,6 +199,7 @@ impl Supervisor {
                 .zip(member)
                 .map(|(guest, member)| GuestLink::new(guest, member)),
             hand_overs: None,
+            returned: BTreeSet::new(),
             store_jobs: Arc::new(Semaphore::new(STORE_JOBS_MAX)),
             settings,
             outbox,
@@ -256,8 +260,10 @@ impl Supervisor {
         self.drive_guest(now);
         self.drive_hand_overs(now);
         if self.may_discover() {
+            self.take_on_without_source(now);
             self.refresh_if_due(now);
         }
+        self.reopen_returned();
         self.ask_for_edges(now);
         self.ask_questions(now);
         self.trim_if_due(now);
@@ -477,6 +483,7 @@ impl Supervisor {
                 format!("its end is cut to offset {common_end}, as the source's was")
             }
             Replacement::Restart { at } => format!("its log starts anew at offset {at}, behind a gap"),
+            Replacement::Reopen => "it is opened again, for the source answers".to_owned(),
         }
     }
 }

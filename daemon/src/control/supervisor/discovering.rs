@@ -126,10 +126,13 @@ impl Supervisor {
                 if self.hand_overs.as_ref().is_some_and(|each| each.is_stopped(partition.topic())) {
                     return;
                 }
+                if self.mirrors.get(&partition).is_some_and(|mirror| mirror.without_source) {
+                    return self.source_returned(&partition, topic_id);
+                }
                 self.new_partition(partition, topic_id, leader, now);
             }
             Finding::LeaderChanged { partition, leader } => {
-                if let Some(mirror) = self.mirrors.get_mut(&partition) {
+                if let Some(mirror) = self.mirrors.get_mut(&partition).filter(|each| !each.without_source) {
                     mirror.leader = leader;
                     self.wants_leader.insert(partition);
                 }
@@ -148,7 +151,7 @@ impl Supervisor {
         }
     }
 
-    fn new_partition(
+    pub(super) fn new_partition(
         &mut self,
         partition: TopicPartition,
         topic_id: TopicId,

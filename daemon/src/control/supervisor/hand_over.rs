@@ -166,6 +166,11 @@ impl HandOvers {
         self.rows.get(topic).is_some_and(|row| row.state == MirrorState::Stopped)
     }
 
+    /// It is being handed over, or was.
+    pub fn is_busy(&self, topic: &str) -> bool {
+        self.is_stopped(topic) || self.running.contains_key(topic)
+    }
+
     /// The destination's topic whose hand-over is under way.
     pub fn running(&self, topic: &str) -> Option<TopicId> {
         self.running.get(topic)?;

@@ -113,7 +113,7 @@ impl Supervisor {
         }
     }
 
-    fn recover(&mut self, partition: &TopicPartition) {
+    pub(super) fn recover(&mut self, partition: &TopicPartition) {
         let job = self.store_job(partition);
         self.spawn_store_job(move || {
             let result = Box::new(make_ready(&job));
@@ -374,6 +374,11 @@ impl Supervisor {
         let Phase::Leaving(replacement) = mirror.phase else { return };
         if mirror.stopped.is_some() {
             mirror.phase = Phase::Parked;
+            return;
+        }
+        if replacement == Replacement::Reopen {
+            (mirror.phase, mirror.retry_at) = (Phase::Waiting, Instant::now());
+            self.waiting.insert(partition);
             return;
         }
         mirror.phase = Phase::Replacing;

@@ -199,7 +199,8 @@ impl HandOver {
         }
         let (at, standing) = self.standings.get(&index).ok_or(Trouble::NotLed { index })?;
         let end = *self.ends.get(&index).ok_or(Trouble::NotLed { index })?;
-        prove(index, standing, now.saturating_sub(*at), end, &target)?;
+        let exactly = self.mode != Mode::Failover;
+        prove(index, standing, now.saturating_sub(*at), end, exactly, &target)?;
         Ok(target)
     }
 
@@ -322,7 +323,13 @@ impl HandOver {
         result: Result<BTreeMap<i32, Offset>, String>,
     ) {
         let Some(found) = self.answered(now, Asked::DestinationEnds, result) else { return };
-        let other = self.ends.iter().find(|(index, end)| found.get(index) != Some(end));
+        // A broker that held more than we did brings it along.
+        let failover = self.mode == Mode::Failover;
+        let is_there = |(index, end): &(&i32, &Offset)| match found.get(index) {
+            Some(found) => found == *end || (failover && found > *end),
+            None => false,
+        };
+        let other = self.ends.iter().find(|each| !is_there(each));
         match other {
             None => self.keep(HandOverStep::Verified, Phase::Restoring),
             Some((index, end)) => {

@@ -33,12 +33,14 @@ pub struct FollowerStanding {
     pub age_ns: Option<Nanoseconds>,
 }
 
-/// Whether every broker of `target`, each with the epoch of its registration, holds everything below `end`.
+/// Whether every broker of `target`, each with the epoch of its registration, holds everything below `end`; with
+/// `exactly`, and nothing beyond it. Without a source there may be more: what we served before we died.
 pub(super) fn prove(
     index: i32,
     standing: &Standing,
     age_ns: Nanoseconds,
     end: Offset,
+    exactly: bool,
     target: &[(i32, i64)],
 ) -> Result<(), Trouble> {
     if !standing.leads {
@@ -51,7 +53,8 @@ pub(super) fn prove(
         let found = standing.followers.iter().find(|each| each.broker == *broker);
         let asked = found.and_then(|each| each.age_ns).map(|age| age.saturating_add(age_ns));
         let at = found.filter(|each| each.broker_epoch == Some(*epoch)).and_then(|each| each.end);
-        if at != Some(end) || asked.is_none_or(|age| age > FRESH) {
+        let there = at.is_some_and(|at| if exactly { at == end } else { at >= end });
+        if !there || asked.is_none_or(|age| age > FRESH) {
             let age_ms = asked.map(|age| age / MILLISECOND);
             return Err(Trouble::Behind { index, broker: *broker, at, end, age_ms });
         }
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn only_a_registered_follower_that_was_at_the_end_a_moment_ago_counts() {
-        let proven = |standing: &Standing, age| prove(0, standing, age, at(9), &[(1, 7)]).is_ok();
+        let proven = |standing: &Standing, age| prove(0, standing, age, at(9), true, &[(1, 7)]).is_ok();
         assert!(proven(&standing(Some(7), Some(9), Some(FRESH)), 0));
         assert!(!proven(&standing(Some(7), Some(9), Some(FRESH)), 1), "the answer is old itself");
         assert!(!proven(&standing(Some(6), Some(9), Some(0)), 0), "an earlier life");
@@ -95,6 +98,9 @@ mod tests {
         assert!(!proven(&standing(Some(7), Some(9), None), 0));
         let unflushed = Standing { flushed: at(8), ..standing(Some(7), Some(9), Some(0)) };
         assert!(!proven(&unflushed, 0));
-        assert!(prove(0, &standing(None, None, None), 0, at(9), &[(2, 7)]).is_err(), "it never asked");
+        assert!(prove(0, &standing(None, None, None), 0, at(9), true, &[(2, 7)]).is_err(), "it never asked");
+        let ahead = standing(Some(7), Some(10), Some(0));
+        assert!(prove(0, &ahead, 0, at(9), false, &[(1, 7)]).is_ok(), "more than we have is enough");
+        assert!(prove(0, &standing(Some(7), Some(8), Some(0)), 0, at(9), false, &[(1, 7)]).is_err());
     }
 }
