@@ -166,7 +166,7 @@ impl fmt::Display for LinkNameFault {
         match self {
             Self::Name(error) => write!(f, "{error}"),
             Self::Hidden => write!(f, "one that begins with a dot would be hidden"),
-            Self::Reserved => write!(f, "the exports of truncations are kept under this name"),
+            Self::Reserved => write!(f, "something of ours is called so"),
         }
     }
 }

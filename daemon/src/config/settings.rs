@@ -20,6 +20,8 @@ use twinlog_sync::wire::fetch_request::IsolationLevel;
 
 /// Where truncated bytes are exported, below our own directory.
 const CUTS_DIRECTORY: &str = "cuts";
+/// Names beside the links' directories that are ours, and the one that stands for every link in requests.
+const RESERVED_NAMES: [&str; 4] = [CUTS_DIRECTORY, "state.db", "admin.sock", "-"];
 
 /// Where the source is and how it is spoken to.
 #[derive(Clone, Debug)]
@@ -136,7 +138,7 @@ pub(crate) fn check_link_name(name: &str) -> Result<(), ConfigError> {
     match check_topic_name(name) {
         Err(error) => wrong(LinkNameFault::Name(error)),
         Ok(()) if name.starts_with('.') => wrong(LinkNameFault::Hidden),
-        Ok(()) if name == CUTS_DIRECTORY => wrong(LinkNameFault::Reserved),
+        Ok(()) if RESERVED_NAMES.contains(&name) => wrong(LinkNameFault::Reserved),
         Ok(()) => Ok(()),
     }
 }
@@ -558,7 +560,7 @@ mod tests {
         assert!(matches!(Settings::from_raw(&raw, None), Err(ConfigError::SeveralLinks { .. })));
         assert_eq!(Settings::from_raw(&raw, Some("west")).unwrap().link.name, "west");
         assert!(matches!(Settings::from_raw(&raw, Some("north")), Err(ConfigError::NoSuchLink { .. })));
-        for bad in ["", "..", ".twinlog", "cuts", "a/b", "a b"] {
+        for bad in ["", "..", ".twinlog", "cuts", "state.db", "admin.sock", "-", "a/b", "a b"] {
             assert!(check_link_name(bad).is_err(), "{bad}");
         }
     }
