@@ -329,14 +329,10 @@ impl Recovery<'_> {
 
     /// There is a checkpoint and not one segment file: the log goes on at its end.
     fn nothing_held(&self, known: PartitionCheckpoint) -> Outcome {
-        let mut checkpoint = emptied(&known, known.log_end);
-        let keeps_start = self.request.followed || known.is_spool();
-        if keeps_start {
-            checkpoint.log_start = known.log_start;
-            checkpoint.source_epochs = known.source_epochs;
-            checkpoint.stamp_epochs = known.stamp_epochs;
-            checkpoint.open_transactions = known.open_transactions;
-        }
+        let checkpoint = match self.request.followed || known.is_spool() {
+            true => holding_nothing(&known, known.log_end),
+            false => emptied(&known, known.log_end),
+        };
         Outcome { holds_batches: checkpoint.is_spool(), checkpoint }
     }
 
@@ -375,7 +371,7 @@ impl Recovery<'_> {
         let Outcome { mut checkpoint, holds_batches } = outcome;
         let directory = &self.request.directory;
         self.files.make_directory(directory, 2)?;
-        self.settle_starts(&mut checkpoint)?;
+        let segments = self.settle_starts(&mut checkpoint)?;
         if self.request.topic_id != TopicId::ZERO {
             checkpoint.topic_id = self.request.topic_id;
         }
@@ -397,7 +393,6 @@ impl Recovery<'_> {
         }
         let active = directory.join(SegmentFile::Log.name(checkpoint.segment_base));
         let file_bytes = self.files.length(&active)?.unwrap_or(0);
-        let segments = Segments::list(&mut self.files, directory)?;
         let closed = segments.logs().filter(|(base, _)| *base < checkpoint.segment_base);
         let closed = closed.map(|(base, length)| ClosedSegment { base, length }).collect();
         let durable = self.request.checkpoint.as_ref().and_then(|known| known.source_epochs.latest());
@@ -407,8 +402,8 @@ impl Recovery<'_> {
     }
 
     /// Takes over a log start that was recorded later than the checkpoint, and deletes what a trim, or a spool
-    /// that gave up its oldest segments, left.
-    fn settle_starts(&mut self, checkpoint: &mut PartitionCheckpoint) -> Result<(), StoreError> {
+    /// that gave up its oldest segments, left. Returns what there is then.
+    fn settle_starts(&mut self, checkpoint: &mut PartitionCheckpoint) -> Result<Segments, StoreError> {
         let directory = &self.request.directory;
         let keeps_start = self.request.followed || checkpoint.is_spool();
         let recorded = self.log_start.unwrap_or(checkpoint.log_start);
@@ -434,7 +429,7 @@ impl Recovery<'_> {
             checkpoint.source_epochs.trim_to(log_start);
             checkpoint.stamp_epochs.trim_to(log_start);
         }
-        Ok(())
+        Ok(segments)
     }
 }
 
@@ -476,6 +471,18 @@ pub(crate) fn emptied(known: &PartitionCheckpoint, at: Offset) -> PartitionCheck
     empty.generation = known.generation;
     record_stamp(&mut empty.stamp_epochs, known.stamp_epoch(), at);
     empty
+}
+
+/// The same partition, of which our files hold nothing up to its end at `at`: its followers do.
+pub(crate) fn holding_nothing(known: &PartitionCheckpoint, at: Offset) -> PartitionCheckpoint {
+    PartitionCheckpoint {
+        generation: known.generation,
+        log_start: known.log_start,
+        source_epochs: known.source_epochs.clone(),
+        stamp_epochs: known.stamp_epochs.clone(),
+        open_transactions: known.open_transactions.clone(),
+        ..PartitionCheckpoint::empty(known.partition.clone(), known.topic_id, at)
+    }
 }
 
 /// Notes that batches from `start` on are stamped with `epoch`, unless a later epoch is known already.

@@ -14,8 +14,7 @@
 //! one rewrites the same block and completions come in any order.
 //!
 //! Readers (followers of the partition) send straight from the images: an image with readers is never given
-//! back or received into below what they read, and images that a live reader still needs are kept behind
-//! the write as long as memory is not short.
+//! back or received into below what they read.
 //!
 //! Knows no engine: it says what to write and is told what completed. `Mark`s tie byte positions to offsets.
 
@@ -139,8 +138,6 @@ pub struct SegmentWriter {
     withdrawn: bool,
     /// Images up to here are in the file.
     written: u64,
-    /// Lowest position that a reader is expected to ask for soon; `u64::MAX` when there is none.
-    needed_from: u64,
     /// Images that are gone from the segment but for their readers.
     orphans: Vec<Image>,
 }
@@ -163,7 +160,6 @@ impl SegmentWriter {
             receiving: false,
             withdrawn: false,
             written: 0,
-            needed_from: u64::MAX,
             orphans: Vec::new(),
         }
     }
@@ -446,19 +442,13 @@ impl SegmentWriter {
     fn release_up_to(&mut self, pool: &mut Pool, end: u64) {
         self.written = self.written.max(end);
         while let Some(image) = self.images.front()
-            && image.end() <= self.written.min(self.needed_from)
+            && image.end() <= self.written
             && image.readers == 0
             && !self.withdrawn
         {
             pool.give(image.span);
             self.images.pop_front();
         }
-    }
-
-    /// Keeps images from `position` on although they are written; `u64::MAX` keeps none.
-    pub fn keep_from(&mut self, pool: &mut Pool, position: u64) {
-        self.needed_from = position;
-        self.release_up_to(pool, 0);
     }
 
     /// Lends at most `length_max` bytes of memory that begin at `position`, none of them beyond what may be

@@ -181,7 +181,6 @@ enum Act {
     Release,
     Read,
     EndRead,
-    Keep,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -194,7 +193,6 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Release),
         3 => Just(Act::Read),
         2 => Just(Act::EndRead),
-        1 => Just(Act::Keep),
     ];
     prop::collection::vec(act, 1..40)
 }
@@ -223,17 +221,11 @@ proptest! {
                 }
                 Act::Read => world.read(),
                 Act::EndRead => world.end_read(),
-                Act::Keep => {
-                    let position = world.random(world.expected.len() * 2 + 1) as u64;
-                    world.writer.keep_from(&mut world.pool, position);
-                }
             }
         }
         while !world.reads.is_empty() {
             world.end_read();
         }
-        // Memory is short at the latest now: nothing is kept behind the writes any more.
-        world.writer.keep_from(&mut world.pool, u64::MAX);
         world.flush();
         let length = world.expected.len();
         prop_assert!(world.file[..length] == world.expected[..]);

@@ -8,19 +8,17 @@ use tempfile::TempDir;
 use twinlog_tests::kafka::batches::{self, CopyBound, Difference, assert_identical};
 use twinlog_tests::kafka::dump::{Gaps, assert_clean, dump_log_segments};
 use twinlog_tests::kafka::indexes::aborted_transactions;
-use twinlog_tests::kafka::scenario::{Election, Keyed, Produce, Transactions};
+use twinlog_tests::kafka::scenario::{Election, Produce, Transactions};
+use twinlog_tests::kafka::zoo::{self, SMALL_SEGMENTS};
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, Isolation, Scenario};
 use twinlog_tests::poll;
-
-/// The smallest segment that Kafka 4 takes: several of them from little data.
-const SMALL_SEGMENTS: (&str, &str) = ("segment.bytes", "1048576");
 
 #[test]
 fn one_broker_does_all_that_is_asked_and_the_checks_pass_on_its_files_and_fail_on_broken_ones() {
     let cluster = Cluster::start(ClusterOptions::default());
     let scenario = cluster.scenario();
     fill_rich(scenario);
-    fill_append_time(scenario);
+    zoo::fill_append_time(scenario);
     let compacted_end = fill_compacted(&cluster);
     change_topics(&cluster);
     overtake_by_retention(&cluster);
@@ -86,23 +84,11 @@ fn fill_rich(scenario: &Scenario) {
     assert_eq!(scenario.start_offsets("rich"), [3, 0]);
 }
 
-fn fill_append_time(scenario: &Scenario) {
-    scenario.create_topic("append-time", 1, 1, &[("message.timestamp.type", "LogAppendTime")]);
-    scenario.produce_mixed(&Produce { codec: Codec::Gzip, ..Produce::to("append-time") });
-}
-
 /// Gaps and tombstones by the real cleaner; returns the end offset.
 fn fill_compacted(cluster: &Cluster) -> i64 {
-    let configs =
-        [("cleanup.policy", "compact"), ("segment.ms", "5000"), ("min.cleanable.dirty.ratio", "0.01")];
-    let scenario = cluster.scenario();
-    scenario.create_topic("compacted", 1, 1, &configs);
-    let keyed = Keyed { keys: 30, rounds: 8, round_ms: 10_000, tombstone_percent: 20 };
-    let produced = scenario.produce_keyed(&Produce { partition: Some(0), ..Produce::to("compacted") }, keyed);
-    let end = scenario.end_offsets("compacted", Isolation::ReadUncommitted)[0];
-    assert_eq!(end, produced as i64);
-    // All but the segment of the last round, which has at most one record per key.
-    cluster.poll_until_compacted(1, "compacted", 0, end - 30);
+    let produced = zoo::fill_compacted(cluster);
+    let end = cluster.scenario().end_offsets("compacted", Isolation::ReadUncommitted)[0];
+    assert_eq!(end, produced);
     let left =
         batches::concatenated_batches(&cluster.partition_directory(1, "compacted", 0), 0).expect("readable");
     let first = left.first().expect("something is left").base_offset;

@@ -9,7 +9,6 @@ use crate::admin::body::MirrorOrder;
 use crate::admin::client::ClientError;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 use twinlog_log_segment::files::check_topic_name;
 
 #[derive(Debug, Args)]
@@ -99,7 +98,7 @@ pub fn list(arguments: &ListArgs) -> ExitCode {
     operate(&arguments.operator, async |operator| {
         let path = Operator::path(operator.named_link().unwrap_or("-"), "mirrors");
         let answer: ListView<MirrorTopicView> = operator.client.get(&path).await?;
-        let now_ms = now_ms();
+        let now_ms = twinlog_io::wall_clock_ms();
         operator.show(&answer, |answer| mirrors(&answer.data, now_ms));
         Ok(true)
     })
@@ -115,7 +114,7 @@ pub fn describe(arguments: &DescribeArgs) -> ExitCode {
         }
         let metadata = Metadata { path: Operator::path(&link, "mirrors"), next: None };
         let answer = ListView { kind: "KafkaMirrorDataList".to_owned(), metadata, data: views };
-        let now_ms = now_ms();
+        let now_ms = twinlog_io::wall_clock_ms();
         operator.show(&answer, |answer| answer.data.iter().map(|view| mirror(view, now_ms)).collect());
         Ok(true)
     })
@@ -196,12 +195,6 @@ pub(super) fn actions(answer: &ListView<MirrorActionView>) -> String {
     notes.dedup();
     notes.iter().for_each(|note| written.push_str(&format!("{note}\n")));
     written
-}
-
-/// Milliseconds since 1970, by this host's clock.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn since(time_ms: i64, now_ms: i64) -> String {

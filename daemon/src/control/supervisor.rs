@@ -87,6 +87,15 @@ pub enum QuestionError {
     Code(i16),
 }
 
+impl std::fmt::Display for QuestionError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client(error) => write!(f, "{error}"),
+            Self::Code(code) => write!(f, "error code {code}"),
+        }
+    }
+}
+
 /// See the file's header.
 pub struct Supervisor {
     settings: Arc<Settings>,

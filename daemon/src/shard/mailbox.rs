@@ -5,6 +5,7 @@
 //! its own schedule and may stall for seconds without slowing a shard.
 
 use crate::recovery::RecoveredPartition;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -256,9 +257,22 @@ pub enum FollowerRefusal {
         api_key: i16,
         version: i16,
     },
-    TooManyConnections,
     /// A request began and did not end in time.
     TimedOut,
+}
+
+impl fmt::Display for FollowerRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotABroker => write!(f, "it is no registered broker of the destination"),
+            Self::OtherAddress => write!(f, "the broker is registered at another address"),
+            Self::Malformed(error) => write!(f, "its request cannot be read: {error}"),
+            Self::Unsupported { api_key, version } => {
+                write!(f, "request {api_key} v{version} is none that followers send")
+            }
+            Self::TimedOut => write!(f, "its request did not end in time"),
+        }
+    }
 }
 
 /// What a shard publishes of one partition: written by the shard alone, read by anyone, relaxed.

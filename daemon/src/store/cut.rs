@@ -15,7 +15,7 @@ use super::files::{Files, PIECE_BYTES};
 use crate::journal;
 use crate::recovery::scan_files::{IndexSizes, sync_segment};
 use crate::recovery::segments::Segments;
-use crate::recovery::{emptied, record_stamp, write_text};
+use crate::recovery::{emptied, holding_nothing, record_stamp, write_text};
 use std::path::Path;
 use twinlog_log_segment::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
@@ -140,14 +140,9 @@ fn intent_to_empty(checkpoint: &PartitionCheckpoint, at: Offset) -> PartitionChe
 
 /// The log of a spool that is cut below what it holds: its followers have the rest.
 fn intent_below_held(checkpoint: &PartitionCheckpoint, to: Offset) -> PartitionCheckpoint {
-    let mut intent = PartitionCheckpoint {
-        log_start: checkpoint.log_start,
-        source_epochs: checkpoint.source_epochs.clone(),
-        stamp_epochs: checkpoint.stamp_epochs.clone(),
-        open_transactions: open_below(&checkpoint.open_transactions, to),
-        ..PartitionCheckpoint::empty(checkpoint.partition.clone(), checkpoint.topic_id, to)
-    };
-    intent.generation = checkpoint.generation + 1;
+    let mut intent = holding_nothing(checkpoint, to);
+    intent.open_transactions = open_below(&checkpoint.open_transactions, to);
+    intent.generation += 1;
     intent.truncating = true;
     intent.source_epochs.truncate_to(to);
     intent.stamp_epochs.truncate_to(to);

@@ -16,8 +16,7 @@ pub const TOPICS: [(&str, i32); 4] = [("rich", 2), ("append-time", 1), ("compact
 pub fn fill(cluster: &Cluster) {
     let scenario = cluster.scenario();
     fill_rich(scenario);
-    scenario.create_topic("append-time", 1, 1, &[("message.timestamp.type", "LogAppendTime")]);
-    scenario.produce_mixed(&Produce { codec: Codec::Gzip, ..Produce::to("append-time") });
+    fill_append_time(scenario);
     fill_compacted(cluster);
     scenario.create_topic("empty", 2, 1, &[]);
 }
@@ -41,8 +40,13 @@ pub fn fill_rich(scenario: &Scenario) {
     assert_eq!(scenario.delete_records("rich", 0, 3), 3);
 }
 
-/// Gaps and tombstones by the real cleaner.
-pub fn fill_compacted(cluster: &Cluster) {
+pub fn fill_append_time(scenario: &Scenario) {
+    scenario.create_topic("append-time", 1, 1, &[("message.timestamp.type", "LogAppendTime")]);
+    scenario.produce_mixed(&Produce { codec: Codec::Gzip, ..Produce::to("append-time") });
+}
+
+/// Gaps and tombstones by the real cleaner; returns the end offset.
+pub fn fill_compacted(cluster: &Cluster) -> i64 {
     let configs =
         [("cleanup.policy", "compact"), ("segment.ms", "5000"), ("min.cleanable.dirty.ratio", "0.01")];
     let scenario = cluster.scenario();
@@ -50,5 +54,7 @@ pub fn fill_compacted(cluster: &Cluster) {
     let keyed = Keyed { keys: 30, rounds: 8, round_ms: 10_000, tombstone_percent: 20 };
     let produced = scenario.produce_keyed(&Produce { partition: Some(0), ..Produce::to("compacted") }, keyed);
     let end = i64::try_from(produced).expect("a few hundred records");
+    // All but the segment of the last round, which has at most one record per key.
     cluster.poll_until_compacted(1, "compacted", 0, end - 30);
+    end
 }

@@ -17,7 +17,7 @@ use crate::config::GuestSettings;
 use crate::control::discovery::shard_of;
 use crate::control::guest::topic_requests::{PartitionCodes, TopicAnswers};
 use crate::control::guest::{ControllerError, GuestEvent, GuestMember};
-use crate::shard::mailbox::{Command, Event, FollowerRefusal, LeadAssignment, RegisteredBroker};
+use crate::shard::mailbox::{Command, Event, LeadAssignment, RegisteredBroker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::LeaderEpoch;
 use twinlog_sync::backoff::Backoff;
 use twinlog_sync::guest::leadership::Registration;
-use twinlog_sync::guest::placement::Candidate;
+use twinlog_sync::guest::placement::{Candidate, TooFewBrokers};
 use twinlog_sync::metadata::ClusterImage;
 use twinlog_sync::metadata::image::{Partition, TOPIC_RESOURCE, Topic};
 use twinlog_sync::session::PartitionKey;
@@ -56,7 +56,7 @@ pub enum GuestOutcome {
 /// Why no topic could be created at all.
 pub enum CreateError {
     Controller(ControllerError),
-    Placement(twinlog_sync::guest::placement::TooFewBrokers),
+    Placement(TooFewBrokers),
 }
 
 impl std::fmt::Display for CreateError {
@@ -138,10 +138,14 @@ impl GuestLink {
         }
     }
 
+    /// Those that may lead.
+    fn serving_ids(&self) -> Vec<i32> {
+        self.settings.serving_ids.iter().map(|(id, _)| *id).collect()
+    }
+
     /// All of ours, the one in reserve included.
     pub(super) fn ids(&self) -> Vec<i32> {
-        let serving = self.settings.serving_ids.iter().map(|(id, _)| *id);
-        serving.chain([self.settings.reserve_id]).collect()
+        [self.serving_ids(), vec![self.settings.reserve_id]].concat()
     }
 
     /// Every serving id is registered and unfenced.
@@ -258,13 +262,13 @@ impl Supervisor {
 
     fn listen_again(&mut self, now: Instant) {
         let Some(guest) = &mut self.guest else { return };
-        let (due, later) = guest.listen_again.drain(..).partition(|(at, ..)| *at <= now);
-        guest.listen_again = later;
-        let due: Vec<(Instant, i32, SocketAddr)> = due;
-        for (_, id, address) in due {
-            let shard = self.guest.as_ref().map_or(0, |guest| guest.shard_of_id(id, self.shards.len()));
-            self.send(shard, Command::Listen { guest: id, address });
-        }
+        let due: Vec<_> = guest.listen_again.extract_if(.., |(at, ..)| *at <= now).collect();
+        let shards = self.shards.len();
+        let commands: Vec<_> = due
+            .into_iter()
+            .map(|(_, id, address)| (guest.shard_of_id(id, shards), Command::Listen { guest: id, address }))
+            .collect();
+        commands.into_iter().for_each(|(shard, command)| self.send(shard, command));
     }
 
     /// A guest id cannot be reached: its address is still taken, or never was ours.
@@ -290,12 +294,8 @@ impl Supervisor {
         while let Ok(event) = guest.events.try_recv() {
             guest.look_wanted = true;
             match event {
-                GuestEvent::Changed { id, state, reason } => {
-                    info!("guest broker {id}: {state:?} ({reason:?})")
-                }
-                GuestEvent::StopServing { id, reason } => {
-                    warn!("guest broker {id} serves no more ({reason:?})")
-                }
+                // The thread of the heartbeats has said these as they happened.
+                GuestEvent::Changed { .. } | GuestEvent::StopServing { .. } => {}
                 GuestEvent::Serve { id, epoch } => {
                     info!("guest broker {id} serves under broker epoch {epoch}")
                 }
@@ -332,14 +332,13 @@ impl Supervisor {
     fn look_at_brokers(&mut self) {
         let Some(guest) = &mut self.guest else { return };
         let mut wanted: BTreeMap<i32, (i64, Option<u16>, Vec<String>)> = BTreeMap::new();
-        let settings = self.settings.link.guest.as_ref();
-        let meeting = settings.map_or("", |settings| &settings.inter_broker_listener_name);
+        let meeting = &guest.settings.inter_broker_listener_name;
         for broker in guest.member.image().brokers().values() {
             if !guest.is_ours(broker.broker) {
                 let mut hosts: Vec<String> = broker.listeners.iter().map(|each| each.host.clone()).collect();
                 hosts.sort();
                 hosts.dedup();
-                let listener = broker.listeners.iter().find(|listener| listener.name == meeting);
+                let listener = broker.listeners.iter().find(|listener| listener.name == *meeting);
                 wanted.insert(broker.broker, (broker.epoch, listener.map(|listener| listener.port), hosts));
             }
         }
@@ -463,7 +462,6 @@ impl Supervisor {
                 self.listen_failed(guest, address, twinlog_io::SystemError(errno));
             }
             Event::FollowerRefused { guest, peer, broker, why } if self.may_warn("follower") => {
-                let why = words(why);
                 warn!("guest broker {guest} closed a connection from {peer} (broker {broker}): {why}");
             }
             Event::ReadThroughStuck { key, source, follower } if self.may_warn("read-through") => {
@@ -521,17 +519,4 @@ fn assignment(
         durable_replicas: guest.settings.durable_replicas,
         followers: followers.collect(),
     })
-}
-
-fn words(why: FollowerRefusal) -> String {
-    match why {
-        FollowerRefusal::NotABroker => "it is no registered broker of the destination".to_owned(),
-        FollowerRefusal::OtherAddress => "the broker is registered at another address".to_owned(),
-        FollowerRefusal::Malformed(error) => format!("its request cannot be read: {error}"),
-        FollowerRefusal::Unsupported { api_key, version } => {
-            format!("request {api_key} v{version} is none that followers send")
-        }
-        FollowerRefusal::TooManyConnections => "there are too many connections".to_owned(),
-        FollowerRefusal::TimedOut => "its request did not end in time".to_owned(),
-    }
 }

@@ -29,10 +29,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
+use twinlog_io::wall_clock_ms;
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::Offset;
 use twinlog_sync::Nanoseconds;
@@ -98,11 +99,6 @@ pub(super) struct HandOvers {
     standings: BTreeMap<PartitionKey, (Instant, Option<LeadStanding>)>,
     standings_at: Instant,
     seen_version: Option<u64>,
-}
-
-fn wall_clock_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A client of the destination's brokers, as its other clients reach them.
@@ -304,6 +300,9 @@ impl Supervisor {
                 over.push(topic.clone());
             }
         }
+        if !over.is_empty() {
+            self.reload(hand_overs);
+        }
         for topic in over {
             let running = hand_overs.running.remove(&topic).expect("just listed");
             let (machine, verb) = (&running.machine, running.kind.name());
@@ -323,7 +322,6 @@ impl Supervisor {
                 let why = machine.trouble().map_or(String::new(), ToString::to_string);
                 error!("{verb} of {topic} was taken back: {why}");
             }
-            self.reload(hand_overs);
         }
     }
 

@@ -192,10 +192,7 @@ impl Supervisor {
         let end = match result {
             Ok(end) => end,
             Err(failed) => {
-                match failed {
-                    QuestionError::Client(error) => warn!("{partition}: {error}; asked again"),
-                    QuestionError::Code(code) => warn!("{partition}: error code {code}; asked again"),
-                }
+                warn!("{partition}: {failed}; asked again");
                 mirror.phase = Phase::Waiting;
                 mirror.leader = None;
                 mirror.pause(Instant::now());
@@ -316,10 +313,7 @@ impl Supervisor {
         let source = match result {
             Ok(source) => source,
             Err(failed) => {
-                match failed {
-                    QuestionError::Client(error) => warn!("{partition}: {error}; asked again"),
-                    QuestionError::Code(code) => warn!("{partition}: error code {code}; asked again"),
-                }
+                warn!("{partition}: {failed}; asked again");
                 mirror.leader = self.discovery.leader(partition);
                 self.questions.insert(partition.clone());
                 self.refresh.wanted = true;

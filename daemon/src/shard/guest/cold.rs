@@ -16,12 +16,11 @@ use twinlog_io::{Engine, FileKey, Job, JobOutcome, Operation, Span, Step, StepOu
 use twinlog_log_segment::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use twinlog_log_segment::files::SegmentFile;
 use twinlog_log_segment::offset::Offset;
+use twinlog_log_segment::segment::{BLOCK_BYTES, align_down};
 
 /// Files open for reading; beyond it the one that was opened first and is idle is closed. Each is a
 /// descriptor that segments being written cannot have.
 const READERS_MAX: usize = 64;
-/// Direct I/O reads whole blocks.
-const BLOCK_BYTES: u64 = 4096;
 
 /// A segment file open for reading.
 pub(in crate::shard) struct Reader {
@@ -131,7 +130,8 @@ impl<E: Engine> Shard<E> {
         };
         self.follower_mut(index).cold.buffer = Some(buffer);
         let Some(file) = self.reader(key, index) else { return };
-        let aligned = position & !(BLOCK_BYTES - 1);
+        // Direct I/O reads whole blocks.
+        let aligned = align_down(position);
         let skip = (position - aligned) as u32;
         let wanted = length.min(readable - position);
         let whole = (u64::from(skip) + wanted).next_multiple_of(BLOCK_BYTES).min(u64::from(buffer.length));

@@ -276,21 +276,21 @@ impl<E: Engine> Shard<E> {
                 self.send_plain(index);
             }
             Request::Fetch(fetch) => {
-                if let Err(why) = self.admit(index, fetch.replica_id) {
-                    return self.refuse_replica(index, fetch.replica_id, why);
+                if !self.admits(index, fetch.replica_id) {
+                    return;
                 }
                 self.park(index, &fetch);
             }
             Request::ListOffsets(request) => {
-                if let Err(why) = self.admit(index, request.replica_id) {
-                    return self.refuse_replica(index, request.replica_id, why);
+                if !self.admits(index, request.replica_id) {
+                    return;
                 }
                 self.answer_list_offsets(index, &request);
                 self.send_plain(index);
             }
             Request::OffsetForLeaderEpoch(request) => {
-                if let Err(why) = self.admit(index, request.replica_id) {
-                    return self.refuse_replica(index, request.replica_id, why);
+                if !self.admits(index, request.replica_id) {
+                    return;
                 }
                 self.answer_epoch_ends(index, &request);
                 self.send_plain(index);
@@ -306,16 +306,17 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Only registered brokers may ask, from where they are registered (decisions 20).
-    fn admit(&self, index: u32, replica_id: i32) -> Result<(), FollowerRefusal> {
-        let follower = self.guests.followers[index as usize].as_ref().expect("it sent a request");
+    /// Only registered brokers may ask, from where they are registered (decisions 20). Closes on anybody else.
+    fn admits(&mut self, index: u32, replica_id: i32) -> bool {
+        let from = self.follower_mut(index).peer.map(|peer| peer.ip().to_canonical());
         let broker = self.guests.brokers.iter().find(|broker| broker.id == replica_id);
-        let broker = broker.ok_or(FollowerRefusal::NotABroker)?;
-        let from = follower.peer.map(|peer| peer.ip().to_canonical());
-        match from.is_some_and(|from| broker.addresses.contains(&from)) {
-            true => Ok(()),
-            false => Err(FollowerRefusal::OtherAddress),
-        }
+        let why = match broker {
+            None => FollowerRefusal::NotABroker,
+            Some(broker) if from.is_some_and(|from| broker.addresses.contains(&from)) => return true,
+            Some(_) => FollowerRefusal::OtherAddress,
+        };
+        self.refuse_replica(index, replica_id, why);
+        false
     }
 
     fn refuse_follower(&mut self, index: u32, why: FollowerRefusal) {

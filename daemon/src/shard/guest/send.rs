@@ -41,6 +41,26 @@ pub(in crate::shard) enum Part {
     },
 }
 
+impl Part {
+    /// What is left after `sent` bytes of it.
+    fn after(self, sent: u64) -> Option<Part> {
+        match self {
+            Self::Head { from, to } => {
+                let from = from + sent as usize;
+                (from < to).then_some(Self::Head { from, to })
+            }
+            Self::Records { slot, segment, position, length } => {
+                let (position, length) = (position + sent, length - sent);
+                (length > 0).then_some(Self::Records { slot, segment, position, length })
+            }
+            Self::Read { id, position, length } => {
+                let (position, length) = (position + sent, length - sent);
+                (length > 0).then_some(Self::Read { id, position, length })
+            }
+        }
+    }
+}
+
 /// An answer under way.
 #[derive(Default)]
 pub(in crate::shard) struct Outgoing {
@@ -65,15 +85,11 @@ impl Outgoing {
         parts || self.lent.iter().any(|(segment, _)| segment.slot == wanted)
     }
 
-    /// Sends a span of a piece that was fetched; what is left of it comes next.
-    fn add_read(&mut self, span: Span, id: u64, position: u64, length: u64) -> u64 {
-        let sent = u64::from(span.length);
-        self.spans.push_back(span);
-        if sent < length {
-            let (position, length) = (position + sent, length - sent);
-            self.parts.push_front(Part::Read { id, position, length });
+    /// `sent` bytes of a part are on their way; what is left of it comes next.
+    fn goes_on(&mut self, part: Part, sent: u64) {
+        if let Some(rest) = part.after(sent) {
+            self.parts.push_front(rest);
         }
-        sent
     }
 
     pub fn is_idle(&self) -> bool {
@@ -124,21 +140,14 @@ impl<E: Engine> Shard<E> {
             }
         }
         let follower = self.follower_mut(index);
-        let spans: Box<[Span]> = follower.outgoing.spans.iter().copied().collect();
         let socket = follower.socket;
-        match spans.len() {
-            0 => self.answer_sent(index),
-            1 => {
-                follower.outgoing.sending = true;
-                let pending = Pending::SendAnswer { follower: index };
-                self.submit(pending, Operation::Send { socket, from: spans[0] });
-            }
-            _ => {
-                follower.outgoing.sending = true;
-                let pending = Pending::SendAnswer { follower: index };
-                self.submit(pending, Operation::SendGather { socket, spans });
-            }
-        }
+        let operation = match follower.outgoing.spans.len() {
+            0 => return self.answer_sent(index),
+            1 => Operation::Send { socket, from: follower.outgoing.spans[0] },
+            _ => Operation::SendGather { socket, spans: follower.outgoing.spans.iter().copied().collect() },
+        };
+        follower.outgoing.sending = true;
+        self.submit(Pending::SendAnswer { follower: index }, operation);
     }
 
     /// Collects spans of the next parts. Stops where the buffer or the number of spans ends.
@@ -163,13 +172,13 @@ impl<E: Engine> Shard<E> {
                     engine.arena_mut().bytes_mut(span).copy_from_slice(&outgoing.out[from..from + length]);
                     used += length as u32;
                     push_span(&mut outgoing.spans, span);
-                    if from + length < to {
-                        outgoing.parts.push_front(Part::Head { from: from + length, to });
-                        break;
-                    }
+                    outgoing.goes_on(part, length as u64);
                 }
                 Part::Read { id, position, length } => {
-                    let sent = outgoing.add_read(reads.read(id).part(position, length), id, position, length);
+                    let span = reads.read(id).part(position, length);
+                    let sent = u64::from(span.length);
+                    outgoing.spans.push_back(span);
+                    outgoing.goes_on(part, sent);
                     counters.served_bytes.fetch_add(sent, Relaxed);
                     counters.read_through_bytes.fetch_add(sent, Relaxed);
                 }
@@ -198,11 +207,7 @@ impl<E: Engine> Shard<E> {
                         outgoing.lent.push((key, lent));
                         outgoing.spans.push_back(lent);
                     }
-                    let sent = u64::from(lent.length);
-                    if sent < length {
-                        let (position, length) = (position + sent, length - sent);
-                        outgoing.parts.push_front(Part::Records { slot, segment, position, length });
-                    }
+                    outgoing.goes_on(part, u64::from(lent.length));
                 }
             }
         }
@@ -212,15 +217,12 @@ impl<E: Engine> Shard<E> {
     /// Records of the part in front were read into a buffer: they go out as they are.
     pub(in crate::shard) fn send_cold(&mut self, index: u32, span: Span) {
         let follower = self.follower_mut(index);
-        let Some(Part::Records { slot, segment, position, length }) = follower.outgoing.parts.pop_front()
-        else {
-            panic!("records were read for a part that is not in front");
+        let part = follower.outgoing.parts.pop_front();
+        let Some(part @ Part::Records { .. }) = part else {
+            panic!("records were read for {part:?}, which is in front");
         };
         let sent = u64::from(span.length);
-        if sent < length {
-            let (position, length) = (position + sent, length - sent);
-            follower.outgoing.parts.push_front(Part::Records { slot, segment, position, length });
-        }
+        follower.outgoing.goes_on(part, sent);
         follower.outgoing.spans.push_back(span);
         self.counters.served_bytes.fetch_add(sent, Relaxed);
         self.counters.served_cold_bytes.fetch_add(sent, Relaxed);

@@ -3,13 +3,14 @@
 //! Each function looks at the image for what is missing and asks for all of it in one request; the answer only
 //! says when to look again. At most one request of a kind is under way.
 
-use super::{CreateError, GuestLink, GuestOutcome, TopicPhase};
+use super::{CreateError, GuestLink, GuestOutcome, GuestTopic, TopicPhase};
 use crate::control::discovery::shard_of;
 use crate::control::guest::ControllerClient;
 use crate::control::guest::topic_requests::{
-    GUARDS, IsrChange, NewTopic, TopicAnswers, add_partitions, alter_configs, alter_partitions,
+    GUARDS, IsrChange, NewTopic, Refusal, TopicAnswers, add_partitions, alter_configs, alter_partitions,
     create_topics, default_replication_factor,
 };
+use crate::control::supervisor::hand_over::HandOvers;
 use crate::control::supervisor::{Outcome, Supervisor};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,13 +23,31 @@ use twinlog_sync::metadata::image::TOPIC_RESOURCE;
 /// ref: KIP-966; the partition was created or led elsewhere since.
 const NEW_LEADER_ELECTED: i16 = 108;
 
+/// Mirror topics of ours that nobody is handing over, with their ids at the destination.
+fn at_rest<'a>(
+    guest: &'a GuestLink,
+    hand_overs: Option<&'a HandOvers>,
+) -> impl Iterator<Item = (&'a String, &'a GuestTopic, TopicId)> {
+    guest.topics.iter().filter_map(move |(name, topic)| match topic.phase {
+        TopicPhase::Ours(id) if hand_overs.is_none_or(|each| each.running(name).is_none()) => {
+            Some((name, topic, id))
+        }
+        _ => None,
+    })
+}
+
+/// Those of the answers that are refusals.
+fn refusals<T>(answers: TopicAnswers<T>) -> impl Iterator<Item = (String, Refusal)> {
+    answers.into_iter().filter_map(|(name, answer)| Some((name, answer.err()?)))
+}
+
 impl Supervisor {
     pub(super) fn create_due(&mut self, now: Instant) {
         let Some(guest) = &mut self.guest else { return };
-        let serving: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
-        if guest.creating || !serving.iter().all(|id| guest.serves(*id)) {
+        if guest.creating || !guest.is_joined() {
             return;
         }
+        let serving = guest.serving_ids();
         let wanted = guest
             .topics
             .iter_mut()
@@ -58,13 +77,10 @@ impl Supervisor {
         let shared = guest.member.shared_image();
         let image = shared.read();
         let candidates = guest.candidates(&image);
-        let ids: Vec<i32> = guest.settings.serving_ids.iter().map(|(id, _)| *id).collect();
-        let hand_overs = self.hand_overs.as_ref();
-        let is_running = |name: &str| hand_overs.is_some_and(|each| each.running(name).is_some());
+        let ids = guest.serving_ids();
         let mut wanted = Vec::new();
-        for (name, topic) in &guest.topics {
-            let TopicPhase::Ours(id) = topic.phase else { continue };
-            let Some(found) = image.topic(id).filter(|_| !is_running(name)) else { continue };
+        for (name, topic, id) in at_rest(guest, self.hand_overs.as_ref()) {
+            let Some(found) = image.topic(id) else { continue };
             let count = found.partitions.len() as i32;
             let ours = |broker: &&i32| guest.is_ours(**broker);
             let first = found.partitions.values().next();
@@ -95,12 +111,9 @@ impl Supervisor {
         let Some(guest) = &mut self.guest else { return };
         let shared = guest.member.shared_image();
         let image = shared.read();
-        let hand_overs = self.hand_overs.as_ref();
-        let is_running = |name: &str| hand_overs.is_some_and(|each| each.running(name).is_some());
         let mut changes: BTreeMap<(i32, i64), Vec<IsrChange>> = BTreeMap::new();
-        for (name, topic) in &guest.topics {
-            let TopicPhase::Ours(id) = topic.phase else { continue };
-            let Some(found) = image.topic(id).filter(|_| !is_running(name)) else { continue };
+        for (_, _, id) in at_rest(guest, self.hand_overs.as_ref()) {
+            let Some(found) = image.topic(id) else { continue };
             for (index, at) in &found.partitions {
                 let Some(leader) = at.leader.filter(|leader| guest.is_ours(*leader)) else { continue };
                 let epoch = guest.member.state(leader).and_then(|state| state.broker_epoch());
@@ -139,14 +152,8 @@ impl Supervisor {
         }
         let shared = guest.member.shared_image();
         let image = shared.read();
-        let hand_overs = self.hand_overs.as_ref();
-        let is_running = |name: &str| hand_overs.is_some_and(|each| each.running(name).is_some());
         let mut changes = Vec::new();
-        for (name, topic) in &guest.topics {
-            let TopicPhase::Ours(_) = topic.phase else { continue };
-            if is_running(name) {
-                continue;
-            }
+        for (name, _, _) in at_rest(guest, self.hand_overs.as_ref()) {
             let found = image.configs(TOPIC_RESOURCE, name);
             let value = |key: &str| found.and_then(|configs| configs.get(key)).map(String::as_str);
             let broken = GUARDS.iter().filter(|(key, guard)| value(key) != Some(guard));
@@ -183,16 +190,11 @@ impl Supervisor {
             }
             GuestOutcome::PartitionsAdded(result) => {
                 guest.adding = false;
-                let refused = match result {
-                    Ok(answers) => {
-                        answers.into_iter().filter_map(|(name, each)| Some((name, each.err()?))).collect()
-                    }
-                    Err(failed) => {
-                        warn!("partitions were not added at the destination: {failed}; tried again");
-                        Vec::new()
-                    }
-                };
-                for (name, refusal) in refused {
+                let answers = result.unwrap_or_else(|failed| {
+                    warn!("partitions were not added at the destination: {failed}; tried again");
+                    Vec::new()
+                });
+                for (name, refusal) in refusals(answers) {
                     warn!("topic {name} did not get its new partitions: {refusal}; tried again");
                     if let Some(topic) = guest.topics.get_mut(&name) {
                         topic.retry_at = now + Duration::from_nanos(topic.backoff.pause());
@@ -219,9 +221,7 @@ impl Supervisor {
                 guest.guarding = false;
                 match result {
                     Ok(answers) => {
-                        for (name, refusal) in
-                            answers.into_iter().filter_map(|(name, each)| Some((name, each.err()?)))
-                        {
+                        for (name, refusal) in refusals(answers) {
                             error!("mirror topic {name} could not be guarded: {refusal}");
                         }
                     }
