@@ -401,6 +401,12 @@ pub const KEYS: &[Key] = &[
         "Destination brokers that must hold a record before it counts as delivered.",
     ),
     destination(
+        "guest.allow.placement.eviction",
+        BOOLEAN,
+        "false",
+        "Join a cluster below metadata.version 30 too; what it places on us is moved away again.",
+    ),
+    destination(
         "mirror.replication.factor",
         Kind::Number { min: 0, max: 15 },
         "0",

@@ -45,6 +45,8 @@ pub struct GuestSettings {
     /// Kept for raising leader epochs; leads nothing.
     pub reserve_id: i32,
     pub durable_replicas: u32,
+    /// Join a cluster that cannot be kept from placing partitions on us, and move those away again.
+    pub allow_placement_eviction: bool,
     /// `None`: the destination's own default.
     pub mirror_replication_factor: Option<u32>,
     pub store_retention_bytes: u64,
@@ -271,6 +273,7 @@ impl GuestSettings {
             serving_ids: ids.iter().enumerate().map(|(index, id)| (*id, address(index))).collect(),
             reserve_id,
             durable_replicas: values.small("guest.durable.replicas"),
+            allow_placement_eviction: values.choice("guest.allow.placement.eviction") == "true",
             mirror_replication_factor: (factor > 0).then_some(factor),
             store_retention_bytes: values.number("store.retention.bytes"),
             client_id: values.text("client.id"),

@@ -38,8 +38,10 @@ use twinlog_sync::lane::LaneOptions;
 
 /// How often the control core looks at the shards' events. Leaders are found this much later at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a drain may take: flushing what is in memory to a slow disk. systemd kills after 90 s.
+/// How long a drain may take: flushing what is in memory to a slow disk. systemd kills after 60 s.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// What each partition adds to it when nobody asked to stop: trimming and syncing its files on a busy disk.
+const DRAIN_PER_PARTITION: Duration = Duration::from_millis(10);
 /// How long file jobs under way may take to end after the drain.
 const STORE_JOB_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is asked whether everything is caught up; it looks at every partition.
@@ -203,6 +205,7 @@ fn join(guest: &GuestSettings, runtime: &tokio::runtime::Runtime) -> Result<Gues
     );
     options.client_id.clone_from(&guest.client_id);
     options.request_timeout = guest.request_timeout;
+    options.without_cordon = guest.allow_placement_eviction;
     GuestMember::join(options, runtime.handle()).map_err(RunError::Guest)
 }
 
@@ -343,7 +346,13 @@ async fn supervise(supervisor: &mut Supervisor, options: &RunOptions) -> Result<
     progress.end();
     supervisor.drain();
     let mut look = looks();
-    let limit = Instant::now() + DRAIN_LIMIT;
+    let more = match end {
+        // Somebody waits for the end, and would kill what takes longer.
+        End::Signal => Duration::ZERO,
+        _ => DRAIN_PER_PARTITION * u32::try_from(supervisor.partition_count()).unwrap_or(u32::MAX),
+    };
+    let limit = DRAIN_LIMIT.saturating_add(more);
+    let leave_at = Instant::now() + limit;
     while !supervisor.is_drained() {
         tokio::select! {
             _ = look.tick() => supervisor.drive_drain(),
@@ -353,8 +362,8 @@ async fn supervise(supervisor: &mut Supervisor, options: &RunOptions) -> Result<
             }
         }
         watchdog.feed(supervisor);
-        if Instant::now() >= limit {
-            error!("not drained within {} s: leaving; the next start recovers", DRAIN_LIMIT.as_secs());
+        if Instant::now() >= leave_at {
+            error!("not drained within {} s: leaving; the next start recovers", limit.as_secs());
             std::process::exit(1);
         }
     }

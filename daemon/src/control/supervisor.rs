@@ -464,6 +464,11 @@ impl Supervisor {
         self.shards.iter().all(|shard| shard.is_drained() || shard.has_died())
     }
 
+    /// Partitions of the link, wherever they stand.
+    pub fn partition_count(&self) -> usize {
+        self.mirrors.len()
+    }
+
     /// Picks up what shards say while they drain.
     pub fn drive_drain(&mut self) {
         for index in 0..self.shards.len() {

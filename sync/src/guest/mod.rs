@@ -13,6 +13,7 @@
 //! Must never make a follower cut its log because *we* lag behind it: it holds what the producers were told
 //! is safe.
 
+pub mod eviction;
 pub mod follower_session;
 pub mod hand_over;
 pub mod leadership;

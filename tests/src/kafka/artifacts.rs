@@ -11,12 +11,13 @@
 //! It never skips: what can neither be found nor installed fails with the sentence that says what to
 //! install. It never writes into the source tree.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 /// The broker that everything here is proven against.
 pub const KAFKA_VERSION: &str = "4.3.1";
@@ -32,11 +33,14 @@ const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
   <groupId>twinlog</groupId><artifactId>kafka-under-test</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>
     <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>KAFKA</version></dependency>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>KAFKA</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+TOOLS    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
   </dependencies>
 </project>
 "#;
+
+/// Of the newest version only: tools of other versions are never run.
+const TOOLS: &str = "    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId>\
+                     <version>KAFKA</version></dependency>\n";
 
 /// Where Java and Kafka's jars are on this machine.
 #[derive(Debug)]
@@ -45,10 +49,19 @@ pub struct Artifacts {
     libraries: PathBuf,
 }
 
-/// The artifacts, set up by the first caller of the process.
+/// The artifacts of [`KAFKA_VERSION`], set up by the first caller of the process.
 pub fn kafka() -> &'static Artifacts {
-    static ARTIFACTS: OnceLock<Artifacts> = OnceLock::new();
-    ARTIFACTS.get_or_init(|| Artifacts::set_up(&cache_directory()))
+    kafka_of(KAFKA_VERSION)
+}
+
+/// The artifacts of one version, for brokers that are older than our tools.
+pub fn kafka_of(version: &str) -> &'static Artifacts {
+    static KNOWN: Mutex<BTreeMap<String, &'static Artifacts>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().expect("setting up panics at most once");
+    known.entry(version.to_owned()).or_insert_with(|| {
+        // A handful of paths, once for each version of a process that ends with its tests.
+        Box::leak(Box::new(Artifacts::set_up(version)))
+    })
 }
 
 /// Says what is being set up, past the capture of the test runner: a first run takes a while and a
@@ -59,7 +72,8 @@ pub fn say(sentence: &str) {
 }
 
 impl Artifacts {
-    fn set_up(cache: &Path) -> Self {
+    fn set_up(version: &str) -> Self {
+        let cache = &cache_directory(version);
         fs::create_dir_all(cache)
             .unwrap_or_else(|error| panic!("cannot create {}: {error}", cache.display()));
         let lock = File::create(cache.join("lock")).expect("the lock file of the cache can be created");
@@ -71,7 +85,7 @@ impl Artifacts {
         });
         let libraries = cache.join("libs");
         if !libraries.exists() {
-            resolve(cache, &libraries);
+            resolve(version, cache, &libraries);
         }
         Self { java, libraries }
     }
@@ -96,12 +110,12 @@ impl Artifacts {
     }
 }
 
-fn cache_directory() -> PathBuf {
+fn cache_directory(version: &str) -> PathBuf {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_else(env::temp_dir);
-    base.join("twinlog-tests").join(format!("kafka-{KAFKA_VERSION}"))
+    base.join("twinlog-tests").join(format!("kafka-{version}"))
 }
 
 fn find_java() -> Option<PathBuf> {
@@ -154,14 +168,16 @@ fn install(what: &str, packages: &[&str]) {
     );
 }
 
-fn resolve(cache: &Path, libraries: &Path) {
+fn resolve(version: &str, cache: &Path, libraries: &Path) {
     let maven = on_path("mvn").unwrap_or_else(|| {
         install("Maven", &["maven"]);
         on_path("mvn").expect("the Maven that was just installed is found on PATH")
     });
-    say(&format!("resolving Kafka {KAFKA_VERSION} into {} (about 55 MB, once)", cache.display()));
+    say(&format!("resolving Kafka {version} into {} (about 55 MB, once)", cache.display()));
     let pom = cache.join("pom.xml");
-    fs::write(&pom, POM.replace("KAFKA", KAFKA_VERSION)).expect("the POM can be written into the cache");
+    let tools = if version == KAFKA_VERSION { TOOLS } else { "" };
+    fs::write(&pom, POM.replace("TOOLS", tools).replace("KAFKA", version))
+        .expect("the POM can be written into the cache");
     let partial = cache.join("libs.partial");
     let mut printed = String::new();
     for _ in 0..RESOLVE_ATTEMPTS {
@@ -177,9 +193,7 @@ fn resolve(cache: &Path, libraries: &Path) {
         }
         printed = String::from_utf8_lossy(&output.stdout).into_owned();
     }
-    panic!(
-        "Maven could not resolve Kafka {KAFKA_VERSION} in {RESOLVE_ATTEMPTS} attempts; it printed:\n{printed}"
-    );
+    panic!("Maven could not resolve Kafka {version} in {RESOLVE_ATTEMPTS} attempts; it printed:\n{printed}");
 }
 
 #[cfg(test)]
@@ -196,6 +210,6 @@ mod tests {
 
     #[test]
     fn the_cache_lies_outside_the_source_tree() {
-        assert!(!cache_directory().starts_with(env!("CARGO_MANIFEST_DIR")));
+        assert!(!cache_directory(KAFKA_VERSION).starts_with(env!("CARGO_MANIFEST_DIR")));
     }
 }

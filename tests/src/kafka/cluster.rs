@@ -12,7 +12,7 @@
 //! ```
 
 use super::artifacts;
-use super::node::{Node, Signal, directory_of};
+use super::node::{Node, Process, Signal, directory_of};
 use super::ports::{self, Port};
 use super::scenario::Scenario;
 use super::watchdog::{KEEP_VARIABLE, Watchdog};
@@ -79,6 +79,8 @@ pub struct ClusterOptions {
     /// Broker properties that win over ours.
     pub overrides: Vec<(String, String)>,
     pub heap_megabytes: u32,
+    /// What its nodes run; tools and clients are always the newest.
+    pub version: &'static str,
 }
 
 impl Default for ClusterOptions {
@@ -89,6 +91,7 @@ impl Default for ClusterOptions {
             internal_listener: false,
             overrides: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
+            version: artifacts::KAFKA_VERSION,
         }
     }
 }
@@ -104,6 +107,15 @@ impl ClusterOptions {
     /// The metadata log soon begins with a snapshot, as that of any cluster that has lived for a while.
     pub fn with_forced_snapshots(self) -> Self {
         FORCED_SNAPSHOTS.iter().fold(self, |options, (name, value)| options.with_override(name, value))
+    }
+
+    /// Nodes of an older Kafka.
+    pub fn of_version(self, version: &'static str) -> Self {
+        Self { version, ..self }
+    }
+
+    fn process(&self) -> Process {
+        Process { version: self.version, heap_megabytes: self.heap_megabytes }
     }
 
     pub fn with_override(mut self, name: &str, value: &str) -> Self {
@@ -131,6 +143,7 @@ impl Cluster {
     pub fn start(options: ClusterOptions) -> Self {
         assert!(matches!(options.brokers, 1 | 3), "a cluster has 1 or 3 brokers, not {}", options.brokers);
         artifacts::kafka();
+        artifacts::kafka_of(options.version);
         let directory =
             tempfile::Builder::new().prefix("twinlog-kafka-").tempdir().expect("a directory").keep();
         let watchdog = Watchdog::over(&directory);
@@ -314,7 +327,7 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     let both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
-    let node = Node::create(1, port, directory_of(directory, 1), options.heap_megabytes, &properties);
+    let node = Node::create(1, port, directory_of(directory, 1), options.process(), &properties);
     Nodes { controllers: Vec::new(), brokers: vec![node], further_ports: vec![quorum] }
 }
 
@@ -337,13 +350,14 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
             format!("listeners={listener}\nadvertised.listeners={listener}\n")
         };
         let properties = format!("{common}process.roles=broker\n{listeners}");
-        Node::create(id, port, directory_of(directory, id), options.heap_megabytes, &properties)
+        Node::create(id, port, directory_of(directory, id), options.process(), &properties)
     });
     let brokers = brokers.collect();
+    let controller = Process { heap_megabytes: CONTROLLER_HEAP_MEGABYTES, ..options.process() };
     let controllers = quorum.into_iter().zip(CONTROLLER_ID..).map(|(port, id)| {
         let listener = format!("CONTROLLER://127.0.0.1:{}", port.number);
         let properties = format!("{common}process.roles=controller\nlisteners={listener}\n");
-        Node::create(id, port, directory_of(directory, id), CONTROLLER_HEAP_MEGABYTES, &properties)
+        Node::create(id, port, directory_of(directory, id), controller, &properties)
     });
     Nodes { controllers: controllers.collect(), brokers, further_ports }
 }

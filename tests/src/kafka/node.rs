@@ -25,8 +25,16 @@ pub struct Node {
     pub port: Port,
     pub data_directory: PathBuf,
     directory: PathBuf,
-    heap_megabytes: u32,
+    process: Process,
     running: Mutex<Running>,
+}
+
+/// What a node runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    /// Version of Kafka.
+    pub version: &'static str,
+    pub heap_megabytes: u32,
 }
 
 #[derive(Debug, Default)]
@@ -45,17 +53,17 @@ pub enum Signal {
 
 impl Node {
     /// Writes the properties of node `id` below `directory`.
-    pub fn create(id: i32, port: Port, directory: PathBuf, heap_megabytes: u32, properties: &str) -> Self {
+    pub fn create(id: i32, port: Port, directory: PathBuf, process: Process, properties: &str) -> Self {
         let data_directory = directory.join("data");
         fs::create_dir_all(&data_directory).expect("the directory of a node can be created");
         let text = format!("{properties}node.id={id}\nlog.dirs={}\n", data_directory.display());
         fs::write(directory.join("server.properties"), text).expect("the properties can be written");
-        Self { id, port, data_directory, directory, heap_megabytes, running: Mutex::default() }
+        Self { id, port, data_directory, directory, process, running: Mutex::default() }
     }
 
     /// Formats the data directory; `arguments` say who the first controller is.
     pub fn format(&self, cluster_id: &str, arguments: &[&str]) {
-        let mut command = artifacts::kafka().java(128);
+        let mut command = artifacts::kafka_of(self.process.version).java(128);
         command.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]).arg(self.properties());
         let output = command.args(arguments).stdin(Stdio::null()).output().expect("Java can be started");
         assert!(
@@ -74,7 +82,8 @@ impl Node {
         running.starts += 1;
         let output = File::create(self.output(running.starts)).expect("the output file can be created");
         let errors = output.try_clone().expect("the output file can be shared");
-        let mut command = artifacts::kafka().java_in(&self.directory, self.heap_megabytes);
+        let kafka = artifacts::kafka_of(self.process.version);
+        let mut command = kafka.java_in(&self.directory, self.process.heap_megabytes);
         command.arg("kafka.Kafka").arg(self.properties());
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let child = child.expect("Java can be started");

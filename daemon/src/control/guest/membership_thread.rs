@@ -9,11 +9,11 @@
 //!   image moves ------------------^        \--> states (watch), events (broadcast), slack (atomics)
 //! ```
 
-use super::GuestError;
 use super::controller_client::{ControllerClient, ControllerError};
 use super::controllers::Controllers;
 use super::metadata_task::SharedImage;
 use super::wire_form::{random_uuid, wire_id, wire_text};
+use super::{CORDON_METADATA_VERSION, GuestError};
 use crate::config::HostPort;
 use crate::control::source_client::ConnectionOptions;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -51,6 +51,7 @@ pub struct MemberOptions {
     pub incarnations: BTreeMap<i32, Uuid>,
     pub heartbeat_interval: Duration,
     pub session_timeout: Duration,
+    pub without_cordon: bool,
     pub connection: ConnectionOptions,
     pub controllers: Arc<Controllers>,
     pub image: Arc<SharedImage>,
@@ -234,6 +235,12 @@ impl Member {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut moves = self.options.image.moves();
         moves.wait_for(|state| state.is_ready).await.expect("the image lives as long as its readers");
+        // There is no session yet that waiting could cost.
+        let level = self.options.image.read().feature("metadata.version");
+        if level.is_none_or(|level| level < CORDON_METADATA_VERSION) && !self.options.without_cordon {
+            // The control core says why; a registration would stay in the cluster.
+            return;
+        }
         let cluster_id = self.options.image.cluster_id().expect("known before the image is ready").to_owned();
         let mut membership = Membership::new(MembershipOptions {
             broker: self.id,

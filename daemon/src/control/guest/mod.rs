@@ -41,6 +41,8 @@ use twinlog_sync::metadata::record::Uuid;
 
 /// What is between two heartbeats while all is well: a ninth of Kafka's default session.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// From this metadata.version on a broker can be cordoned: a cluster places nothing on it. ref: KIP-1066
+pub const CORDON_METADATA_VERSION: i16 = 30;
 /// Kafka's default of `broker.session.timeout.ms`; the controller does not tell what it really is.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 
@@ -59,6 +61,8 @@ pub struct GuestOptions {
     pub heartbeat_interval: Duration,
     /// For the slack figure only.
     pub session_timeout: Duration,
+    /// Register even where a cluster cannot be told to place nothing on us.
+    pub without_cordon: bool,
 }
 
 impl GuestOptions {
@@ -72,6 +76,7 @@ impl GuestOptions {
             incarnations: BTreeMap::new(),
             heartbeat_interval: HEARTBEAT_INTERVAL,
             session_timeout: SESSION_TIMEOUT,
+            without_cordon: false,
         }
     }
 }
@@ -139,6 +144,7 @@ impl GuestMember {
             incarnations: options.incarnations,
             heartbeat_interval: options.heartbeat_interval,
             session_timeout: options.session_timeout,
+            without_cordon: options.without_cordon,
             connection: connection.clone(),
             controllers: controllers.clone(),
             image: image.clone(),

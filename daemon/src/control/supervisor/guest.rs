@@ -9,14 +9,16 @@
 //! answer and somebody else's hand are one case. Nobody is told that we lead before we are the only in-sync
 //! replica: until then a stock broker could take over, and what we served would be a fork.
 
+mod eviction;
 mod topics;
 
+use self::eviction::{EvictionOutcome, EvictionWatch};
 use super::hand_over::HandOvers;
 use super::{Outcome, Supervisor};
 use crate::config::GuestSettings;
 use crate::control::discovery::shard_of;
 use crate::control::guest::topic_requests::{PartitionCodes, TopicAnswers};
-use crate::control::guest::{ControllerError, GuestEvent, GuestMember};
+use crate::control::guest::{CORDON_METADATA_VERSION, ControllerError, GuestEvent, GuestMember};
 use crate::shard::mailbox::{Command, Event, LeadAssignment, RegisteredBroker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -33,8 +35,6 @@ use twinlog_sync::metadata::ClusterImage;
 use twinlog_sync::metadata::image::{Partition, TOPIC_RESOURCE, Topic};
 use twinlog_sync::session::PartitionKey;
 
-/// Since then a broker can be cordoned: a cluster places nothing on it. ref: KIP-1066
-const METADATA_VERSION_MIN: i16 = 30;
 /// How often everything is looked at even when the image stands still: lost answers and refusals are retried.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Leader epochs of an id are raised at most this often: each time costs its followers some 50 ms.
@@ -50,6 +50,7 @@ pub enum GuestOutcome {
     PartitionsAdded(Result<TopicAnswers<()>, ControllerError>),
     Shrunk { guest: i32, result: Result<PartitionCodes, ControllerError> },
     Guarded(Result<TopicAnswers<()>, ControllerError>),
+    Evicted(EvictionOutcome),
     Resolved { broker: i32, hosts: Vec<String>, addresses: Vec<IpAddr> },
 }
 
@@ -107,6 +108,7 @@ pub(super) struct GuestLink {
     shrinking: BTreeSet<i32>,
     bumped_at: BTreeMap<i32, Instant>,
     bump_wanted: BTreeSet<i32>,
+    evictions: EvictionWatch,
     started_at: Instant,
     /// Addresses that were taken, to be tried again.
     listen_again: Vec<(Instant, i32, SocketAddr)>,
@@ -133,6 +135,7 @@ impl GuestLink {
             shrinking: BTreeSet::new(),
             bumped_at: BTreeMap::new(),
             bump_wanted: BTreeSet::new(),
+            evictions: EvictionWatch::default(),
             started_at: Instant::now(),
             listen_again: Vec::new(),
         }
@@ -312,10 +315,11 @@ impl Supervisor {
         }
         (guest.seen_version, guest.looked_at, guest.look_wanted) = (Some(state.version), now, false);
         let level = guest.member.image().feature("metadata.version").unwrap_or(0);
-        if level < METADATA_VERSION_MIN {
+        if level < CORDON_METADATA_VERSION && !guest.settings.allow_placement_eviction {
             self.halted = Some(format!(
-                "the destination's metadata.version is {level}; below {METADATA_VERSION_MIN} it cannot be told to \
-                 place none of its own partitions on us: upgrade the feature with kafka-features"
+                "the destination's metadata.version is {level}; below {CORDON_METADATA_VERSION} it cannot be told to \
+                 place none of its own partitions on us: upgrade the feature with kafka-features, or set \
+                 guest.allow.placement.eviction = true, and what it places on us is moved away again"
             ));
             return;
         }
@@ -326,6 +330,7 @@ impl Supervisor {
         self.add_partitions_due(now);
         self.shrink_due();
         self.guard_due();
+        self.evict_due(now);
         self.bump_due(now);
     }
 

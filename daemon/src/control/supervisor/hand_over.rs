@@ -25,7 +25,7 @@ use crate::control::state::{
     StateError,
 };
 use crate::shard::mailbox::{Command, LeadStanding};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -155,6 +155,11 @@ impl HandOvers {
     /// What was kept is known: partitions may be taken on.
     pub fn is_loaded(&self) -> bool {
         self.loaded
+    }
+
+    /// Topics of the destination that are mirrors of this link, or were.
+    pub fn destination_topics(&self) -> BTreeSet<TopicId> {
+        self.rows.values().filter_map(|row| row.destination_topic_id).collect()
     }
 
     /// It was handed over and is no mirror any more.

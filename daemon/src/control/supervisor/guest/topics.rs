@@ -228,6 +228,7 @@ impl Supervisor {
                     Err(failed) => warn!("mirror topics could not be guarded: {failed}; tried again"),
                 }
             }
+            GuestOutcome::Evicted(outcome) => guest.evictions.answered(outcome),
             GuestOutcome::Resolved { broker, hosts, addresses } => {
                 guest.resolving.remove(&broker);
                 if addresses.is_empty() {
