@@ -203,7 +203,11 @@ fn takes_over_without_its_source(source: &Cluster, destination: &Cluster, mirror
     // The first one's end lies behind the beginning of the second: the copy ends between them.
     source.scenario().open_transaction("first", &first);
     source.scenario().open_transaction("second", &first);
+    let stable_end = || source.scenario().end_offsets("lost", Isolation::ReadCommitted)[0];
+    let before = stable_end();
     source.scenario().finish_transaction("first", true);
+    // A commit returns before its marker is written.
+    poll::poll_until("the first one is stable", || stable_end() == before + 5);
     mirror.poll_until_followed(source, destination, "lost", &ALL);
     poll_until_state(mirror, "lost", "ACTIVE");
     let mut ends = source.scenario().end_offsets("lost", Isolation::ReadCommitted);

@@ -43,6 +43,8 @@ pub enum Phase {
     Waiting,
     /// Where the source's log starts and ends.
     Asking,
+    /// What followers hold of it, while our store of it is empty.
+    TakingOver,
     Recovering,
     /// Whether the source still has what followers may hold beyond our end.
     Confirming,
@@ -99,6 +101,8 @@ pub struct Mirror {
     pub required: bool,
     /// A gap was accepted by the operator, once.
     pub accepts_gap: bool,
+    /// What followers hold was compared with the source just now.
+    pub compared: bool,
     /// It was taken on while the source was away: what the source has is not known yet.
     pub without_source: bool,
     pub question: Option<Question>,
@@ -133,6 +137,7 @@ impl Mirror {
             captured_end: None,
             required: false,
             accepts_gap: false,
+            compared: false,
             without_source: false,
             question: None,
             retry_at: now,
@@ -188,7 +193,12 @@ impl Mirror {
             (None, Phase::Classifying | Phase::Leaving(_) | Phase::Replacing) => "reconciling",
             (
                 None,
-                Phase::Waiting | Phase::Asking | Phase::Recovering | Phase::Confirming | Phase::Parked,
+                Phase::Waiting
+                | Phase::Asking
+                | Phase::TakingOver
+                | Phase::Recovering
+                | Phase::Confirming
+                | Phase::Parked,
             ) => "pending",
         }
     }

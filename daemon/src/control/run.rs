@@ -9,12 +9,12 @@
 #[cfg(test)]
 mod tests;
 
-use super::guest::{GuestError, GuestMember, GuestOptions};
+use super::guest::{GuestError, GuestMember, GuestOptions, random_uuid};
 use super::instruction::{InstructionError, Instructions, Release, parse_restart_from};
 use super::progress::{Figures, Progress};
 use super::report::Report;
 use super::shard_link::ShardLink;
-use super::state::{StateDatabase, StateError};
+use super::state::{GuestIdentity, StateDatabase, StateError};
 use super::supervisor::{Standing, Supervisor};
 use crate::admin::{AdminSocket, REQUESTS_MAX, Readiness, SocketError, serve};
 use crate::config::{GuestSettings, Settings};
@@ -151,6 +151,8 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let journal = journal::load(&mut RealDisk, &settings.journal_directory()).map_err(RunError::Store)?;
     journal::rewrite(&mut RealDisk, &settings.journal_directory(), &journal).map_err(RunError::Store)?;
     let instructions = instructions(&settings, options).map_err(RunError::Instruction)?;
+    let state = settings.link.guest.is_some().then(|| StateDatabase::open(&settings.data_dir));
+    let state = state.transpose().map_err(RunError::State)?;
     let shards = start_shards(&settings, &placement)?;
     announce(&settings, &placement, &shards);
     // A refused pin or priority costs speed, not correctness; `twinlog check` tells.
@@ -161,12 +163,19 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
         .build()
         .map_err(|error| RunError::Runtime(error.kind()))?;
     // The thread of the heartbeats inherits this one's priority, which is still the normal one.
-    let member = settings.link.guest.as_ref().map(|guest| join(guest, &runtime)).transpose()?;
+    let member = match (&settings.link.guest, &state) {
+        (Some(guest), Some(state)) => {
+            let known = runtime.block_on(state.guest_identities(&settings.link.name));
+            let identities = known.map_err(RunError::State)?;
+            Some(join(guest, identities, journal.checkpoints.is_empty(), &runtime)?)
+        }
+        _ => None,
+    };
     let _ = yield_to_data_threads();
     let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap, member);
     supervisor.listen_for_followers();
     let end = runtime.block_on(async {
-        let _operators = open_to_operators(&mut supervisor)?;
+        let _operators = state.map(|state| open_to_operators(&mut supervisor, state)).transpose()?;
         supervise(&mut supervisor, options).await
     })?;
     // Tasks that still wait for the network are given up; a file job that outlasts this is crash-safe.
@@ -175,17 +184,13 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
 }
 
 /// State and socket of a guest link. The socket's file goes with what is returned.
-fn open_to_operators(supervisor: &mut Supervisor) -> Result<Option<OperatorsTask>, RunError> {
+fn open_to_operators(supervisor: &mut Supervisor, state: StateDatabase) -> Result<OperatorsTask, RunError> {
     let settings = supervisor.settings();
-    if settings.link.guest.is_none() {
-        return Ok(None);
-    }
-    let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
     let socket = AdminSocket::bind(&settings.data_dir).map_err(RunError::Socket)?;
     let (requests, asked) = tokio::sync::mpsc::channel(REQUESTS_MAX);
     let (_, readiness) = tokio::sync::watch::channel(Readiness::Ready);
     supervisor.keep_state(state, asked);
-    Ok(Some(OperatorsTask(tokio::spawn(serve(socket, requests, readiness)))))
+    Ok(OperatorsTask(tokio::spawn(serve(socket, requests, readiness))))
 }
 
 /// Ends with its handle.
@@ -197,7 +202,14 @@ impl Drop for OperatorsTask {
     }
 }
 
-fn join(guest: &GuestSettings, runtime: &tokio::runtime::Runtime) -> Result<GuestMember, RunError> {
+/// Joins as whom this directory knows itself. One that holds nothing is another host: under a new incarnation
+/// the cluster keeps it waiting for as long as the host before it is alive, and two never serve at once.
+fn join(
+    guest: &GuestSettings,
+    identities: Vec<GuestIdentity>,
+    is_new_host: bool,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<GuestMember, RunError> {
     let mut options = GuestOptions::new(
         guest.bootstrap_controllers.clone(),
         &guest.inter_broker_listener_name,
@@ -205,6 +217,10 @@ fn join(guest: &GuestSettings, runtime: &tokio::runtime::Runtime) -> Result<Gues
     );
     options.client_id.clone_from(&guest.client_id);
     options.request_timeout = guest.request_timeout;
+    if is_new_host {
+        options.incarnations = guest.serving_ids.iter().map(|(id, _)| (*id, random_uuid())).collect();
+    }
+    options.incarnations.extend(identities.iter().map(|each| (each.broker_id, each.incarnation)));
     options.without_cordon = guest.allow_placement_eviction;
     GuestMember::join(options, runtime.handle()).map_err(RunError::Guest)
 }

@@ -46,6 +46,18 @@ const READ_BYTES: i32 = 8 << 20;
 /// What a consumer says in place of a replica's id.
 const CONSUMER: BrokerId = BrokerId(-1);
 
+/// As whom a log is read, and how much of it at once: a batch that is larger still arrives whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub replica_id: i32,
+    pub bytes_max: i32,
+}
+
+impl Reading {
+    /// As any consumer: up to the high watermark.
+    pub const CONSUMER: Self = Self { replica_id: CONSUMER.0, bytes_max: READ_BYTES };
+}
+
 /// Which end of a log is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogEdge {
@@ -208,8 +220,19 @@ impl SourceClient {
         partition: &TopicPartition,
         offset: Offset,
     ) -> Result<Bytes, ClientError> {
+        self.read_as(Reading::CONSUMER, leader, partition, offset).await
+    }
+
+    /// [`SourceClient::read`], as somebody else.
+    pub async fn read_as(
+        &self,
+        reading: Reading,
+        leader: Leader,
+        partition: &TopicPartition,
+        offset: Offset,
+    ) -> Result<Bytes, ClientError> {
         let server = self.server_of(leader.broker)?;
-        let answer = self.ask(&server, |_| fetch_request(leader, partition, offset)).await?;
+        let answer = self.ask(&server, |_| fetch_request(reading, leader, partition, offset)).await?;
         let refused =
             |code| ClientError::Refused { server: server.clone(), request: FetchRequest::NAME, code };
         if answer.error_code != 0 {
@@ -343,18 +366,23 @@ fn epoch_request(
     OffsetForLeaderEpochRequest::default().with_replica_id(CONSUMER).with_topics(vec![topic])
 }
 
-fn fetch_request(leader: Leader, partition: &TopicPartition, offset: Offset) -> FetchRequest {
+fn fetch_request(
+    reading: Reading,
+    leader: Leader,
+    partition: &TopicPartition,
+    offset: Offset,
+) -> FetchRequest {
     let query = FetchPartition::default()
         .with_partition(partition.partition())
         .with_current_leader_epoch(leader.epoch.0)
         .with_fetch_offset(offset.value())
-        .with_partition_max_bytes(READ_BYTES);
+        .with_partition_max_bytes(reading.bytes_max);
     let topic = FetchTopic::default().with_topic(topic_name(partition.topic())).with_partitions(vec![query]);
     FetchRequest::default()
-        .with_replica_id(CONSUMER)
+        .with_replica_id(BrokerId(reading.replica_id))
         .with_max_wait_ms(0)
         .with_min_bytes(1)
-        .with_max_bytes(READ_BYTES)
+        .with_max_bytes(reading.bytes_max)
         .with_topics(vec![topic])
 }
 

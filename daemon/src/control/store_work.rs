@@ -8,6 +8,7 @@ use super::mirror::Replacement;
 use crate::config::Settings;
 use crate::journal;
 use crate::recovery::{RecoverRequest, RecoveredPartition, recover_partition};
+use crate::store::files::Files;
 use crate::store::{
     CutRequest, RestartRequest, StoreError, cut_size, restart_partition, trim_partition, truncate_partition,
     write_log_starts,
@@ -28,6 +29,8 @@ pub enum CheckpointFrom {
     Start(Option<Box<PartitionCheckpoint>>),
     /// A shard or an earlier cut wrote it since.
     Journal,
+    /// Learned from followers, of a store that is empty: to be made durable first.
+    Followers(Box<PartitionCheckpoint>),
 }
 
 /// One partition to be made ready.
@@ -94,6 +97,10 @@ impl StoreJob {
             CheckpointFrom::Start(checkpoint) => Ok(checkpoint.as_deref().cloned()),
             CheckpointFrom::Journal => {
                 Ok(journal::load(disk, &self.journal_directory)?.checkpoints.remove(&self.partition))
+            }
+            CheckpointFrom::Followers(checkpoint) => {
+                journal::record_cut(&mut Files::new(disk), &self.journal_directory, checkpoint)?;
+                Ok(Some((**checkpoint).clone()))
             }
         }
     }

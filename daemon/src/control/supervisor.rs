@@ -15,6 +15,7 @@ mod hand_over;
 mod lifecycle;
 mod sourceless;
 mod standing;
+mod take_over;
 
 pub use guest::GuestOutcome;
 pub use hand_over::HandOverOutcome;
@@ -22,6 +23,7 @@ pub use standing::Standing;
 
 use super::discovery::{ClusterView, Discovery};
 use super::guest::GuestMember;
+use super::guest::take_over::{TakeOverError, TakenOver};
 use super::instruction::Instructions;
 use super::mirror::{Mirror, Replacement};
 use super::shard_link::ShardLink;
@@ -67,6 +69,7 @@ pub enum Outcome {
     LastEpoch { partition: TopicPartition, recovered: Box<RecoveredPartition>, result: LastEpoch },
     Trimmed { partitions: Vec<TopicPartition>, result: Result<u64, StoreError> },
     Confirmed { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreError>> },
+    TookOver { partition: TopicPartition, result: Box<Result<Option<TakenOver>, TakeOverError>> },
     Guest(GuestOutcome),
     HandOver(Box<HandOverOutcome>),
 }
@@ -250,6 +253,7 @@ impl Supervisor {
             }
             Outcome::Trimmed { partitions, result } => self.trimmed(partitions, result),
             Outcome::Confirmed { partition, result } => self.confirmed(&partition, *result),
+            Outcome::TookOver { partition, result } => self.took_over(&partition, *result),
             Outcome::Guest(outcome) => self.on_guest_outcome(outcome),
             Outcome::HandOver(outcome) => self.on_hand_over_outcome(*outcome),
         }

@@ -20,3 +20,4 @@ pub mod leadership;
 pub mod placement;
 pub mod read_through;
 pub mod spool;
+pub mod take_over;

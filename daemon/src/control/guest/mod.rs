@@ -17,6 +17,7 @@ pub mod hand_over;
 mod membership_thread;
 mod metadata_task;
 pub mod producer_ids;
+pub mod take_over;
 #[cfg(test)]
 mod tests;
 pub mod topic_requests;

@@ -291,7 +291,7 @@ fn every_request_can_be_written_in_every_version_that_is_understood() {
     }
     for version in FetchRequest::UNDERSTOOD.min..=FetchRequest::UNDERSTOOD.max {
         let leader = Leader { broker: 1, epoch: LeaderEpoch(5) };
-        let request = fetch_request(leader, &orders, Offset::new(7).unwrap());
+        let request = fetch_request(Reading::CONSUMER, leader, &orders, Offset::new(7).unwrap());
         writes(version, &|bytes| request.encode(bytes, version).is_ok());
     }
     let range = OffsetForLeaderEpochRequest::UNDERSTOOD;

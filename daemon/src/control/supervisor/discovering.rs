@@ -224,6 +224,7 @@ impl Supervisor {
             Phase::Waiting => mirror.phase = Phase::Parked,
             // Whatever is under way sees the reason when it comes back.
             Phase::Asking
+            | Phase::TakingOver
             | Phase::Recovering
             | Phase::Confirming
             | Phase::Leaving(_)
@@ -258,6 +259,7 @@ impl Supervisor {
                 }
                 Phase::Waiting
                 | Phase::Asking
+                | Phase::TakingOver
                 | Phase::Recovering
                 | Phase::Confirming
                 | Phase::Leaving(_)

@@ -173,6 +173,22 @@ impl GuestLink {
         led && guarded.is_some_and(|value| value == "1")
     }
 
+    /// Stock brokers that hold a partition of a mirror topic of ours, stay and live. `None`: it is none, or has
+    /// no partition of this number.
+    pub(super) fn live_followers(&self, partition: &TopicPartition) -> Option<Vec<i32>> {
+        let image = self.member.image();
+        let (_, topic) = image.topic_named(partition.topic())?;
+        let at = topic.partitions.get(&partition.partition())?;
+        let lives = |broker: &i32| image.broker(*broker).is_some_and(|known| !known.fenced);
+        let stays = |broker: &i32| !self.is_ours(*broker) && !at.removing.contains(broker);
+        self.is_mirror(&image, partition.topic(), topic)
+            .then(|| at.replicas.iter().copied().filter(|broker| stays(broker) && lives(broker)).collect())
+    }
+
+    pub(super) fn durable_replicas(&self) -> u32 {
+        self.settings.durable_replicas
+    }
+
     /// Which id leads a partition: what the destination says, or what it will be created with.
     fn id_for(&self, image: &ClusterImage, partition: &TopicPartition) -> i32 {
         let known = image.topic_named(partition.topic());

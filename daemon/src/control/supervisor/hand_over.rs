@@ -21,8 +21,8 @@ use crate::config::{GuestSettings, SourceSettings};
 use crate::control::mirror::Mirror;
 use crate::control::source_client::SourceClient;
 use crate::control::state::{
-    HandOver as HandOverRow, HandOverKind, Link, MirrorTopic, NewHandOver, ProducerIdFloor, StateDatabase,
-    StateError,
+    GuestIdentity, HandOver as HandOverRow, HandOverKind, Link, MirrorTopic, NewHandOver, ProducerIdFloor,
+    StateDatabase, StateError,
 };
 use crate::shard::mailbox::{Command, LeadStanding};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +49,7 @@ const STANDINGS_INTERVAL: Duration = Duration::from_secs(5);
 pub enum HandOverOutcome {
     Loaded(Result<Box<keeping::Loaded>, StateError>),
     LinkKept(Result<Link, String>),
+    Identified(Result<Vec<GuestIdentity>, StateError>),
     Adopted(Result<Vec<MirrorTopic>, String>),
     Floored {
         topics: Vec<String>,
@@ -83,6 +84,9 @@ pub(super) struct HandOvers {
     cluster_id: Option<String>,
     source_cluster_id: Option<String>,
     link_kept: bool,
+    /// As whom the ids are known to be registered, once that is kept.
+    identities: Vec<GuestIdentity>,
+    identifying: bool,
     /// A question of keeping.rs about the link, topics or ids is under way until then at least.
     linking: bool,
     adopting: bool,
@@ -131,6 +135,8 @@ impl HandOvers {
             cluster_id: None,
             source_cluster_id: None,
             link_kept: false,
+            identities: Vec::new(),
+            identifying: false,
             linking: false,
             adopting: false,
             adopt_at: now,
@@ -155,6 +161,11 @@ impl HandOvers {
     /// What was kept is known: partitions may be taken on.
     pub fn is_loaded(&self) -> bool {
         self.loaded
+    }
+
+    /// A client of the destination's brokers.
+    pub fn destination(&self) -> SourceClient {
+        self.destination.clone()
     }
 
     /// Topics of the destination that are mirrors of this link, or were.
@@ -374,6 +385,7 @@ impl Supervisor {
                     hand_overs.take_rows(*rows);
                 }
             }
+            HandOverOutcome::Identified(result) => supervisor.identified(hand_overs, result),
             HandOverOutcome::LinkKept(result) => supervisor.link_kept(hand_overs, result),
             HandOverOutcome::Adopted(result) => supervisor.adopted(hand_overs, result),
             HandOverOutcome::Floored { topics, result } => supervisor.floored(hand_overs, topics, result),

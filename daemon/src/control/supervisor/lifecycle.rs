@@ -77,8 +77,9 @@ impl Supervisor {
                 Some((start, end)) => {
                     mirror.source_start = *start;
                     mirror.captured_end.get_or_insert(*end);
-                    mirror.phase = Phase::Recovering;
-                    self.recover(partition);
+                    if !self.take_over(partition, (*start, *end)) {
+                        self.recover(partition);
+                    }
                 }
                 None => {
                     mirror.phase = Phase::Waiting;
@@ -92,7 +93,7 @@ impl Supervisor {
         }
     }
 
-    fn store_job(&mut self, partition: &TopicPartition) -> StoreJob {
+    pub(super) fn store_job(&mut self, partition: &TopicPartition) -> StoreJob {
         let mirror = &self.mirrors[partition];
         let checkpoint = if mirror.ran_before {
             CheckpointFrom::Journal
@@ -115,6 +116,13 @@ impl Supervisor {
 
     pub(super) fn recover(&mut self, partition: &TopicPartition) {
         let job = self.store_job(partition);
+        self.make_ready(job);
+    }
+
+    pub(super) fn make_ready(&mut self, job: StoreJob) {
+        if let Some(mirror) = self.mirrors.get_mut(&job.partition) {
+            mirror.phase = Phase::Recovering;
+        }
         self.spawn_store_job(move || {
             let result = Box::new(make_ready(&job));
             Outcome::Ready { partition: job.partition, result }
@@ -161,7 +169,7 @@ impl Supervisor {
     fn confirm_last_epoch(&mut self, partition: &TopicPartition, recovered: &RecoveredPartition) -> bool {
         let mirror = self.mirrors.get_mut(partition).expect("it has just become ready");
         let Some((leader, latest)) = mirror.leader.zip(recovered.last_source_epoch) else { return false };
-        if leader.epoch <= latest {
+        if std::mem::take(&mut mirror.compared) || leader.epoch <= latest {
             return false;
         }
         mirror.phase = Phase::Confirming;
@@ -400,7 +408,7 @@ fn add_partition(mirror: &Mirror, recovered: RecoveredPartition) -> AddPartition
     }
 }
 
-fn stopped_by(refusal: &StoreRefusal) -> Stopped {
+pub(super) fn stopped_by(refusal: &StoreRefusal) -> Stopped {
     match refusal {
         StoreRefusal::Policy(fault) => fault.into(),
         StoreRefusal::Store(StoreError::TopicRecreated { mirrored, found }) => {

@@ -10,7 +10,8 @@ use crate::control::guest::ControllerClient;
 use crate::control::guest::hand_over::source_configs;
 use crate::control::guest::producer_ids::{Allocator, HEADROOM, ProducerIdError, lift, source_next_id};
 use crate::control::state::{
-    Change, HandOverKind, Link, MirrorTopic, NewMirror, ProducerIdFloor, StateDatabase, StateError,
+    Change, GuestIdentity, HandOverKind, Link, MirrorTopic, NewMirror, ProducerIdFloor, StateDatabase,
+    StateError,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -80,6 +81,7 @@ impl Supervisor {
             return;
         }
         self.adopt(hand_overs);
+        self.keep_identities(hand_overs);
         let stale = hand_overs.floored_at.is_none_or(|at| now >= at + FLOOR_INTERVAL);
         if stale && !hand_overs.flooring && self.guest.as_ref().is_some_and(|guest| guest.is_joined()) {
             self.raise_floor(hand_overs, Vec::new());
@@ -142,6 +144,47 @@ impl Supervisor {
                 hand_overs.retry_at = Instant::now() + RETRY;
                 if self.may_warn("link") {
                     warn!("the link is not kept yet: {why}; tried again");
+                }
+            }
+        }
+    }
+
+    /// As whom the ids are registered: a restart with this directory goes on as the same.
+    fn keep_identities(&mut self, hand_overs: &mut HandOvers) {
+        let Some(guest) = &self.guest else { return };
+        if hand_overs.identifying {
+            return;
+        }
+        let registered = guest.ids().into_iter().filter_map(|broker_id| {
+            let state = guest.member.state(broker_id).filter(|state| state.broker_epoch().is_some())?;
+            let (incarnation, directory) = state.incarnation.zip(state.directory)?;
+            Some(GuestIdentity { broker_id, incarnation, directory })
+        });
+        let registered: Vec<GuestIdentity> = registered.collect();
+        if registered == hand_overs.identities {
+            return;
+        }
+        hand_overs.identifying = true;
+        let (state, link) = (hand_overs.state.clone(), hand_overs.link.clone());
+        self.spawn(async move {
+            let kept = state.put_guest_identities(&link, registered.clone(), wall_clock_ms()).await;
+            outcome(HandOverOutcome::Identified(kept.map(|()| registered)))
+        });
+    }
+
+    pub(super) fn identified(
+        &mut self,
+        hand_overs: &mut HandOvers,
+        result: Result<Vec<GuestIdentity>, StateError>,
+    ) {
+        hand_overs.identifying = false;
+        match result {
+            Ok(identities) => hand_overs.identities = identities,
+            Err(error @ StateError::OtherDirectory { .. }) => self.halted = Some(error.to_string()),
+            Err(error) => {
+                hand_overs.retry_at = Instant::now() + RETRY;
+                if self.may_warn("identities") {
+                    warn!("as whom we are registered is not kept yet: {error}; tried again");
                 }
             }
         }
