@@ -8,6 +8,7 @@ use twinlog_daemon::control::source_client::ConnectionOptions;
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
+use twinlog_tests::poll;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 /// Subjects that only the destination has lines of.
@@ -51,7 +52,8 @@ fn lines(checked: &Value, subject: &str) -> Vec<(String, String)> {
 }
 
 fn check(mirror: &GuestMirror, code: i32) -> Value {
-    mirror.command(&["check", "--output", "json"]).expect_code(code).json()
+    let told = mirror.command(&["check", "--output", "json"]).expect_code(code);
+    serde_json::from_str(&told.stdout).expect("an array")
 }
 
 #[track_caller]
@@ -135,12 +137,17 @@ fn what_is_unsafe_or_taken_is_told(source: &Cluster, destination: &Cluster) {
     let unclean = |operation: &str, value: &str| {
         let words = ["--bootstrap-server", &bootstrap, "--alter", "--entity-type", "brokers"];
         let words = [&words[..], &["--entity-default", operation, value]].concat();
-        let output = destination.tool("org.apache.kafka.tools.ConfigCommand", &words);
+        let output = destination.tool("kafka.admin.ConfigCommand", &words);
         assert!(output.status.success(), "{output:?}");
     };
     unclean("--add-config", "unclean.leader.election.enable=true");
     destination.scenario().create_topic("orders", 1, 1, &[]);
-    let checked = check(&mirror(source, destination), 0);
+    let mirror = mirror(source, destination);
+    let checked = poll::poll_for("every broker has heard of it", || {
+        let checked = check(&mirror, 0);
+        let told = lines(&checked, "elections");
+        told.iter().any(|(_, text)| text.contains("= true on brokers 1, 2, 3")).then_some(checked)
+    });
     assert_told(&checked, "elections", "warn", "= true for all brokers, set at run time");
     assert_told(&checked, "elections", "warn", "= true on brokers 1, 2, 3");
     assert_told(&checked, "topics", "warn", "1 of 1 exist at the destination and are no mirrors");
@@ -164,10 +171,10 @@ fn ids_are_in_use_while_a_daemon_runs_and_ours_afterwards(source: &Cluster, dest
     assert_told(&checked, "topics", "ok", "1 are mirrors already");
     daemon.kill_hard();
     println!("after its session");
-    twinlog_tests::poll::poll_until("the session is over", || {
+    poll::poll_until("the session is over", || {
         let told = mirror.command(&["check", "--output", "json"]);
         told.code() == Some(0) && {
-            let checked = told.json();
+            let checked = serde_json::from_str(&told.stdout).expect("an array");
             assert_told(
                 &checked,
                 "guest ids",
