@@ -31,7 +31,8 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Request, StrBytes};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::io::{Error, ErrorKind};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -101,32 +102,13 @@ pub(super) async fn destination_lines(
         cluster_id.as_deref(),
     ));
     let names = wanted_names(link, source);
-    let client = SourceClient::of_destination(guest);
-    let known = timeout(QUESTIONS_LIMIT, client.metadata(Some(&[]))).await;
-    let live: Vec<i32> = match known {
-        Ok(Ok(view)) => view.brokers.into_keys().filter(|id| !guest.has_id(*id)).collect(),
-        _ => Vec::new(),
-    };
-    let readable = controllers.iter().any(|(_, said)| said.as_ref().is_ok_and(ControllerSays::can_be_read));
     let mut default_factor = None;
-    if let (Some(told), Some(broker)) = (told, live.first()) {
-        let fetches: Vec<i16> = controllers
-            .iter()
-            .filter_map(|(_, said)| said.as_ref().ok().and_then(|said| said.fetch))
-            .collect();
-        let asked = rights_asked::ask(&client, *broker, guest, &names, told.operations, &fetches);
-        match timeout(QUESTIONS_LIMIT, asked).await {
-            Ok(Ok(facts)) => {
-                default_factor = facts.default_factor();
-                let only_named = link.topic_filters.is_empty()
-                    && link.topics.iter().all(|pattern| pattern.literal().is_some());
-                lines.extend(rights::rights_lines(&facts, &guest.bootstrap_servers[0], only_named));
-            }
-            Ok(Err(error)) => lines.push(Line::new(Level::Fail, "rights", error.to_string())),
-            Err(_) => lines.push(Line::new(Level::Fail, "rights", "the brokers did not tell them in time")),
-        }
-        lines.extend(judge::election_lines(&unclean_settings(&client, &live).await));
+    if let Some(told) = told {
+        let (said, factor) = settings_lines(link, guest, &names, told.operations, &controllers).await;
+        lines.extend(said);
+        default_factor = factor;
     }
+    let readable = controllers.iter().any(|(_, said)| said.as_ref().is_ok_and(ControllerSays::can_be_read));
     let read = if readable { read_log(guest, options, observer).await } else { None };
     let mut in_use = false;
     match &read {
@@ -139,9 +121,50 @@ pub(super) async fn destination_lines(
         None => lines.push(judge::log_not_read(readable)),
     }
     let elsewhere = read.as_ref().is_some_and(|shared| judge::brokers_are_elsewhere(&shared.read(), guest));
-    let bound = guest.serving_ids.iter().map(|(_, address)| (address.clone(), try_to_listen(address)));
-    lines.extend(judge::guest_listener_lines(&bound.collect::<Vec<_>>(), in_use, elsewhere));
+    let mut bound = Vec::new();
+    for (_, address) in &guest.serving_ids {
+        bound.push((address.clone(), try_to_listen(address).await));
+    }
+    lines.extend(judge::guest_listener_lines(&bound, in_use, elsewhere));
     lines
+}
+
+/// What live brokers tell of rights and settings, and how many replicas a topic gets by default.
+async fn settings_lines(
+    link: &LinkSettings,
+    guest: &GuestSettings,
+    names: &[String],
+    operations: i32,
+    controllers: &Asked<ControllerSays>,
+) -> (Vec<Line>, Option<i16>) {
+    let client = SourceClient::of_destination(guest);
+    let known = timeout(QUESTIONS_LIMIT, client.metadata(Some(&[]))).await;
+    let live: Vec<i32> = match known {
+        Ok(Ok(view)) => view.brokers.into_keys().filter(|id| !guest.has_id(*id)).collect(),
+        _ => Vec::new(),
+    };
+    let Some(broker) = live.first() else {
+        let text = "no broker of the destination tells where the others are; are they up, and reachable at the \
+                    addresses that they advertise?";
+        return (vec![Line::new(Level::Fail, "rights", text)], None);
+    };
+    let fetches = controllers.iter().filter_map(|(_, said)| said.as_ref().ok()?.fetch);
+    let fetches: Vec<i16> = fetches.collect();
+    let asked = rights_asked::ask(&client, *broker, guest, names, operations, &fetches);
+    let mut lines = Vec::new();
+    let mut default_factor = None;
+    match timeout(QUESTIONS_LIMIT, asked).await {
+        Ok(Ok(facts)) => {
+            default_factor = facts.default_factor();
+            let is_named = link.topics.iter().all(|pattern| pattern.literal().is_some());
+            let only_named = link.topic_filters.is_empty() && is_named;
+            lines.extend(rights::rights_lines(&facts, &guest.bootstrap_servers[0], only_named));
+        }
+        Ok(Err(error)) => lines.push(Line::new(Level::Fail, "rights", error.to_string())),
+        Err(_) => lines.push(Line::new(Level::Fail, "rights", "the brokers did not tell them in time")),
+    }
+    lines.extend(judge::election_lines(&unclean_settings(&client, &live).await));
+    (lines, default_factor)
 }
 
 impl GuestSettings {
@@ -299,8 +322,48 @@ async fn unclean_settings(client: &SourceClient, brokers: &[i32]) -> judge::Uncl
 }
 
 /// Whether followers could be listened for at an address: the kernel's word for why not.
-fn try_to_listen(address: &HostPort) -> Result<std::net::IpAddr, std::io::Error> {
-    let mut resolved = (address.host.as_str(), address.port).to_socket_addrs()?;
-    let found = resolved.next().ok_or(std::io::Error::from(std::io::ErrorKind::NotFound))?;
+async fn try_to_listen(address: &HostPort) -> Result<IpAddr, Error> {
+    let resolved = tokio::net::lookup_host((address.host.as_str(), address.port));
+    let mut resolved = timeout(ANSWER_LIMIT, resolved).await.map_err(Error::from)??;
+    let found = resolved.next().ok_or(Error::from(ErrorKind::NotFound))?;
     TcpListener::bind(found).map(|_| found.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RawConfig, Settings};
+
+    fn told(brokers: &HostPort, controllers: &HostPort) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("twinlog.toml");
+        let text = format!(
+            "data.dir = \"/d\"\n[link.dr]\ntopics = [\"orders\"]\n[link.dr.source]\n\
+             bootstrap.servers = \"127.0.0.1:1\"\n[link.dr.destination]\nmode = \"guest\"\n\
+             bootstrap.servers = \"{brokers}\"\nbootstrap.controllers = \"{controllers}\"\n\
+             inter.broker.listener.name = \"INTERNAL\"\nguest.broker.ids = \"900-901\"\n\
+             guest.listener = \"127.0.0.1:49152\"\nrequest.timeout.ms = 1000\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let link = Settings::from_raw(&RawConfig::read(&file).unwrap(), None).unwrap().link;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let lines = runtime.block_on(destination_lines(&link, link.guest.as_ref().unwrap(), None));
+        lines.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn listeners_that_are_silent_or_absent_fail_and_the_other_lines_still_come() {
+        // Its kernel accepts, and nobody ever answers.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = HostPort { host: "127.0.0.1".to_owned(), port };
+        let absent = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        for (brokers, controllers) in [(&silent, &absent), (&absent, &silent)] {
+            let lines = told(brokers, controllers);
+            for subject in ["fail  destination", "fail  controllers", "fail  metadata log"] {
+                assert!(lines.iter().any(|line| line.starts_with(subject)), "{subject}: {lines:#?}");
+            }
+            assert!(lines.iter().any(|line| line.contains(" guest.listener ")), "{lines:#?}");
+        }
+    }
 }
