@@ -92,7 +92,12 @@ pub(super) async fn destination_lines(
     let cluster_id = told.map(|said| said.cluster_id.clone());
     let observer = guest.serving_ids[0].0;
     let controllers = each(&guest.bootstrap_controllers, |server| {
-        ask_controller(server, options.clone(), cluster_id.clone(), observer)
+        ask_controller(
+            server,
+            options.clone(),
+            cluster_id.clone(),
+            (observer, guest.allow_placement_eviction),
+        )
     })
     .await;
     let mut lines = judge::broker_lines(&brokers);
@@ -223,7 +228,7 @@ async fn ask_controller(
     server: HostPort,
     options: ConnectionOptions,
     of_brokers: Option<String>,
-    observer: i32,
+    (observer, without_cordon): (i32, bool),
 ) -> Result<ControllerSays, ClientError> {
     let mut connection = Connection::open(&server, &options).await?;
     let version = connection.version::<DescribeClusterRequest>()?;
@@ -239,22 +244,23 @@ async fn ask_controller(
         }
         _ => None,
     };
-    Ok(ControllerSays { lacks: lacking(&connection), cluster, fetch })
+    Ok(ControllerSays { lacks: lacking(&connection, without_cordon), cluster, fetch })
 }
 
 /// Requests that a guest cannot do without.
-fn lacking(connection: &Connection) -> Vec<&'static str> {
+fn lacking(connection: &Connection, without_cordon: bool) -> Vec<&'static str> {
     fn needs<R: Shaped>(connection: &Connection) -> Option<&'static str> {
         connection.version::<R>().is_err().then_some(R::NAME)
     }
     let at_least = |key: i16, version: i16| connection.offered(key).is_some_and(|range| range.max >= version);
     let fetch = (!at_least(FetchRequest::KEY, METADATA_FETCH_VERSION)).then_some("Fetch v17");
-    let heartbeat = !at_least(BrokerHeartbeatRequest::KEY, HEARTBEAT_WITH_CORDON);
+    let heartbeat = if without_cordon { 1 } else { HEARTBEAT_WITH_CORDON };
+    let heartbeat = !at_least(BrokerHeartbeatRequest::KEY, heartbeat);
     [
         fetch,
         needs::<FetchSnapshotRequest>(connection),
         needs::<BrokerRegistrationRequest>(connection),
-        heartbeat.then_some("BrokerHeartbeat v2"),
+        heartbeat.then_some("BrokerHeartbeat, with cordoned directories"),
         needs::<AlterPartitionRequest>(connection),
         needs::<CreateTopicsRequest>(connection),
         needs::<CreatePartitionsRequest>(connection),

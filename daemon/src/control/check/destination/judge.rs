@@ -4,7 +4,7 @@ use super::{Asked, BrokerSays, CLUSTER_AUTHORIZATION_FAILED, ControllerSays};
 use crate::config::{GuestSettings, HostPort};
 use crate::control::check::line::{Level, Line};
 use crate::control::guest::destination_view::{candidates, is_mirror};
-use crate::control::guest::{METADATA_VERSION_MIN, SESSION_TIMEOUT};
+use crate::control::guest::{CORDON_METADATA_VERSION, SESSION_TIMEOUT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
@@ -115,7 +115,10 @@ fn controller_line(
         ),
         Ok(_) if !said.lacks.is_empty() => fail(
             "controllers",
-            format!("{server} does not know {}; Kafka 4.3 or newer is needed", said.lacks.join(", ")),
+            format!(
+                "{server} does not know {}; Kafka 4.3 knows all that a guest needs",
+                said.lacks.join(", ")
+            ),
         ),
         Ok(id) => ok("controllers", format!("{server}: cluster {id}, all requests of a guest are known")),
     }
@@ -156,7 +159,7 @@ pub(super) fn image_lines(
 ) -> (Vec<Line>, bool) {
     let text =
         format!("read, as a guest does: {} brokers, {} topics", image.brokers().len(), image.topics().len());
-    let mut lines = vec![ok("metadata log", text), version_line(image), elr_line(image)];
+    let mut lines = vec![ok("metadata log", text), version_line(image, guest), elr_line(image)];
     lines.push(listener_line(image, guest));
     lines.push(replicas_line(image, guest, default_factor));
     lines.extend(dynamic_election_line(image));
@@ -168,23 +171,28 @@ pub(super) fn image_lines(
     }
     let (line, used) = id_line(image, guest.reserve_id, cluster_id, None);
     lines.push(line);
-    lines.extend(foreign_replicas_line(image, guest));
+    lines.extend(foreign_replicas_lines(image, guest, cluster_id));
     lines.extend(topics_line(image, guest, names));
     (lines, in_use || used)
 }
 
-fn version_line(image: &ClusterImage) -> Line {
+fn version_line(image: &ClusterImage, guest: &GuestSettings) -> Line {
     let level = image.feature("metadata.version").unwrap_or(0);
     let release = RELEASES.iter().find(|(first, _)| level >= *first).map_or("3.9 or older", |(_, name)| name);
-    if level >= METADATA_VERSION_MIN {
-        return ok("version", format!("metadata.version {level}, of Kafka {release}"));
+    let told = format!("metadata.version {level}, of Kafka {release}");
+    if level >= CORDON_METADATA_VERSION {
+        return ok("version", told);
+    }
+    let told =
+        format!("{told}; below {CORDON_METADATA_VERSION} a cluster cannot be told to place nothing on us");
+    if guest.allow_placement_eviction {
+        return warn("version", format!("{told}: what it places on us is moved away again, as allowed"));
     }
     fail(
         "version",
         format!(
-            "metadata.version {level}, of Kafka {release}; below {METADATA_VERSION_MIN} a cluster cannot be told \
-             to place none of its own partitions on us: upgrade all nodes to 4.3, then kafka-features.sh \
-             --bootstrap-server HOST:PORT upgrade --release-version 4.3"
+            "{told}: upgrade all nodes to 4.3, then kafka-features.sh --bootstrap-server HOST:PORT upgrade \
+             --release-version 4.3; or set guest.allow.placement.eviction = true, and it is moved away again"
         ),
     )
 }
@@ -321,25 +329,43 @@ fn id_line(image: &ClusterImage, id: i32, cluster_id: &str, address: Option<&Hos
     }
 }
 
-/// Partitions on our ids that are no mirrors: somebody else had the id, or something was placed on us.
-fn foreign_replicas_line(image: &ClusterImage, guest: &GuestSettings) -> Option<Line> {
-    let mut foreign: Vec<String> = Vec::new();
+/// Partitions on our ids that are no mirrors. On an id that was ours they were placed by the cluster and are
+/// moved away by the guest; on any other they are somebody's data, and a guest would be asked for it.
+fn foreign_replicas_lines(image: &ClusterImage, guest: &GuestSettings, cluster_id: &str) -> Vec<Line> {
+    let was_ours = |id: i32| {
+        image.broker(id).is_some_and(|broker| broker.directories == [derived_directory(cluster_id, id)])
+    };
+    let (mut placed, mut foreign) = (Vec::new(), Vec::new());
     for topic in image.topics().values() {
         if is_mirror(image, &topic.name, topic, |id| guest.has_id(id)) {
             continue;
         }
-        let held = topic.partitions.iter().filter(|(_, at)| at.replicas.iter().any(|id| guest.has_id(*id)));
-        foreign.extend(held.map(|(index, _)| format!("{}-{index}", topic.name)));
+        for (index, at) in &topic.partitions {
+            let mut held = at.replicas.iter().filter(|id| guest.has_id(**id)).peekable();
+            if held.peek().is_some() {
+                let all_ours = held.all(|id| was_ours(*id));
+                let list = if all_ours { &mut placed } else { &mut foreign };
+                list.push(format!("{}-{index}", topic.name));
+            }
+        }
     }
-    foreign.sort();
-    (!foreign.is_empty()).then(|| {
+    let mut lines = Vec::new();
+    if !placed.is_empty() {
+        placed.sort();
+        let text =
+            "partitions that are no mirrors are on our ids, and are moved to stock brokers by the guest";
+        lines.push(warn("guest ids", format!("{text}: {}", shown(&placed))));
+    }
+    if !foreign.is_empty() {
+        foreign.sort();
         let text = format!(
-            "partitions that are no mirrors have replicas on guest.broker.ids: {}; move them away with \
-             kafka-reassign-partitions.sh, or take other ids",
+            "partitions have replicas on guest.broker.ids that were never ours: {}; take other ids, or move them \
+             away with kafka-reassign-partitions.sh",
             shown(&foreign)
         );
-        fail("guest ids", text)
-    })
+        lines.push(fail("guest ids", text));
+    }
+    lines
 }
 
 fn topics_line(image: &ClusterImage, guest: &GuestSettings, names: &[String]) -> Option<Line> {

@@ -23,6 +23,7 @@ fn guest() -> GuestSettings {
         serving_ids: vec![(900, at("g", 1)), (901, at("g", 2))],
         reserve_id: 902,
         durable_replicas: 1,
+        allow_placement_eviction: false,
         mirror_replication_factor: None,
         store_retention_bytes: 1 << 30,
         client_id: "test".to_owned(),
@@ -107,6 +108,9 @@ fn an_old_metadata_version_is_named_with_its_release() {
         let (lines, _) = judged(vec![stock(1), feature("metadata.version", level)], &guest(), Some(1));
         assert_told(&lines, "fail", &format!("metadata.version {level}, of Kafka {release}; below 30"));
         assert_told(&lines, "ok", "ELR            off");
+        let allowing = GuestSettings { allow_placement_eviction: true, ..guest() };
+        let (lines, _) = judged(vec![stock(1), feature("metadata.version", level)], &allowing, Some(1));
+        assert_told(&lines, "warn", "what it places on us is moved away again, as allowed");
     }
 }
 
@@ -156,8 +160,16 @@ fn topics_are_mirrors_of_ours_or_in_the_way() {
     let (lines, _) = judged(records.concat(), &guest(), Some(3));
     assert_told(&lines, "warn", "1 of 2 exist at the destination and are no mirrors of these ids");
     assert!(!lines.iter().any(|line| line.starts_with("fail")), "{lines:#?}");
-    let (lines, _) = judged([good(), mirror.collect()].concat(), &guest(), Some(3));
-    assert_told(&lines, "fail", "no mirrors have replicas on guest.broker.ids: orders-0");
+    let (lines, _) = judged([good(), mirror.clone().collect()].concat(), &guest(), Some(3));
+    assert_told(
+        &lines,
+        "fail",
+        "replicas on guest.broker.ids that were never ours: orders-0; take other ids",
+    );
+    let own = broker(900, "INTERNAL", PLAINTEXT, derived_directory(CLUSTER, 900), true);
+    let (lines, _) = judged([good(), vec![own], mirror.collect()].concat(), &guest(), Some(3));
+    assert_told(&lines, "warn", "are moved to stock brokers by the guest: orders-0");
+    assert!(!lines.iter().any(|line| line.starts_with("fail")), "{lines:#?}");
 }
 
 #[test]
