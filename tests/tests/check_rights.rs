@@ -2,7 +2,7 @@
 
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::scenario::Produce;
-use twinlog_tests::kafka::{Cluster, ClusterOptions};
+use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
@@ -60,10 +60,14 @@ fn a_guest_with_the_rights_that_a_check_names_joins_mirrors_and_promotes() {
 
 /// A failover that has transactions to abort needs more than one that has none.
 fn open_and_fail_over(source: &Cluster, destination: &Cluster, mirror: &GuestMirror) {
+    let stable = || source.scenario().end_offsets("bills", Isolation::ReadCommitted)[0];
+    let before = stable();
     let open = Produce { partition: Some(0), count: 5, ..Produce::to("bills") };
     source.scenario().open_transaction("first", &open);
     source.scenario().open_transaction("second", &open);
     source.scenario().finish_transaction("first", true);
+    // The coordinator writes its markers after it has answered.
+    poll::poll_until("the first one's end is written", || stable() > before);
     mirror.poll_until_followed(source, destination, "bills", &ALL);
     poll_until_active(mirror, "bills");
     mirror.command(&["mirror", "failover", "bills"]).expect_code(0);
