@@ -149,6 +149,9 @@ pub struct CheckArgs {
     /// Which link of the file.
     #[arg(long, value_name = "NAME")]
     pub link: Option<String>,
+    /// How the lines are written.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -327,7 +330,10 @@ fn main_check(arguments: &CheckArgs) -> ExitCode {
         Err(error) => return refuse(USAGE, &error),
     };
     let lines = check(&request);
-    lines.iter().for_each(|line| println!("{line}"));
+    match arguments.output {
+        Output::Text => lines.iter().for_each(|line| println!("{line}")),
+        Output::Json => println!("{}", serde_json::to_string(&lines).expect("lines are text")),
+    }
     done(!lines.iter().any(crate::control::check::Line::is_failure))
 }
 
@@ -344,6 +350,7 @@ impl CheckArgs {
         let (directory, source) =
             (raw.has("data.dir"), raw.has_link_value(&link, Scope::Source, "bootstrap.servers"));
         // What was not said is not looked at; the table still wants a value.
+        let destination = raw.has_link_value(&link, Scope::Destination, "mode");
         let defaults = [
             (Scope::Daemon, "data.dir", "."),
             (Scope::Source, "bootstrap.servers", "127.0.0.1:9092"),
@@ -354,7 +361,7 @@ impl CheckArgs {
                 raw.set(&link, name, RawValue::Text(value.to_owned()));
             }
         }
-        Ok(CheckRequest { settings: Settings::from_raw(&raw, Some(&link))?, directory, source })
+        Ok(CheckRequest { settings: Settings::from_raw(&raw, Some(&link))?, directory, source, destination })
     }
 }
 
@@ -474,7 +481,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let host = check("twinlog check");
-        assert!(!host.directory && !host.source);
+        assert!(!host.directory && !host.source && !host.destination);
         let all = check("twinlog check --data-dir /d --source a:1");
         assert!(all.directory && all.source);
     }

@@ -66,6 +66,14 @@ impl GuestMirror {
         self
     }
 
+    /// Another word in the configuration, in place of one that stands there.
+    pub fn with_replaced(self, before: &str, after: &str) -> Self {
+        let text = std::fs::read_to_string(&self.configuration).expect("just written");
+        assert!(text.contains(before), "{before} is not in {text}");
+        std::fs::write(&self.configuration, text.replace(before, after)).expect("written");
+        self
+    }
+
     pub fn data_directory(&self) -> PathBuf {
         self.root.path().join("data")
     }

@@ -2,13 +2,18 @@
 //!
 //! Changes nothing. A line is `ok`, `warn` (it works, slower or less protected) or `fail`.
 
-use super::discovery::Discovery;
+mod destination;
+mod line;
+
+pub use line::Line;
+
+use super::discovery::{ClusterView, Discovery};
 use super::run::placement;
 use super::source_client::{ClientError, Connection, SourceClient};
 use crate::config::{HostPort, LinkSettings, Settings};
 use kafka_protocol::messages::{FetchRequest, OffsetForLeaderEpochRequest};
 use kafka_protocol::protocol::Request;
-use std::fmt;
+use line::Level;
 use std::path::{Path, PathBuf};
 use twinlog_io::{HostFacts, IoUringFacts, allowed_cores, probe_directory, probe_host};
 use twinlog_log_segment::files::TopicId;
@@ -23,47 +28,13 @@ const KERNEL_MIN: (u32, u32) = (5, 11);
 /// First Fetch version in which a consumer learns that the source's log parted from its own. ref: KIP-595
 const FETCH_WITH_DIVERGENCE: i16 = 12;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    Ok,
-    Warn,
-    Fail,
-}
-
-/// One line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    level: Level,
-    subject: &'static str,
-    text: String,
-}
-
-impl Line {
-    fn new(level: Level, subject: &'static str, text: impl Into<String>) -> Self {
-        Self { level, subject, text: text.into() }
-    }
-
-    pub fn is_failure(&self) -> bool {
-        self.level == Level::Fail
-    }
-}
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Ok => "ok",
-            Level::Warn => "warn",
-            Level::Fail => "fail",
-        };
-        write!(f, "{level:4}  {:12} {}", self.subject, self.text)
-    }
-}
-
 /// What is looked at. The settings hold defaults where the operator said nothing.
 pub struct CheckRequest {
     pub settings: Settings,
     pub directory: bool,
     pub source: bool,
+    /// The destination of a link in guest mode.
+    pub destination: bool,
 }
 
 /// All lines.
@@ -73,17 +44,30 @@ pub fn check(request: &CheckRequest) -> Vec<Line> {
     if request.directory {
         lines.extend(directory_lines(&request.settings.data_dir));
     }
-    if request.source {
+    if request.source || request.destination {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
             Ok(runtime) => {
-                let link = &request.settings.link;
-                lines.extend(runtime.block_on(source_lines(link)));
+                lines.extend(runtime.block_on(cluster_lines(request)));
                 // A name server that does not answer must not hold the report back.
                 runtime.shutdown_background();
             }
             Err(error) => lines.push(Line::new(Level::Fail, "source", format!("cannot be asked: {error}"))),
         }
+    }
+    lines
+}
+
+async fn cluster_lines(request: &CheckRequest) -> Vec<Line> {
+    let link = &request.settings.link;
+    let mut lines = Vec::new();
+    let mut source = None;
+    if request.source {
+        let (told, view) = source_lines(link).await;
+        (lines, source) = (told, view);
+    }
+    if let Some(guest) = link.guest.as_ref().filter(|_| request.destination) {
+        lines.extend(destination::destination_lines(link, guest, source.as_ref()).await);
     }
     lines
 }
@@ -173,7 +157,7 @@ fn directory_lines(data_dir: &Path) -> Vec<Line> {
     lines
 }
 
-async fn source_lines(link: &LinkSettings) -> Vec<Line> {
+async fn source_lines(link: &LinkSettings) -> (Vec<Line>, Option<ClusterView>) {
     let source = &link.source;
     let client = SourceClient::new(source);
     let mut lines = Vec::new();
@@ -184,7 +168,8 @@ async fn source_lines(link: &LinkSettings) -> Vec<Line> {
         });
     }
     let discovery = Discovery::new(link.topics.clone(), link.topic_filters.clone());
-    lines.push(match client.metadata(discovery.names_wanted().as_deref()).await {
+    let view = client.metadata(discovery.names_wanted().as_deref()).await;
+    lines.push(match &view {
         Ok(view) => {
             let found: Vec<_> = view
                 .topics
@@ -208,9 +193,9 @@ async fn source_lines(link: &LinkSettings) -> Vec<Line> {
                 false => Line::new(Level::Ok, "metadata", text),
             }
         }
-        Err(error) => Line::new(Level::Fail, "metadata", metadata_cure(&error)),
+        Err(error) => Line::new(Level::Fail, "metadata", metadata_cure(error)),
     });
-    lines
+    (lines, view.ok())
 }
 
 fn protocol_line(server: &HostPort, connection: &Connection) -> Line {
@@ -263,12 +248,13 @@ mod tests {
     fn every_subject_has_a_line_and_a_missing_source_fails_with_its_cure() {
         let directory = tempfile::tempdir().unwrap();
         let not_yet = directory.path().join("not/yet");
-        let request = CheckRequest { settings: settings(&not_yet), directory: true, source: true };
+        let request =
+            CheckRequest { settings: settings(&not_yet), directory: true, source: true, destination: true };
         let lines = check(&request);
         for subject in
             ["kernel", "io_uring", "memlock", "open files", "cores", "data.dir", "O_DIRECT", "disk space"]
         {
-            assert!(lines.iter().any(|line| line.subject == subject), "{subject}");
+            assert!(lines.iter().any(|line| line.subject() == subject), "{subject}");
         }
         let failed: Vec<_> = lines.iter().filter(|line| line.is_failure()).map(ToString::to_string).collect();
         assert_eq!(failed.len(), 2, "{failed:?}");

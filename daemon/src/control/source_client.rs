@@ -18,7 +18,7 @@ pub use error::ClientError;
 pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
-use crate::config::{HostPort, SourceSettings};
+use crate::config::{GuestSettings, HostPort, SourceSettings};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -108,6 +108,14 @@ impl SourceClient {
             request_timeout: source.request_timeout,
         };
         let bootstrap = source.bootstrap_servers.clone();
+        Self { shared: Arc::new(Shared { options, bootstrap, state: Mutex::default() }) }
+    }
+
+    /// A client of a destination's brokers, as its other clients reach them.
+    pub fn of_destination(guest: &GuestSettings) -> Self {
+        let options =
+            ConnectionOptions { client_id: guest.client_id.clone(), request_timeout: guest.request_timeout };
+        let bootstrap = guest.bootstrap_servers.clone();
         Self { shared: Arc::new(Shared { options, bootstrap, state: Mutex::default() }) }
     }
 

@@ -31,11 +31,14 @@ const CONTROLLER_HEAP_MEGABYTES: u32 = 192;
 /// Enough for thousands of partitions; a test with ten thousand asks for 2048.
 const BROKER_HEAP_MEGABYTES: u32 = 384;
 const TOOL_HEAP_MEGABYTES: u32 = 256;
+/// What `kafka-acls.sh` runs.
+const ACL_COMMAND: &str = "org.apache.kafka.tools.AclCommand";
 
 /// Small and quick: internal topics of a few partitions, retention and cleaning within a second,
 /// a dead broker noticed after three.
 const COMMON: &str = "\
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT,\
+ADMIN:SASL_PLAINTEXT
 controller.listener.names=CONTROLLER
 auto.create.topics.enable=false
 offsets.topic.num.partitions=5
@@ -67,6 +70,27 @@ const FORCED_SNAPSHOTS: [(&str, &str); 4] = [
     ("metadata.max.retention.ms", "60000"),
 ];
 
+/// An authorizer that lets everybody do what no ACL speaks of, and one user whom it lets do everything. Brokers
+/// are anonymous as all others are: they must be able to register before there is an ACL.
+const AUTHORIZER: [(&str, &str); 5] = [
+    ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+    ("allow.everyone.if.no.acl.found", "true"),
+    ("super.users", "User:admin"),
+    ("sasl.enabled.mechanisms", "PLAIN"),
+    (
+        "listener.name.admin.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required user_admin=\"of-this-test\";",
+    ),
+];
+
+/// How that user connects.
+const ADMIN_CLIENT: &str = "\
+security.protocol=SASL_PLAINTEXT
+sasl.mechanism=PLAIN
+sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" \
+password=\"of-this-test\";
+";
+
 /// What kind of cluster a test wants.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -76,6 +100,8 @@ pub struct ClusterOptions {
     pub controllers: usize,
     /// Brokers meet on a listener INTERNAL, clients use one called EXTERNAL.
     pub internal_listener: bool,
+    /// Rights are checked, and the brokers of a destination have a listener ADMIN for who sets them.
+    pub authorizer: bool,
     /// Broker properties that win over ours.
     pub overrides: Vec<(String, String)>,
     pub heap_megabytes: u32,
@@ -89,6 +115,7 @@ impl Default for ClusterOptions {
             brokers: 1,
             controllers: 1,
             internal_listener: false,
+            authorizer: false,
             overrides: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
             version: artifacts::KAFKA_VERSION,
@@ -118,6 +145,12 @@ impl ClusterOptions {
         Process { version: self.version, heap_megabytes: self.heap_megabytes }
     }
 
+    /// Rights are checked as soon as there are any, see [`Cluster::alter_acls`].
+    pub fn with_authorizer(self) -> Self {
+        let options = Self { authorizer: true, ..self };
+        AUTHORIZER.iter().fold(options, |options, (name, value)| options.with_override(name, value))
+    }
+
     pub fn with_override(mut self, name: &str, value: &str) -> Self {
         self.overrides.push((name.to_owned(), value.to_owned()));
         self
@@ -130,6 +163,8 @@ pub struct Cluster {
     brokers: Vec<Node>,
     /// Controller `i` is at `i - 1`; empty where the only broker is its own.
     controllers: Vec<Node>,
+    /// Where the user who may do everything connects, where there is one.
+    admin: Option<u16>,
     /// Ports of further listeners, ours as long as the cluster.
     _further_ports: Vec<Port>,
     scenario: Scenario,
@@ -150,7 +185,7 @@ impl Cluster {
         let cluster_id = random_uuid();
         assert!(matches!(options.controllers, 1 | 3), "a quorum of {} controllers", options.controllers);
         let is_combined = options.brokers == 1 && !options.internal_listener;
-        let Nodes { controllers, brokers, further_ports } =
+        let Nodes { controllers, brokers, admin, further_ports } =
             if is_combined { combined(&directory, &options) } else { separate(&directory, &options) };
         format_all(&cluster_id, &controllers, &brokers);
         for node in controllers.iter().chain(&brokers) {
@@ -161,7 +196,7 @@ impl Cluster {
         for node in controllers.iter().chain(&brokers) {
             node.poll_until_ready();
         }
-        Self { brokers, controllers, _further_ports: further_ports, scenario, directory, watchdog }
+        Self { brokers, controllers, admin, _further_ports: further_ports, scenario, directory, watchdog }
     }
 
     /// `host:port` of every broker, running or not, separated by commas.
@@ -281,6 +316,17 @@ impl Cluster {
         run_tool(class, arguments)
     }
 
+    /// Runs Kafka's tool for rights as the user who may do everything, with these words.
+    pub fn alter_acls(&self, words: &[&str]) {
+        let port = self.admin.expect("the cluster has an authorizer");
+        let client = self.directory.join("admin.properties");
+        fs::write(&client, ADMIN_CLIENT).expect("the cluster's directory can be written");
+        let (server, client) = (format!("127.0.0.1:{port}"), client.display().to_string());
+        let connection = ["--bootstrap-server", &server, "--command-config", &client, "--force"];
+        let output = self.tool(ACL_COMMAND, &[&connection, words].concat());
+        assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+
     fn broker(&self, broker: usize) -> &Node {
         &self.brokers[broker - 1]
     }
@@ -316,6 +362,7 @@ fn addresses(brokers: &[Node]) -> String {
 struct Nodes {
     controllers: Vec<Node>,
     brokers: Vec<Node>,
+    admin: Option<u16>,
     further_ports: Vec<Port>,
 }
 
@@ -328,7 +375,7 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
     let node = Node::create(1, port, directory_of(directory, 1), options.process(), &properties);
-    Nodes { controllers: Vec::new(), brokers: vec![node], further_ports: vec![quorum] }
+    Nodes { controllers: Vec::new(), brokers: vec![node], admin: None, further_ports: vec![quorum] }
 }
 
 /// Controllers and brokers, each a process of its own.
@@ -337,13 +384,20 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
     let numbers: Vec<u16> = quorum.iter().map(|port| port.number).collect();
     let common = properties(options, &numbers);
     let mut further_ports = Vec::new();
+    let mut admin = None;
     let brokers = (1..=options.brokers as i32).map(|id| {
         let port = ports::take();
         let listeners = if options.internal_listener {
             let internal = ports::take();
-            let both =
+            let mut both =
                 format!("INTERNAL://127.0.0.1:{},EXTERNAL://127.0.0.1:{}", internal.number, port.number);
             further_ports.push(internal);
+            if options.authorizer {
+                let own = ports::take();
+                write!(both, ",ADMIN://127.0.0.1:{}", own.number).expect("a string takes everything");
+                admin = Some(own.number);
+                further_ports.push(own);
+            }
             format!("inter.broker.listener.name=INTERNAL\nlisteners={both}\nadvertised.listeners={both}\n")
         } else {
             let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
@@ -359,7 +413,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
         let properties = format!("{common}process.roles=controller\nlisteners={listener}\n");
         Node::create(id, port, directory_of(directory, id), controller, &properties)
     });
-    Nodes { controllers: controllers.collect(), brokers, further_ports }
+    Nodes { controllers: controllers.collect(), brokers, admin, further_ports }
 }
 
 fn properties(options: &ClusterOptions, quorum_ports: &[u16]) -> String {

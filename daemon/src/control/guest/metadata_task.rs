@@ -191,6 +191,29 @@ pub async fn follow(
     }
 }
 
+/// One fetch of the metadata log as [`follow`] does it, for looking at a controller: its error code.
+pub async fn try_fetch(
+    server: &HostPort,
+    options: &ConnectionOptions,
+    cluster_id: &str,
+    broker: i32,
+) -> Result<i16, ClientError> {
+    let mut observer = Observer {
+        controllers: Controllers::new(vec![server.clone()]),
+        options: options.clone(),
+        broker,
+        cluster_id: cluster_id.to_owned(),
+        directory: derived_directory(cluster_id, broker),
+        target: server.clone(),
+        held: None,
+    };
+    // No epoch is known yet: a leader answers with it, any other with the leader.
+    let request = observer.fetch(0, 0, -1);
+    let answer = observer.exchange(&request, METADATA_FETCH_VERSION).await?;
+    let FollowerEvent::Fetched(told) = fetched(&answer) else { unreachable!("it is made so") };
+    Ok(told.error)
+}
+
 /// The id of the cluster and where its controllers listen, by whichever answers first.
 async fn learn_cluster(controllers: &Controllers, options: &ConnectionOptions) -> String {
     let request = DescribeClusterRequest::default().with_endpoint_type(CONTROLLER_ENDPOINTS);

@@ -13,6 +13,7 @@
 
 mod controller_client;
 mod controllers;
+pub mod destination_view;
 pub mod hand_over;
 mod membership_thread;
 mod metadata_task;
@@ -26,7 +27,7 @@ mod wire_form;
 pub use controller_client::{ControllerAnswer, ControllerClient, ControllerError};
 pub use controllers::Controllers;
 pub use membership_thread::{GuestEvent, GuestState, HeartbeatFigures};
-pub use metadata_task::{ImageState, SharedImage};
+pub use metadata_task::{ImageState, SharedImage, follow, try_fetch};
 pub use wire_form::{random_uuid, wire_id, wire_text};
 
 use super::source_client::ConnectionOptions;

@@ -18,7 +18,9 @@ use super::{Outcome, Supervisor};
 use crate::config::GuestSettings;
 use crate::control::discovery::shard_of;
 use crate::control::guest::topic_requests::{PartitionCodes, TopicAnswers};
-use crate::control::guest::{CORDON_METADATA_VERSION, ControllerError, GuestEvent, GuestMember};
+use crate::control::guest::{
+    CORDON_METADATA_VERSION, ControllerError, GuestEvent, GuestMember, destination_view,
+};
 use crate::shard::mailbox::{Command, Event, LeadAssignment, RegisteredBroker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -32,7 +34,7 @@ use twinlog_sync::backoff::Backoff;
 use twinlog_sync::guest::leadership::Registration;
 use twinlog_sync::guest::placement::{Candidate, TooFewBrokers};
 use twinlog_sync::metadata::ClusterImage;
-use twinlog_sync::metadata::image::{Partition, TOPIC_RESOURCE, Topic};
+use twinlog_sync::metadata::image::{Partition, Topic};
 use twinlog_sync::session::PartitionKey;
 
 /// How often everything is looked at even when the image stands still: lost answers and refusals are retried.
@@ -167,10 +169,7 @@ impl GuestLink {
 
     /// Whether every partition of a topic has us as a replica, and it is guarded as a mirror topic is.
     fn is_mirror(&self, image: &ClusterImage, name: &str, topic: &Topic) -> bool {
-        let guarded =
-            image.configs(TOPIC_RESOURCE, name).and_then(|configs| configs.get("max.message.bytes"));
-        let led = topic.partitions.values().all(|partition| self.guest_of(partition).is_some());
-        led && guarded.is_some_and(|value| value == "1")
+        destination_view::is_mirror(image, name, topic, |broker| self.is_ours(broker))
     }
 
     /// Stock brokers that hold a partition of a mirror topic of ours, stay and live. `None`: it is none, or has
@@ -214,11 +213,7 @@ impl GuestLink {
 
     /// Brokers that can take replicas.
     fn candidates(&self, image: &ClusterImage) -> Vec<Candidate> {
-        let usable = image.brokers().values().filter(|broker| {
-            let cordoned = !broker.cordoned.is_empty() && broker.cordoned.len() >= broker.directories.len();
-            !self.is_ours(broker.broker) && !broker.fenced && !broker.in_controlled_shutdown && !cordoned
-        });
-        usable.map(|broker| Candidate { broker: broker.broker, rack: broker.rack.clone() }).collect()
+        destination_view::candidates(image, |broker| self.is_ours(broker))
     }
 }
 

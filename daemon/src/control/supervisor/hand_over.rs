@@ -17,7 +17,7 @@ mod views;
 
 use super::{Outcome, Supervisor};
 use crate::admin::AdminRequest;
-use crate::config::{GuestSettings, SourceSettings};
+use crate::config::GuestSettings;
 use crate::control::mirror::Mirror;
 use crate::control::source_client::SourceClient;
 use crate::control::state::{
@@ -105,17 +105,6 @@ pub(super) struct HandOvers {
     seen_version: Option<u64>,
 }
 
-/// A client of the destination's brokers, as its other clients reach them.
-fn destination_client(guest: &GuestSettings) -> SourceClient {
-    SourceClient::new(&SourceSettings {
-        bootstrap_servers: guest.bootstrap_servers.clone(),
-        client_id: guest.client_id.clone(),
-        client_rack: String::new(),
-        metadata_max_age: Duration::from_secs(300),
-        request_timeout: guest.request_timeout,
-    })
-}
-
 impl HandOvers {
     pub fn new(
         state: StateDatabase,
@@ -127,7 +116,7 @@ impl HandOvers {
         Self {
             state,
             link: link.to_owned(),
-            destination: destination_client(guest),
+            destination: SourceClient::of_destination(guest),
             born: now,
             requests,
             loaded: false,

@@ -6,8 +6,8 @@ use super::{Field, Layout, Shaped, field};
 use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, ElectLeadersRequest,
-    FetchSnapshotRequest, IncrementalAlterConfigsRequest, UnregisterBrokerRequest,
+    DeleteTopicsRequest, DescribeAclsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    ElectLeadersRequest, FetchSnapshotRequest, IncrementalAlterConfigsRequest, UnregisterBrokerRequest,
 };
 use kafka_protocol::protocol::VersionRange;
 
@@ -296,6 +296,32 @@ impl Shaped for DescribeConfigsRequest {
                         ),
                         field(3, Layout::Fixed(1)),
                         field(3, Layout::Text),
+                    ]),
+                ),
+            ]),
+        ),
+    ];
+}
+
+impl Shaped for DescribeAclsRequest {
+    const NAME: &'static str = "DescribeAcls";
+    const UNDERSTOOD: VersionRange = versions(2, 3);
+    const FLEXIBLE_FROM: i16 = 2;
+    const ANSWER: &'static [Field] = &[
+        field(0, Layout::Fixed(6)),
+        field(0, Layout::Text),
+        field(
+            0,
+            Layout::Array(&[
+                field(0, Layout::Fixed(1)),
+                field(0, Layout::Text),
+                field(1, Layout::Fixed(1)),
+                field(
+                    0,
+                    Layout::Array(&[
+                        field(0, Layout::Text),
+                        field(0, Layout::Text),
+                        field(0, Layout::Fixed(2)),
                     ]),
                 ),
             ]),

@@ -79,6 +79,17 @@ fn topic_answers_have_their_exact_layout() {
 }
 
 #[test]
+fn answers_about_rights_have_their_exact_layout() {
+    let acl = describe_acls_response::AclDescription::default().with_principal(text()).with_host(text());
+    let resource = describe_acls_response::DescribeAclsResource::default()
+        .with_resource_name(text())
+        .with_acls(vec![acl; 2]);
+    let answer =
+        DescribeAclsResponse::default().with_error_message(Some(text())).with_resources(vec![resource; 2]);
+    proves::<DescribeAclsRequest>(&answer, 0x7f);
+}
+
+#[test]
 fn partition_answers_have_their_exact_layout() {
     let partition = alter_partition_response::PartitionData::default().with_isr(vec![BrokerId(1); 3]);
     let topic = alter_partition_response::TopicData::default().with_partitions(vec![partition; 2]);

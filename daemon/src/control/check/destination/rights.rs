@@ -1,0 +1,161 @@
+//! What our principal may do at the destination, and the exact command for what it may not.
+//!
+//! Pure. Who the principal is, the cluster does not say: the commands leave its name open.
+
+use super::CLUSTER_AUTHORIZATION_FAILED;
+use super::judge::shown;
+use crate::config::HostPort;
+use crate::control::check::line::{Level, Line};
+use std::collections::BTreeMap;
+use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
+
+/// Kafka's numbers of operations, which are bits of the answer. ref: org.apache.kafka.common.acl.AclOperation
+const ALTER: u32 = 7;
+const CLUSTER_ACTION: u32 = 9;
+const IDEMPOTENT_WRITE: u32 = 12;
+/// Topics that a command names one by one; for more, and for patterns, it says all.
+const NAMED_MAX: usize = 5;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Authorizer {
+    Absent,
+    Present,
+}
+
+/// Error codes of what was asked about one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TopicCodes {
+    pub create: i16,
+    pub create_message: Option<String>,
+    /// What the destination would give it.
+    pub default_factor: Option<i16>,
+    pub alter_configs: i16,
+    pub describe_configs: i16,
+    pub read: i16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RightsFacts {
+    pub authorizer: Authorizer,
+    /// Bits of what is allowed on the cluster; none at all without DESCRIBE on it.
+    pub operations: i32,
+    /// Each controller's code of a fetch of the metadata log.
+    pub fetches: Vec<i16>,
+    pub topics: BTreeMap<String, TopicCodes>,
+}
+
+impl RightsFacts {
+    pub fn default_factor(&self) -> Option<i16> {
+        self.topics.values().find_map(|topic| topic.default_factor)
+    }
+
+    fn may(&self, operation: u32) -> bool {
+        self.operations > 0 && self.operations & (1 << operation) != 0
+    }
+}
+
+/// A line for each right. `only_named`: the link names its topics and has no patterns.
+pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if facts.authorizer == Authorizer::Absent {
+        lines.push(Line::new(
+            Level::Ok,
+            "rights",
+            "no authorizer is configured: everybody may do everything",
+        ));
+    } else {
+        lines.extend(cluster_lines(facts, server));
+        lines.extend(topic_lines(facts, server, only_named));
+    }
+    lines.extend(creation_lines(facts));
+    lines
+}
+
+fn command(server: &HostPort, operation: &str, resource: &str) -> String {
+    format!(
+        "kafka-acls.sh --bootstrap-server {server} --add --allow-principal User:... --operation {operation} \
+         {resource}"
+    )
+}
+
+fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
+    // The fetch is the right itself at work; one controller that refuses is enough.
+    let observes = match facts.fetches.as_slice() {
+        [] => facts.may(CLUSTER_ACTION),
+        codes => !codes.contains(&CLUSTER_AUTHORIZATION_FAILED),
+    };
+    let rights = [
+        ("CLUSTER_ACTION", "ClusterAction", observes, "to join, to read the metadata log and to lead"),
+        ("ALTER", "Alter", facts.may(ALTER), "to find the controllers and to hand topics over"),
+        (
+            "IDEMPOTENT_WRITE",
+            "IdempotentWrite",
+            facts.may(IDEMPOTENT_WRITE),
+            "to keep the destination's producer ids apart from mirrored ones",
+        ),
+    ];
+    let line = |(name, operation, held, why): (&str, &str, bool, &str)| {
+        if held {
+            return Line::new(Level::Ok, "rights", format!("{name} on the cluster"));
+        }
+        let command = command(server, operation, "--cluster");
+        Line::new(Level::Fail, "rights", format!("{name} on the cluster is missing, {why}: {command}"))
+    };
+    rights.into_iter().map(line).collect()
+}
+
+fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<Line> {
+    if facts.topics.is_empty() {
+        let text = "no topic to mirror is known yet: what is allowed on topics was not asked";
+        return vec![Line::new(Level::Warn, "rights", text)];
+    }
+    type Code = fn(&TopicCodes) -> i16;
+    let rights: [(&str, &str, Code, &str); 4] = [
+        ("CREATE", "Create", |topic| topic.create, "to create mirror topics"),
+        (
+            "ALTER_CONFIGS",
+            "AlterConfigs",
+            |topic| topic.alter_configs,
+            "to guard them, and to lift the guards",
+        ),
+        ("DESCRIBE_CONFIGS", "DescribeConfigs", |topic| topic.describe_configs, "to learn their replicas"),
+        ("READ", "Read", |topic| topic.read, "to prove their ends, and to abort what is open at a failover"),
+    ];
+    let line = |(name, operation, code, why): (&str, &str, Code, &str)| {
+        let refused = facts.topics.iter().filter(|(_, topic)| code(topic) == TOPIC_AUTHORIZATION_FAILED);
+        let missing: Vec<&String> = refused.map(|(name, _)| name).collect();
+        if missing.is_empty() {
+            return Line::new(Level::Ok, "rights", format!("{name} on topics"));
+        }
+        let resource = if only_named && missing.len() <= NAMED_MAX {
+            let each: Vec<String> = missing.iter().map(|name| format!("--topic {name}")).collect();
+            each.join(" ")
+        } else {
+            "--topic '*'".to_owned()
+        };
+        let (missing, command) = (shown(&missing), command(server, operation, &resource));
+        Line::new(Level::Fail, "rights", format!("{name} on topics {missing} is missing, {why}: {command}"))
+    };
+    rights.into_iter().map(line).collect()
+}
+
+/// What the cluster says to a creation that it only validates, rights aside.
+fn creation_lines(facts: &RightsFacts) -> Option<Line> {
+    let mut refused = facts
+        .topics
+        .iter()
+        .filter(|(_, topic)| !matches!(topic.create, 0 | TOPIC_ALREADY_EXISTS | TOPIC_AUTHORIZATION_FAILED));
+    let count = refused.clone().count();
+    let (name, topic) = refused.next()?;
+    let why = topic.create_message.as_deref().unwrap_or("without a reason");
+    let text = format!(
+        "the destination would refuse {count} topics, the first is {name}: {why} (error code {})",
+        topic.create
+    );
+    Some(Line::new(Level::Fail, "topics", text))
+}
+
+#[cfg(test)]
+#[path = "rights_tests.rs"]
+mod tests;
