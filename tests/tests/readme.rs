@@ -15,7 +15,7 @@ const KEYS_END: &str = "<!-- keys:end -->";
 const COLUMNS_MAX: usize = 120;
 /// Lines of other programs have flags of their own.
 const FOREIGN_COMMANDS: [&str; 6] =
-    ["cargo bench", "cargo test", "kafka-dump-log", "install -", "useradd", "systemctl"];
+    ["cargo bench", "cargo test", "kafka-", "install -", "useradd", "systemctl"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()

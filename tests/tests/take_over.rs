@@ -32,8 +32,7 @@ fn another_host_goes_on_where_the_followers_are() {
     source.scenario().create_topic("open", 1, 1, &[]);
     source.scenario().create_topic("lossy", 1, 1, &[]);
     let first = host(&source, &destination);
-    let daemon = the_first_host_is_lost(&source, &destination, &first);
-    drop(daemon);
+    the_first_host_is_lost(&source, &destination, &first);
     let second = host(&source, &destination);
     let daemon = the_second_goes_on(&source, &destination, &second);
     a_host_waits_while_another_lives(&source, &destination);
