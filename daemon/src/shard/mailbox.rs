@@ -111,6 +111,8 @@ pub struct LeadAssignment {
     pub partition_epoch: i32,
     /// `guest.durable.replicas`
     pub durable_replicas: u32,
+    /// The source compacts its log, and the destination does not as long as it is mirrored.
+    pub is_compacted: bool,
     /// Every other replica.
     pub followers: Vec<(i32, Registration)>,
 }

@@ -5,7 +5,7 @@
 //!                ▲             │ failed: trimmed there, unreachable, not what we had
 //!                └── pause ◀───┴──▶ reading from a follower that has it, next time; and in turns from then on
 //! ```
-//! The source is asked first; in turns with the follower that is furthest ahead, because either may be gone for
+//! The source is asked first, but for a compacted topic, of which it may have less by now than every follower; in turns with the follower that is furthest ahead, because either may be gone for
 //! long. When both failed the operator is told, once, and the reading goes on: a follower waits as long as it
 //! takes, for it is never given a log with a hole.
 //!
@@ -101,11 +101,13 @@ impl ReadThrough {
         }
     }
 
-    /// What to read now, if nothing is being read. `ahead` names the follower of a slot that has an offset.
+    /// What to read now, if nothing is being read. `ahead` names the follower of a slot that has an offset;
+    /// `is_compacted` says of a slot that its source takes records out of its log.
     pub fn start(
         &mut self,
         now: Nanoseconds,
         ahead: impl Fn(u32, Offset) -> Option<i32>,
+        is_compacted: impl Fn(u32) -> bool,
     ) -> Option<(Piece, Provider)> {
         if self.reading.is_some() {
             return None;
@@ -117,7 +119,8 @@ impl ReadThrough {
         let index = self.queue.iter().position(due)?;
         let waiting = self.queue.remove(index).expect("just found");
         let piece = waiting.piece;
-        let source_next = self.troubles.get(&piece.slot).is_none_or(|trouble| trouble.source_next);
+        let trouble = self.troubles.get(&piece.slot);
+        let source_next = trouble.map_or(!is_compacted(piece.slot), |trouble| trouble.source_next);
         let follower = if source_next { None } else { ahead(piece.slot, piece.from) };
         let provider = follower.map_or(Provider::Source, Provider::Follower);
         self.reading = Some((waiting, provider));
@@ -214,28 +217,28 @@ mod tests {
         reads.want(0, piece(1, 10));
         reads.want(0, piece(2, 20));
         reads.want(1, piece(1, 10));
-        assert_eq!(reads.start(2, broker_2), Some((piece(1, 10), Provider::Source)));
-        assert_eq!(reads.start(2, broker_2), None);
+        assert_eq!(reads.start(2, broker_2, |_| false), Some((piece(1, 10), Provider::Source)));
+        assert_eq!(reads.start(2, broker_2, |_| false), None);
         reads.want(2, piece(1, 10));
         reads.succeeded();
-        assert_eq!(reads.start(3, broker_2), Some((piece(2, 20), Provider::Source)));
+        assert_eq!(reads.start(3, broker_2, |_| false), Some((piece(2, 20), Provider::Source)));
         reads.succeeded();
-        assert_eq!((reads.start(3, broker_2), reads.deadline()), (None, None));
+        assert_eq!((reads.start(3, broker_2, |_| false), reads.deadline()), (None, None));
     }
 
     #[test]
     fn what_the_source_trimmed_is_read_from_a_follower_that_has_it() {
         let mut reads = ReadThrough::default();
         reads.want(0, piece(1, 10));
-        reads.start(0, broker_2);
+        reads.start(0, broker_2, |_| false);
         assert_eq!(reads.failed(0, ReadFailure::Trimmed, true), None);
         let due = reads.deadline().unwrap();
-        assert!(due > 0 && reads.start(due - 1, broker_2).is_none());
-        assert_eq!(reads.start(due, broker_2), Some((piece(1, 10), Provider::Follower(2))));
+        assert!(due > 0 && reads.start(due - 1, broker_2, |_| false).is_none());
+        assert_eq!(reads.start(due, broker_2, |_| false), Some((piece(1, 10), Provider::Follower(2))));
         reads.succeeded();
         // The next piece is asked of it at once.
         reads.want(due, piece(1, 50));
-        assert_eq!(reads.start(due, broker_2), Some((piece(1, 50), Provider::Follower(2))));
+        assert_eq!(reads.start(due, broker_2, |_| false), Some((piece(1, 50), Provider::Follower(2))));
     }
 
     #[test]
@@ -245,7 +248,7 @@ mod tests {
         let (mut told, mut asked) = (0, BTreeMap::new());
         for _ in 0..40 {
             reads.want(now, piece(1, 10));
-            let (_, provider) = reads.start(now, broker_2).unwrap();
+            let (_, provider) = reads.start(now, broker_2, |_| false).unwrap();
             *asked.entry(provider).or_insert(0) += 1;
             told += i32::from(reads.failed(now, ReadFailure::Unavailable, true).is_some());
             now = reads.deadline().unwrap();
@@ -253,10 +256,10 @@ mod tests {
         assert_eq!(told, 1);
         assert_eq!(asked, BTreeMap::from([(Provider::Source, 20), (Provider::Follower(2), 20)]));
         // Once more after it went well in between.
-        reads.start(now, broker_2).unwrap();
+        reads.start(now, broker_2, |_| false).unwrap();
         reads.succeeded();
         reads.want(now, piece(1, 90));
-        reads.start(now, nobody).unwrap();
+        reads.start(now, nobody, |_| false).unwrap();
         let stuck = reads.failed(now, ReadFailure::Trimmed, false).unwrap();
         assert_eq!(stuck, Stuck { source: ReadFailure::Trimmed, follower: None });
     }
@@ -267,7 +270,7 @@ mod tests {
         reads.want(0, piece(1, 10));
         reads.want(0, piece(2, 10));
         reads.forget(1);
-        assert_eq!(reads.start(FORGOTTEN_NS, nobody), None);
+        assert_eq!(reads.start(FORGOTTEN_NS, nobody, |_| false), None);
         (0..2 * QUEUE_MAX as i64).for_each(|from| reads.want(0, piece(1, from)));
         assert_eq!(reads.queue.len(), QUEUE_MAX);
     }
@@ -284,7 +287,7 @@ mod tests {
             for _ in 0..64 {
                 reads.want(now, piece(1, 10));
                 now = now.max(reads.deadline().expect("it is wanted"));
-                let (_, provider) = reads.start(now, broker_2).expect("it is due");
+                let (_, provider) = reads.start(now, broker_2, |_| false).expect("it is due");
                 let has_it = source_has_it == (provider == Provider::Source);
                 if has_it && !failures.next().unwrap_or(false) {
                     reads.succeeded();
@@ -294,5 +297,24 @@ mod tests {
             }
             prop_assert!(false, "it is never read");
         }
+    }
+
+    #[test]
+    fn what_a_compacted_source_may_have_dropped_is_read_from_followers_first() {
+        let mut reads = ReadThrough::default();
+        reads.want(0, piece(1, 10));
+        let compacted = |slot| slot == 1;
+        assert_eq!(reads.start(0, broker_2, compacted), Some((piece(1, 10), Provider::Follower(2))));
+        reads.failed(0, ReadFailure::Unavailable, true);
+        let due = reads.deadline().unwrap();
+        assert_eq!(reads.start(due, broker_2, compacted), Some((piece(1, 10), Provider::Source)));
+        reads.give_up();
+        reads.forget(1);
+        reads.want(due, piece(1, 10));
+        assert_eq!(
+            reads.start(due, nobody, compacted),
+            Some((piece(1, 10), Provider::Source)),
+            "nobody has it"
+        );
     }
 }

@@ -435,10 +435,13 @@ impl Supervisor {
             let TopicPhase::Ours(id) = topic.phase else { continue };
             let Some(found) = image.topic(id) else { continue };
             let first = TopicPartition::new(name, 0).expect("a topic's name is legal");
+            let is_compacted = self.hand_overs.as_ref().is_some_and(|kept| kept.is_compacted(name));
             let mirrors = self.mirrors.range(first..).take_while(|(each, _)| each.topic() == name);
             for (partition, mirror) in mirrors.filter(|(_, mirror)| mirror.is_in_shard()) {
                 let Some(at) = found.partitions.get(&partition.partition()) else { continue };
-                let Some(assignment) = assignment(guest, &image, id, name, at) else { continue };
+                let Some(assignment) = assignment(guest, &image, (id, name), at, is_compacted) else {
+                    continue;
+                };
                 if guest.told.get(&mirror.key) != Some(&assignment) {
                     commands.push((mirror.shard, mirror.key, assignment));
                 }
@@ -510,9 +513,9 @@ impl Supervisor {
 fn assignment(
     guest: &GuestLink,
     image: &ClusterImage,
-    topic_id: TopicId,
-    name: &str,
+    (topic_id, name): (TopicId, &str),
     at: &Partition,
+    is_compacted: bool,
 ) -> Option<LeadAssignment> {
     let id = guest.guest_of(at)?;
     let stock = at.replicas.iter().filter(|broker| !guest.is_ours(**broker));
@@ -533,6 +536,7 @@ fn assignment(
         leader_epoch: LeaderEpoch(at.leader_epoch),
         partition_epoch: at.partition_epoch,
         durable_replicas: guest.settings.durable_replicas,
+        is_compacted,
         followers: followers.collect(),
     })
 }

@@ -152,6 +152,12 @@ impl HandOvers {
         self.loaded
     }
 
+    /// The source compacts it, as far as its configuration is kept yet.
+    pub fn is_compacted(&self, topic: &str) -> bool {
+        let policy = self.rows.get(topic).and_then(|row| row.wanted_configs.get("cleanup.policy"));
+        policy.is_some_and(|policy| policy.contains("compact"))
+    }
+
     /// A client of the destination's brokers.
     pub fn destination(&self) -> SourceClient {
         self.destination.clone()

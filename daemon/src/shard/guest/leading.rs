@@ -31,6 +31,8 @@ pub(in crate::shard) struct Lead {
     pub topic_id: TopicId,
     pub index: i32,
     pub guest: i32,
+    /// What followers lack is read from other followers first.
+    pub is_compacted: bool,
     /// The high watermark of which every session has news.
     pub told_high_watermark: Offset,
     /// What batches of this log are stamped with; one epoch at least.
@@ -88,6 +90,7 @@ impl<E: Engine> Shard<E> {
                 topic_id,
                 index,
                 guest,
+                is_compacted: assignment.is_compacted,
                 told_high_watermark: delivered,
                 stamps: stamps_of(&entry.log.checkpoint),
                 cursors: BTreeMap::new(),
@@ -95,6 +98,7 @@ impl<E: Engine> Shard<E> {
                 told_stalled: Vec::new(),
             })
         });
+        lead.is_compacted = assignment.is_compacted;
         if lead.leadership.leader_epoch() != leader_epoch {
             lead.epoch_wanted = false;
         }

@@ -159,7 +159,10 @@ impl<E: Engine> Shard<E> {
         }
         self.drop_pieces(|read| now >= read.used_at + REST_NS);
         let Self { guests, slots, .. } = self;
-        let started = guests.reads.machine.start(now, |slot, from| furthest(slots, slot, from));
+        let lead = |slot: u32| slots[slot as usize].as_ref()?.lead.as_ref();
+        let is_compacted = |slot| lead(slot).is_some_and(|lead| lead.is_compacted);
+        let ahead = |slot, from| furthest(slots, slot, from);
+        let started = guests.reads.machine.start(now, ahead, is_compacted);
         if let Some((piece, provider)) = started {
             self.start_reading(piece, provider);
         }
