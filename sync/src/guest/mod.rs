@@ -19,4 +19,5 @@ pub mod hand_over;
 pub mod leadership;
 pub mod placement;
 pub mod read_through;
+pub mod repair;
 pub mod spool;

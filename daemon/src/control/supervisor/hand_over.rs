@@ -226,6 +226,7 @@ fn standing_of(led: &LeadStanding, mirror: &Mirror) -> Standing {
         log_end: led.log_end,
         flushed: Offset::new(mirror.counters.flushed.load(Relaxed)).unwrap_or(Offset::ZERO),
         open_transactions: led.open_transactions,
+        first_open: led.first_open,
         followers: followers.collect(),
     }
 }
