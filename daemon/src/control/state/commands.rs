@@ -62,8 +62,8 @@ impl StateDatabase {
     pub async fn commanded_topics(&self, link: &str) -> Result<Vec<(String, TopicCommand)>, StateError> {
         let link = link.to_owned();
         self.transact(move |transaction| {
-            let mut statement =
-                transaction.prepare_cached("SELECT * FROM commanded_topics WHERE link = ?1 ORDER BY topic")?;
+            let mut statement = transaction
+                .prepare_cached("SELECT * FROM commanded_topics WHERE link = ?1 ORDER BY topic")?;
             statement.query_map([link], |row| Ok(TopicCommand::read(row)))?.map(|row| row?).collect()
         })
         .await
@@ -130,10 +130,17 @@ impl StateDatabase {
                 step: known.step,
                 event,
             })?;
-            record(transaction, now_ms, (&link, Some(&topic)), "deletion", &format!("{} -> {next}", known.step))?;
+            record(
+                transaction,
+                now_ms,
+                (&link, Some(&topic)),
+                "deletion",
+                &format!("{} -> {next}", known.step),
+            )?;
             if next == DeletionStep::Forgotten {
                 forget(transaction, &link, &topic)?;
-                transaction.execute("DELETE FROM deletions WHERE link = ?1 AND topic = ?2", [&link, &topic])?;
+                transaction
+                    .execute("DELETE FROM deletions WHERE link = ?1 AND topic = ?2", [&link, &topic])?;
                 return Ok(next);
             }
             transaction.execute(

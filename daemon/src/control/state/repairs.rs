@@ -28,8 +28,7 @@ pub(super) fn insert_repairs(
                 json(&repair.expected),
                 now_ms,
             ])?;
-        let detail =
-            format!("partition {}: {:?} of {:?}", repair.partition, repair.expected, repair.wanted);
+        let detail = format!("partition {}: {:?} of {:?}", repair.partition, repair.expected, repair.wanted);
         record(transaction, now_ms, (link, Some(topic)), "replicas left out", &detail)?;
     }
     Ok(())

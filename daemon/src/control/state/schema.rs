@@ -15,7 +15,8 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 2] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
     source_cluster_id TEXT NOT NULL,
@@ -75,7 +76,8 @@ CREATE TRIGGER history_is_not_changed BEFORE UPDATE ON history
 BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
 CREATE TRIGGER history_is_not_removed BEFORE DELETE ON history
 BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
-", "
+",
+    "
 CREATE TABLE commanded_topics (
     link TEXT NOT NULL REFERENCES links,
     topic TEXT NOT NULL,
@@ -110,7 +112,8 @@ DROP TRIGGER history_is_not_removed;
 CREATE TRIGGER history_is_not_removed BEFORE DELETE ON history
 WHEN OLD.id > (SELECT max(id) FROM history) - 100000
 BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
-"];
+",
+];
 
 /// The newest schema this program knows.
 pub(super) const SCHEMA: i64 = STEPS.len() as i64;

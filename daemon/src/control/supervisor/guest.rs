@@ -166,7 +166,7 @@ impl GuestLink {
     }
 
     /// Whether every partition of a topic has us as a replica, and it is guarded as a mirror topic is.
-    fn is_mirror(&self, image: &ClusterImage, name: &str, topic: &Topic) -> bool {
+    pub(super) fn is_mirror(&self, image: &ClusterImage, name: &str, topic: &Topic) -> bool {
         let guarded =
             image.configs(TOPIC_RESOURCE, name).and_then(|configs| configs.get("max.message.bytes"));
         let led = topic.partitions.values().all(|partition| self.guest_of(partition).is_some());

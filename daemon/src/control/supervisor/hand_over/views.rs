@@ -8,6 +8,7 @@ use crate::admin::answer::{
     TotalsView,
 };
 use crate::control::mirror::Mirror;
+use crate::control::state::MirrorTopic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use twinlog_sync::lifecycle::MirrorState;
@@ -23,6 +24,12 @@ pub fn lag(mirror: &Mirror) -> Option<i64> {
     let stable = mirror.counters.last_stable_offset.load(Relaxed);
     let known = mirror.is_in_shard() && mirror.counters.source_seen_at.load(Relaxed) > 0 && stable >= 0;
     known.then(|| (stable - mirror.counters.log_end.load(Relaxed)).max(0))
+}
+
+/// A part of the last hand-over's answer.
+fn result_of<T: serde::de::DeserializeOwned>(row: &MirrorTopic, name: &str) -> Vec<T> {
+    let value = row.last_promote.as_ref().and_then(|answer| answer.get(name));
+    value.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
 }
 
 fn word(state: MembershipState) -> &'static str {
@@ -71,6 +78,12 @@ impl Supervisor {
             kind: last.kind.name().to_owned(),
             step: running.map_or(last.step, |running| running.machine.step()).name().to_owned(),
             since_ms: last.started_ms,
+            losses: result_of(row, "losses"),
+            cuts: match running {
+                Some(_) => self.cuts(hand_overs, topic),
+                None => result_of(row, "cuts"),
+            },
+            left_out_broker_ids: result_of(row, "left_out_broker_ids"),
             error: running
                 .and_then(|running| running.machine.trouble().map(ToString::to_string))
                 .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned)),
@@ -88,6 +101,8 @@ impl Supervisor {
             exactness: "exact".to_owned(),
             partitions,
             hand_over,
+            deletion: hand_overs.deletions.get(topic).map(super::deleting::Deleting::view),
+            replica_repairs: hand_overs.repair_views(topic),
         })
     }
 
