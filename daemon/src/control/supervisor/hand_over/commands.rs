@@ -133,7 +133,7 @@ impl Supervisor {
                     actions.push(action);
                     wanted.push(name.clone());
                 }
-                Err(action) => actions.push(action),
+                Err(action) => actions.push(*action),
             }
         }
         if validate_only || wanted.is_empty() {
@@ -153,31 +153,32 @@ impl Supervisor {
         name: &str,
         found: Option<&TopicView>,
         validate_only: bool,
-    ) -> Result<MirrorActionView, MirrorActionView> {
+    ) -> Result<MirrorActionView, Box<MirrorActionView>> {
+        let refuse = |name: &str, code: &str, why: &dyn std::fmt::Display| Box::new(refused(name, code, why));
         let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
         if hand_overs.deletions.contains_key(name) {
-            return Err(refused(name, "BEING_DELETED", &"it is being deleted; create it when that is over"));
+            return Err(refuse(name, "BEING_DELETED", &"it is being deleted; create it when that is over"));
         }
         if hand_overs.is_stopped(name) {
             let why = "it was handed over and is STOPPED; mirror delete forgets that, then delete or rename the \
                        destination's topic";
-            return Err(refused(name, MirrorState::Stopped.name(), &why));
+            return Err(refuse(name, MirrorState::Stopped.name(), &why));
         }
         if let Some(TopicPhase::Refused(why)) = guest.topics.get(name).map(|topic| &topic.phase) {
-            return Err(refused(name, "REFUSED", why));
+            return Err(refuse(name, "REFUSED", why));
         }
         let commanded = hand_overs.commanded.get(name) == Some(&TopicCommand::Created);
         if commanded || hand_overs.rows.contains_key(name) || guest.topics.contains_key(name) {
-            return Err(noted(name, "it is a mirror topic of this link already; nothing changes"));
+            return Err(Box::new(noted(name, "it is a mirror topic of this link already; nothing changes")));
         }
         let partitions = match found {
             None => {
-                return Err(refused(name, "NO_SUCH_SOURCE_TOPIC", &"the source has no topic of this name"));
+                return Err(refuse(name, "NO_SUCH_SOURCE_TOPIC", &"the source has no topic of this name"));
             }
             Some(topic) => match topic.error {
                 0 | code::LEADER_NOT_AVAILABLE => topic.partitions.len(),
                 code::UNKNOWN_TOPIC_OR_PARTITION | code::UNKNOWN_TOPIC_ID => {
-                    return Err(refused(
+                    return Err(refuse(
                         name,
                         "NO_SUCH_SOURCE_TOPIC",
                         &"the source has no topic of this name",
@@ -185,19 +186,19 @@ impl Supervisor {
                 }
                 code => {
                     let why = format!("the source does not tell about it (error code {code})");
-                    return Err(refused(name, "NOT_TOLD", &why));
+                    return Err(refuse(name, "NOT_TOLD", &why));
                 }
             },
         };
         if !guest.member.image_moves().borrow().is_ready {
             let why = "the destination's metadata is not read yet; try again in a moment";
-            return Err(refused(name, "NOT_READY", &why));
+            return Err(refuse(name, "NOT_READY", &why));
         }
         let image = guest.member.image();
         if image.topic_named(name).is_some_and(|(_, topic)| !guest.is_mirror(&image, name, topic)) {
             let why = "the destination has a topic of this name that is not a mirror of this link; delete or \
                        rename it there first";
-            return Err(refused(name, "EXISTS_AT_DESTINATION", &why));
+            return Err(refuse(name, "EXISTS_AT_DESTINATION", &why));
         }
         let word = if validate_only { "would be" } else { "are" };
         Ok(noted(name, &format!("{partitions} partitions {word} mirrored from now on")))
