@@ -13,7 +13,18 @@ use twinlog_tests::poll;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 /// Mirrored because the link's pattern says so.
-const BASE: [&str; 5] = ["base-goes", "base-killed", "base-left", "base-open", "base-lost"];
+const BASE: [&str; 8] = [
+    "base-goes",
+    "base-MARKED",
+    "base-DELETING",
+    "base-REMOVING",
+    "base-left",
+    "base-open",
+    "base-torn",
+    "base-lost",
+];
+/// Each is deleted once, with a kill when the named step has been kept.
+const KILLED_AT: [&str; 3] = ["MARKED", "DELETING", "REMOVING"];
 
 #[test]
 fn mirror_topics_come_and_go_by_command() {
@@ -32,11 +43,11 @@ fn mirror_topics_come_and_go_by_command() {
     }
     let daemon = creates(&source, &destination, &mirror, daemon);
     refuses_to_orphan_and_looks_only(&mirror);
-    let daemon = deletes_and_does_not_bring_back(&source, &destination, &mirror, daemon);
-    let daemon = creates_again(&source, &destination, &mirror, daemon);
+    let (daemon, deleted) = deletes_and_does_not_bring_back(&source, &destination, &mirror, daemon);
+    let daemon = creates_again(&source, &destination, &mirror, daemon, &deleted);
     let daemon = gives_a_broker_back(&source, &destination, &mirror, daemon);
     forgets_what_was_handed_over(&destination, &mirror);
-    fails_over(&source, &destination, &mirror, &daemon);
+    let daemon = fails_over(&source, &destination, &mirror, daemon);
     daemon.terminate();
     daemon.wait().expect_code(0);
 }
@@ -112,43 +123,56 @@ fn deletes_and_does_not_bring_back(
     source: &Cluster,
     destination: &Cluster,
     mirror: &GuestMirror,
-    daemon: Running,
-) -> Running {
+    mut daemon: Running,
+) -> (Running, Vec<String>) {
     println!("deletes");
     order(mirror, &["delete", "base-goes", "--delete-data"], 0);
     assert!(describe(mirror, "base-goes").is_null() && !stored(mirror, "base-goes").exists());
-    poll_until_state(mirror, "base-killed", "ACTIVE");
-    order(mirror, &["delete", "base-killed", "--delete-data", "--no-wait"], 0);
-    daemon.kill_hard();
-    let daemon = mirror.start();
-    poll::poll_until("the deletion goes on after a restart", || {
-        let listed = mirror.command(&["mirror", "list", "--output", "json"]);
-        let is_up = listed.code() == Some(0);
-        is_up && !listed.stdout.contains("base-killed") && !stored(mirror, "base-killed").exists()
-    });
-    for topic in ["base-goes", "base-killed"] {
+    let mut deleted = vec!["base-goes".to_owned()];
+    for step in KILLED_AT {
+        println!("is killed at {step}");
+        let topic = format!("base-{step}");
+        poll_until_state(mirror, &topic, "ACTIVE");
+        order(mirror, &["delete", &topic, "--delete-data", "--no-wait"], 0);
+        daemon.poll_until_printed(&format!("deletion of {topic}: {step}"));
+        daemon.kill_hard();
+        daemon = mirror.start();
+        poll::poll_until("the deletion goes on after a restart", || {
+            let listed = mirror.command(&["mirror", "list", "--output", "json"]);
+            let is_up = listed.code() == Some(0);
+            is_up && !listed.stdout.contains(&topic) && !stored(mirror, &topic).exists()
+        });
+        deleted.push(topic);
+    }
+    for topic in &deleted {
         poll::poll_until("its brokers have let go of it", || !is_at_destination(destination, topic));
     }
     // A topic that the same pattern finds afterwards shows that it was asked.
     source.scenario().create_topic("base-new", 1, 1, &[]);
     poll_until_state(mirror, "base-new", "ACTIVE");
-    for topic in ["base-goes", "base-killed"] {
+    for topic in &deleted {
         assert!(describe(mirror, topic).is_null() && !stored(mirror, topic).exists(), "{topic} came back");
         assert!(!is_at_destination(destination, topic), "{topic} came back");
     }
-    daemon
+    (daemon, deleted)
 }
 
-fn creates_again(source: &Cluster, destination: &Cluster, mirror: &GuestMirror, daemon: Running) -> Running {
+fn creates_again(
+    source: &Cluster,
+    destination: &Cluster,
+    mirror: &GuestMirror,
+    daemon: Running,
+    deleted: &[String],
+) -> Running {
     println!("creates again what was deleted");
-    for topic in ["base-goes", "base-killed"] {
+    for topic in deleted {
         order(mirror, &["create", topic], 0);
         mirror.poll_until_followed(source, destination, topic, &ALL);
     }
     daemon.kill_hard();
     source.scenario().produce_mixed(&Produce { seed: 6, ..Produce::to("base-goes") });
     let daemon = mirror.start();
-    for topic in ["base-goes", "base-killed"] {
+    for topic in deleted {
         mirror.poll_until_followed(source, destination, topic, &ALL);
         mirror.assert_same_on(source, destination, topic, &ALL);
         assert!(stored(mirror, topic).exists());
@@ -227,32 +251,71 @@ fn signal(daemon: &Running, signal: &str) {
     assert!(sent.expect("kill is there").success());
 }
 
-fn fails_over(source: &Cluster, destination: &Cluster, mirror: &GuestMirror, daemon: &Running) {
-    println!("fails over, tells what is lost and cuts what is open");
-    let (from, to) = (source.scenario(), destination.scenario());
-    let stable = from.end_offsets("base-open", Isolation::ReadCommitted);
-    let first = Produce { partition: Some(0), count: 5, ..Produce::to("base-open") };
-    // The first one's end lies behind the beginning of the second: the copy ends between them.
-    from.open_transaction("first", &first);
-    from.open_transaction("second", &first);
-    from.finish_transaction("first", true);
-    for topic in ["base-open", "base-lost"] {
+/// Leaves a transaction open inside the copy: its end lies behind the beginning of another one.
+fn open_inside(source: &Cluster, topic: &str) {
+    let five = Produce { partition: Some(0), count: 5, ..Produce::to(topic) };
+    let (first, second) = (format!("{topic}-first"), format!("{topic}-second"));
+    source.scenario().open_transaction(&first, &five);
+    source.scenario().open_transaction(&second, &five);
+    source.scenario().finish_transaction(&first, true);
+}
+
+/// How far readers who want only what is stable could read, before and after transactions were left open.
+struct Open {
+    stable: Vec<i64>,
+    copied: Vec<i64>,
+}
+
+fn fails_over(source: &Cluster, destination: &Cluster, mirror: &GuestMirror, mut daemon: Running) -> Running {
+    println!("fails over and tells what is lost");
+    let from = source.scenario();
+    let [open, torn] = ["base-open", "base-torn"].map(|topic| {
+        let stable = from.end_offsets(topic, Isolation::ReadCommitted);
+        open_inside(source, topic);
+        mirror.poll_until_followed(source, destination, topic, &ALL);
+        let copied = from.end_offsets(topic, Isolation::ReadCommitted);
+        assert!(copied[0] > stable[0], "nothing is open in the copy");
+        Open { stable, copied }
+    });
+    for topic in ["base-open", "base-torn", "base-lost"] {
         mirror.poll_until_followed(source, destination, topic, &ALL);
         poll_until_state(mirror, topic, "ACTIVE");
     }
-    let copied = from.end_offsets("base-open", Isolation::ReadCommitted);
-    assert!(copied[0] > stable[0], "nothing is open in the copy");
-    signal(daemon, "-STOP");
+    signal(&daemon, "-STOP");
     from.produce_mixed(&Produce { seed: 7, ..Produce::to("base-lost") });
     let had = from.end_offsets("base-lost", Isolation::ReadUncommitted);
     source.kill_broker(1);
-    signal(daemon, "-CONT");
+    signal(&daemon, "-CONT");
     let dry = order(mirror, &["failover", "base-open", "--open-transactions", "truncate", "--dry-run"], 0);
     assert!(dry["losses"].as_array().is_some_and(|losses| losses.len() == 2), "{dry}");
     poll_until_state(mirror, "base-open", "ACTIVE");
+    tells_what_is_lost(destination, mirror, &had);
 
+    println!("cuts what is open");
+    let cut = order(mirror, &["failover", "base-open", "--open-transactions", "truncate"], 0);
+    assert!(cut["cuts"][0]["bytes"].as_i64().is_some_and(|bytes| bytes > 0), "{cut}");
+    assert_is_cut(source, destination, "base-open", &open, &cut["cuts"]);
+    let exported =
+        std::fs::read_dir(mirror.data_directory().join(".twinlog/cuts/dr")).expect("there are cuts");
+    assert!(exported.count() > 0, "what was cut is kept");
+
+    println!("is killed while it cuts");
+    let words = ["failover", "base-torn", "--open-transactions", "truncate", "--no-wait"];
+    order(mirror, &words, 0);
+    daemon.poll_until_printed("before what is open or unknown");
+    daemon.kill_hard();
+    let daemon = mirror.start();
+    poll_until_state(mirror, "base-torn", "STOPPED");
+    let view = describe(mirror, "base-torn");
+    assert_is_cut(source, destination, "base-torn", &torn, &view["hand_over"]["cuts"]);
+    let losses = view["hand_over"]["losses"].as_array().expect("of each partition");
+    assert!(losses.iter().all(|each| each["source_heard_age_ms"].as_i64() > Some(0)), "{losses:?}");
+    daemon
+}
+
+fn tells_what_is_lost(destination: &Cluster, mirror: &GuestMirror, had: &[i64]) {
     let lost = order(mirror, &["failover", "base-lost"], 0);
-    let has = to.end_offsets("base-lost", Isolation::ReadUncommitted);
+    let has = destination.scenario().end_offsets("base-lost", Isolation::ReadUncommitted);
     assert!(had.iter().sum::<i64>() > has.iter().sum(), "nothing was lost: {had:?}, {has:?}");
     for (partition, (had, has)) in had.iter().zip(&has).enumerate() {
         let told = &lost["losses"][partition];
@@ -262,26 +325,27 @@ fn fails_over(source: &Cluster, destination: &Cluster, mirror: &GuestMirror, dae
     }
     let told = mirror.command(&["mirror", "describe", "base-lost"]).expect_code(0);
     assert!(told.stdout.contains("at least"), "{}", told.stdout);
+}
 
-    let cut = order(mirror, &["failover", "base-open", "--open-transactions", "truncate"], 0);
-    assert_eq!(cut["cuts"][0]["from"], stable[0], "{cut}");
-    assert_eq!(cut["cuts"][0]["to"], copied[0], "{cut}");
-    assert!(cut["cuts"][0]["bytes"].as_i64().is_some_and(|bytes| bytes > 0), "{cut}");
-    let exported = std::fs::read_dir(mirror.data_directory().join(".twinlog/cuts/dr")).expect("there are cuts");
-    assert!(exported.count() > 0, "what was cut is kept");
-    assert!(is_stock(destination, "base-open"));
+/// The topic ends where its first open transaction began, for every kind of reader and on every broker, and goes
+/// on right there.
+fn assert_is_cut(source: &Cluster, destination: &Cluster, topic: &str, open: &Open, cuts: &Value) {
+    let to = destination.scenario();
+    assert_eq!(cuts[0]["from"], open.stable[0], "{cuts}");
+    assert_eq!(cuts[0]["to"], open.copied[0], "{cuts}");
+    assert!(is_stock(destination, topic));
     for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
-        assert_eq!(to.end_offsets("base-open", isolation), stable, "{isolation:?}");
+        assert_eq!(to.end_offsets(topic, isolation), open.stable, "{topic} {isolation:?}");
     }
-    for (partition, end) in (0..).zip(&stable) {
+    for (partition, end) in (0..).zip(&open.stable) {
         for broker in ALL {
-            let original = source.partition_directory(1, "base-open", partition);
-            let copy = destination.partition_directory(broker, "base-open", partition);
+            let original = source.partition_directory(1, topic, partition);
+            let copy = destination.partition_directory(broker, topic, partition);
             assert_identical(&original, &copy, 0, CopyBound::Exactly(*end));
         }
     }
-    let next = Produce { partition: Some(0), count: 10, seed: 9, ..Produce::to("base-open") };
+    let next = Produce { partition: Some(0), count: 10, seed: 9, ..Produce::to(topic) };
     let written = i64::try_from(to.produce_mixed(&next)).expect("few");
-    let after = to.end_offsets("base-open", Isolation::ReadCommitted);
-    assert_eq!(after[0], stable[0] + written, "the next record is where the cut was");
+    let after = to.end_offsets(topic, Isolation::ReadCommitted);
+    assert_eq!(after[0], open.stable[0] + written, "the next record is where the cut was");
 }

@@ -89,7 +89,7 @@ impl Deleting {
 impl Supervisor {
     /// A deletion is kept: nothing here takes the topic for a mirror any more.
     pub(super) fn begin_deletion(&mut self, hand_overs: &mut HandOvers, row: Deletion) {
-        info!("mirror topic {} is deleted: {}", row.topic, row.step);
+        info!("deletion of {}: {}", row.topic, row.step);
         self.discovery.delete(&row.topic);
         if let Some(guest) = &mut self.guest {
             guest.topics.remove(&row.topic);
@@ -187,12 +187,15 @@ impl Supervisor {
             DeletionNews::Kept(result) => match deleting.answered(result) {
                 None => {}
                 Some(DeletionStep::Forgotten) => {
-                    info!("mirror topic {topic} is forgotten");
+                    info!("deletion of {topic}: {}", DeletionStep::Forgotten);
                     hand_overs.forget(topic);
                     let known = &self.by_key;
                     hand_overs.standings.retain(|key, _| known.contains_key(key));
                 }
-                Some(step) => deleting.row.step = step,
+                Some(step) => {
+                    info!("deletion of {topic}: {step}");
+                    deleting.row.step = step;
+                }
             },
         }
     }
