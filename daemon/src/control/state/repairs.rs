@@ -59,8 +59,9 @@ impl StateDatabase {
                 let sent = sent.as_ref().map(json);
                 let known = transaction
                     .prepare_cached(
+                        // The same list is sent for as long as it is refused: one row of history for it.
                         "UPDATE replica_repairs SET expected = ?4, sent = ?5 WHERE link = ?1 AND topic = ?2 \
-                         AND partition = ?3",
+                         AND partition = ?3 AND (sent IS NOT ?5 OR expected <> ?4)",
                     )?
                     .execute(params![link, topic, partition, json(expected), sent])?;
                 if let Some(list) = sent.filter(|_| known > 0) {

@@ -139,27 +139,8 @@ impl World {
                 None => Ok(self.copies.iter().map(|(index, copy)| (*index, copy.end())).collect()),
             })],
             Action::AskStanding(indexes) => indexes.into_iter().map(|index| self.standing(index)).collect(),
-            Action::Freeze(freezes) => {
-                assert!(kept >= HandOverStep::Frozen, "frozen before it was kept");
-                for (index, end) in freezes {
-                    let copy = self.copies.get_mut(&index).unwrap();
-                    (copy.frozen, copy.serves_to) = (true, end.map(Offset::value));
-                }
-                Vec::new()
-            }
-            Action::CutBack(cuts) => {
-                assert!(kept == HandOverStep::Frozen, "cut before the freeze was kept");
-                for (index, to) in cuts {
-                    let copy = self.copies.get_mut(&index).unwrap();
-                    assert!(copy.frozen && copy.handed_over_at.is_none());
-                    (copy.log_end, copy.open_here) = (to.value(), 0);
-                    copy.followers.values_mut().for_each(|end| *end = (*end).min(to.value()));
-                }
-                Vec::new()
-            }
-            Action::Thaw => {
-                assert!(kept < HandOverStep::HandedOver);
-                self.copies.values_mut().for_each(|copy| (copy.frozen, copy.serves_to) = (false, None));
+            Action::Freeze(_) | Action::CutBack(_) | Action::Thaw => {
+                self.stand_still(action);
                 Vec::new()
             }
             Action::Keep(step) => {
@@ -207,6 +188,34 @@ impl World {
                 self.aborted |= failed.is_none();
                 vec![Event::TransactionsAborted(outcome(failed))]
             }
+        }
+    }
+
+    /// What is done to copies that stand still.
+    fn stand_still(&mut self, action: Action) {
+        let kept = self.kept.step;
+        match action {
+            Action::Freeze(freezes) => {
+                assert!(kept >= HandOverStep::Frozen, "frozen before it was kept");
+                for (index, end) in freezes {
+                    let copy = self.copies.get_mut(&index).unwrap();
+                    (copy.frozen, copy.serves_to) = (true, end.map(Offset::value));
+                }
+            }
+            Action::CutBack(cuts) => {
+                assert!(kept == HandOverStep::Frozen, "cut before the freeze was kept");
+                for (index, to) in cuts {
+                    let copy = self.copies.get_mut(&index).unwrap();
+                    assert!(copy.frozen && copy.handed_over_at.is_none());
+                    (copy.log_end, copy.open_here) = (to.value(), 0);
+                    copy.followers.values_mut().for_each(|end| *end = (*end).min(to.value()));
+                }
+            }
+            Action::Thaw => {
+                assert!(kept < HandOverStep::HandedOver);
+                self.copies.values_mut().for_each(|copy| (copy.frozen, copy.serves_to) = (false, None));
+            }
+            other => panic!("{other:?} moves something"),
         }
     }
 

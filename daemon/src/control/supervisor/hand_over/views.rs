@@ -46,6 +46,25 @@ fn age_ms(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl HandOvers {
+    /// Deletions that do not go on, and brokers that are still left out.
+    fn alarms(&self) -> Vec<AlarmView> {
+        let stuck = self.deletions.iter().filter_map(|(topic, deleting)| {
+            let view = deleting.view();
+            let message = format!("{topic} at {}: {}", view.step, view.error?);
+            Some(AlarmView { code: "DELETION".to_owned(), message, since_ms: view.since_ms })
+        });
+        let left_out = self.rows.keys().flat_map(|topic| {
+            self.repair_views(topic).into_iter().map(move |view| AlarmView {
+                code: "REPLICAS_LEFT_OUT".to_owned(),
+                message: format!("{topic}-{} waits for {}", view.partition_id, view.waits_for),
+                since_ms: view.since_ms,
+            })
+        });
+        stuck.chain(left_out).collect()
+    }
+}
+
 impl Supervisor {
     pub(super) fn link_state(&self) -> &'static str {
         match (&self.halted, &self.refresh.last_error) {
@@ -184,7 +203,7 @@ impl Supervisor {
                 lag_bytes: None,
                 age_ms: Some(0),
             },
-            alarms: troubles.collect(),
+            alarms: troubles.chain(hand_overs.alarms()).collect(),
         }
     }
 }
