@@ -189,7 +189,8 @@ impl HandOvers {
 
     /// Topics of the destination that are mirrors of this link, or were.
     pub fn destination_topics(&self) -> BTreeSet<TopicId> {
-        self.rows.values().filter_map(|row| row.destination_topic_id).collect()
+        let kept = self.rows.values().filter_map(|row| row.destination_topic_id);
+        kept.chain(self.deletions.values().filter_map(deleting::Deleting::destination_topic)).collect()
     }
 
     /// It was handed over and is no mirror any more.

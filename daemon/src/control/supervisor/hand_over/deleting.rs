@@ -61,6 +61,11 @@ impl Deleting {
         }
     }
 
+    /// What is ours there until it is gone.
+    pub(super) fn destination_topic(&self) -> Option<TopicId> {
+        self.row.destination_topic_id
+    }
+
     pub(super) fn deletes_data(&self) -> bool {
         self.row.delete_data
     }
