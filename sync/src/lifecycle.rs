@@ -1,4 +1,4 @@
-//! What a mirror topic may become, and in which order it is handed over: two tables.
+//! What a mirror topic may become, in which order it is handed over, and in which it is deleted: three tables.
 //!
 //! Owns the tables and nothing else: who keeps a state asks [`Transition::next`] before it changes one.
 //! `lifecycle.txt` beside this file is the same tables as people read them; a test holds the two together.
@@ -19,6 +19,10 @@
 //!       |          |          |            |                  |                  |             |     |
 //!       +----------+----------+------------+--- Abandoned ----+------------------+-------------+     |
 //!                                                       Done - ConfigsRestored - Verified - HandedOver
+//!
+//!   Marked --it is ours there--> Deleting --not there any more--> Removing --nothing left here--> Forgotten
+//!       +-------with data, nothing of ours there------------------^                                ^
+//!       +-------without data-----------------------------------------------------------------------+
 //! ```
 //! Invariants: a step is kept before it is taken, so what is kept tells what *may* have happened; from
 //! `HandedOver` on another broker may accept writes, so nothing leads from there to `Abandoned`.
@@ -168,6 +172,29 @@ named! {
     }
 }
 
+named! {
+    /// Where the deletion of a mirror topic stands: the step that may have been begun.
+    DeletionStep {
+        /// It is fetched no more, and no filter brings it back.
+        Marked = "MARKED",
+        /// The destination's topic goes; the metadata log shows when it is gone.
+        Deleting = "DELETING",
+        /// What we hold of it goes.
+        Removing = "REMOVING",
+        /// Nothing is left of it but its history and the mark.
+        Forgotten = "FORGOTTEN",
+    }
+}
+
+named! {
+    /// What a deletion does next.
+    DeletionEvent {
+        Delete = "delete at the destination",
+        Remove = "remove here",
+        Forget = "forget",
+    }
+}
+
 impl HandOverStep {
     /// Nothing is left to do.
     pub const fn is_over(self) -> bool {
@@ -263,6 +290,27 @@ pub const HAND_OVER_TRANSITIONS: &[Transition<HandOverStep, HandOverEvent>] = {
     ]
 };
 
+const fn deletion(
+    from: DeletionStep,
+    event: DeletionEvent,
+    to: DeletionStep,
+) -> Transition<DeletionStep, DeletionEvent> {
+    Transition { from, event, to }
+}
+
+/// The ways through a deletion; none leads back, for a mark can only be followed by `mirror create`.
+pub const DELETION_TRANSITIONS: &[Transition<DeletionStep, DeletionEvent>] = {
+    use DeletionEvent as E;
+    use DeletionStep as S;
+    &[
+        deletion(S::Marked, E::Delete, S::Deleting),
+        deletion(S::Marked, E::Remove, S::Removing),
+        deletion(S::Marked, E::Forget, S::Forgotten),
+        deletion(S::Deleting, E::Remove, S::Removing),
+        deletion(S::Removing, E::Forget, S::Forgotten),
+    ]
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +324,8 @@ mod tests {
         MIRROR_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
         text.push_str("\nhand-over\n");
         HAND_OVER_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
+        text.push_str("\ndeletion\n");
+        DELETION_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
         text
     }
 
@@ -290,6 +340,8 @@ mod tests {
         assert_eq!(pairs.len(), MIRROR_TRANSITIONS.len());
         let steps: BTreeSet<_> = HAND_OVER_TRANSITIONS.iter().map(|row| (row.from, row.event)).collect();
         assert_eq!(steps.len(), HAND_OVER_TRANSITIONS.len());
+        let deletions: BTreeSet<_> = DELETION_TRANSITIONS.iter().map(|row| (row.from, row.event)).collect();
+        assert_eq!(deletions.len(), DELETION_TRANSITIONS.len());
     }
 
     #[test]
@@ -339,6 +391,13 @@ mod tests {
         }
         assert!(next(MirrorState::SourceUnavailable, MirrorEvent::FailoverRequested).is_some());
         assert!(next(MirrorState::Stopped, MirrorEvent::FailoverRequested).is_none());
+    }
+
+    #[test]
+    fn nothing_is_removed_here_while_the_destination_may_still_follow_it() {
+        let to_removing = DELETION_TRANSITIONS.iter().filter(|row| row.to == DeletionStep::Removing);
+        assert!(to_removing.clone().count() == 2 && to_removing.clone().all(|row| row.from < row.to));
+        assert!(DELETION_TRANSITIONS.iter().all(|row| row.from < row.to), "a deletion never goes back");
     }
 
     #[test]

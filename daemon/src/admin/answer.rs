@@ -56,6 +56,55 @@ pub struct MirrorTopicView {
     pub partitions: Vec<PartitionView>,
     /// Under way, or the last one.
     pub hand_over: Option<HandOverView>,
+    /// Under way.
+    #[serde(default)]
+    pub deletion: Option<DeletionView>,
+    /// Brokers that a hand-over left out, until they are replicas again.
+    #[serde(default)]
+    pub replica_repairs: Vec<ReplicaRepairView>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionView {
+    /// By the names of `twinlog_sync::lifecycle::DeletionStep`.
+    pub step: String,
+    pub delete_data: bool,
+    pub since_ms: i64,
+    /// Why it does not go on; it is tried again.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRepairView {
+    pub partition_id: i32,
+    /// What it had before the hand-over, leader first.
+    pub wanted_broker_ids: Vec<i32>,
+    /// What is waited for, in words.
+    pub waits_for: String,
+    pub since_ms: i64,
+}
+
+/// What a failover could not bring along.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossView {
+    pub partition_id: i32,
+    /// What the source was known to have beyond the new end. It may have had more: nobody asked it since.
+    pub lost_at_least_records: Option<i64>,
+    /// The same in bytes, by the mean of what was copied.
+    pub lost_estimated_bytes: Option<i64>,
+    /// How old that knowledge was at the hand-over.
+    pub source_heard_age_ms: Option<i64>,
+}
+
+/// What a failover cut from a log before it handed it over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutView {
+    pub partition_id: i32,
+    /// The first offset that was cut: the log ended there afterwards.
+    pub from: i64,
+    /// Where it had ended.
+    pub to: i64,
+    pub bytes: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +138,7 @@ pub struct FollowerView {
     pub in_sync: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandOverView {
     /// `promote` or `failover`.
     pub kind: String,
@@ -98,6 +147,13 @@ pub struct HandOverView {
     pub since_ms: i64,
     /// Why it does not go on; it is tried again.
     pub error: Option<String>,
+    /// Once a failover is done.
+    #[serde(default)]
+    pub losses: Vec<LossView>,
+    #[serde(default)]
+    pub cuts: Vec<CutView>,
+    #[serde(default)]
+    pub left_out_broker_ids: Vec<i32>,
 }
 
 /// What an order did, would do, or has begun to do for one mirror topic.
@@ -111,6 +167,14 @@ pub struct MirrorActionView {
     pub left_out_broker_ids: Vec<i32>,
     /// `not configured` until group offsets are mirrored.
     pub consumer_group_offsets: Option<String>,
+    /// What else there is to say of an order that is right.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// Of a failover: as far as known now, then as it was at its end.
+    #[serde(default)]
+    pub losses: Vec<LossView>,
+    #[serde(default)]
+    pub cuts: Vec<CutView>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,7 +28,7 @@ impl TestDaemon {
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let mut backend = Backend { asked: Arc::clone(&asked), steps: [None, None] };
+        let mut backend = Backend { asked: Arc::clone(&asked), steps: [None, None], deleted: Vec::new() };
         let path = directory.path().to_owned();
         let thread = std::thread::spawn(move || {
             run(async move {
@@ -75,6 +75,7 @@ struct Backend {
     asked: Arc<Mutex<Vec<String>>>,
     /// Hand-over of each topic, as an index into all steps.
     steps: [Option<usize>; 2],
+    deleted: Vec<String>,
 }
 
 impl Backend {
@@ -95,8 +96,11 @@ impl Backend {
                 let outcome = found(&at).and_then(|()| self.describe(&topic));
                 reply.send(outcome).unwrap();
             }
-            AdminRequest::CreateMirrors { names, reply, .. }
-            | AdminRequest::DeleteMirrors { names, reply, .. } => {
+            AdminRequest::DeleteMirrors { names, reply, .. } => {
+                self.deleted.extend(names.iter().cloned());
+                reply.send(Ok(names.iter().map(|name| action(name)).collect())).unwrap();
+            }
+            AdminRequest::CreateMirrors { names, reply, .. } => {
                 reply.send(Ok(names.iter().map(|name| action(name)).collect())).unwrap();
             }
             AdminRequest::Promote { at, selection, validate_only, reply, .. }
@@ -135,7 +139,8 @@ impl Backend {
 
     /// One step further at each look; `bills` is taken back where it could be proven.
     fn describe(&mut self, topic: &str) -> Result<MirrorTopicView, AdminError> {
-        let index = TOPICS.iter().position(|each| *each == topic).ok_or_else(|| {
+        let known = |each: &str| each == topic && !self.deleted.iter().any(|gone| gone == topic);
+        let index = TOPICS.iter().position(|each| known(each)).ok_or_else(|| {
             let why = format!("link dr has no mirror topic {topic}");
             AdminError::new(ErrorCode::NoSuchMirrorTopic, &why)
         })?;
@@ -157,7 +162,13 @@ impl Backend {
         let hand_over = self.steps[index].map(|step| {
             let step = HandOverStep::ALL[step];
             let error = (step == HandOverStep::Abandoned).then(|| "broker 3 is 12 records behind".to_owned());
-            HandOverView { kind: "promote".into(), step: step.name().into(), since_ms: 5, error }
+            HandOverView {
+                kind: "promote".into(),
+                step: step.name().into(),
+                since_ms: 5,
+                error,
+                ..HandOverView::default()
+            }
         });
         let partition = PartitionView {
             lag: Some(0),

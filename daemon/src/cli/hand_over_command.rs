@@ -19,9 +19,9 @@ use twinlog_log_segment::files::check_topic_name;
 use twinlog_sync::lifecycle::HandOverStep;
 
 /// Between two looks at a hand-over that is not over; its steps take some 100 ms each.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Looks without an answer before this program gives up: a daemon that restarts is back within a minute.
-const SILENT_LOOKS_MAX: u32 = 300;
+pub(super) const SILENT_LOOKS_MAX: u32 = 300;
 /// Between two lines where no bar can be drawn.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -177,6 +177,12 @@ fn conclude(action: &mut MirrorActionView, view: &MirrorTopicView) {
     });
     if !view.partitions.is_empty() {
         action.mirror_lags = lags.collect();
+    }
+    if let Some(hand_over) = view.hand_over.as_ref().filter(|each| each.step == HandOverStep::Done.name()) {
+        action.losses.clone_from(&hand_over.losses);
+        action.cuts.clone_from(&hand_over.cuts);
+        action.left_out_broker_ids.clone_from(&hand_over.left_out_broker_ids);
+        action.note = None;
     }
     let (message, code) = match &view.hand_over {
         Some(HandOverView { step, .. }) if step == HandOverStep::Done.name() => return,

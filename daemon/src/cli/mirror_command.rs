@@ -1,12 +1,14 @@
 //! `twinlog mirror create | list | describe | delete` and `twinlog guest leave`.
 
+use super::hand_over_command::{LOOK_INTERVAL, SILENT_LOOKS_MAX};
 use super::operator::{Operator, OperatorArgs, OperatorError, operate};
 use super::table::{age, figure, span, table, text};
 use crate::admin::answer::{
-    GuestLeaveView, ListView, Metadata, MirrorActionView, MirrorTopicView, PartitionView,
+    CutView, GuestLeaveView, ListView, LossView, Metadata, MirrorActionView, MirrorTopicView, PartitionView,
+    ReplicaRepairView,
 };
 use crate::admin::body::MirrorOrder;
-use crate::admin::client::ClientError;
+use crate::admin::client::{AdminClient, ClientError};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use twinlog_log_segment::files::check_topic_name;
@@ -45,9 +47,13 @@ pub struct DeleteArgs {
     pub topics: Vec<String>,
     #[command(flatten)]
     pub operator: OperatorArgs,
-    /// Delete the mirrored data too, here and at the destination.
+    /// Delete the mirrored data too: what we hold, and the destination's topic while it is led by us. A topic
+    /// that was handed over is not ours any more and stays.
     #[arg(long)]
     pub delete_data: bool,
+    /// End when the daemon has begun instead of waiting for the end.
+    #[arg(long)]
+    pub no_wait: bool,
     /// Only say what would be deleted, and what forbids it.
     #[arg(long)]
     pub dry_run: bool,
@@ -140,12 +146,55 @@ pub fn delete(arguments: &DeleteArgs) -> ExitCode {
                 Err(error) => return Err(error.into()),
             }
         }
+        if !arguments.dry_run && !arguments.no_wait {
+            for action in all.iter_mut().filter(|action| action.is_right()) {
+                wait_until_forgotten(&operator.client, &link, action).await?;
+            }
+        }
         let metadata = Metadata { path: Operator::path(&link, "mirrors"), next: None };
         let kind = "KafkaAlterMirrorStatusResponseDataList".to_owned();
         let answer = ListView { kind, metadata, data: all };
         operator.show(&answer, actions);
         Ok(answer.data.iter().all(MirrorActionView::is_right))
     })
+}
+
+/// Looks until the daemon knows the topic no more. It goes on by itself: ending this program stops nothing.
+async fn wait_until_forgotten(
+    client: &AdminClient,
+    link: &str,
+    action: &mut MirrorActionView,
+) -> Result<(), OperatorError> {
+    let path = Operator::path(link, &format!("mirrors/{}", action.mirror_topic_name));
+    let mut told = None;
+    let mut silent_looks = 0;
+    loop {
+        match client.get::<MirrorTopicView>(&path).await {
+            Err(ClientError::Refused { code, .. }) if code / 100 == 404 => return Ok(()),
+            Ok(MirrorTopicView { deletion: None, .. }) => {
+                let why = "the daemon knows of no deletion of it any more, and it is a mirror topic";
+                action.error_message = Some(why.to_owned());
+                action.error_code = Some("DELETION_UNKNOWN".to_owned());
+                return Ok(());
+            }
+            Ok(MirrorTopicView { deletion: Some(deletion), .. }) => {
+                silent_looks = 0;
+                if deletion.error.is_some() && deletion.error != told {
+                    let why = deletion.error.as_deref().unwrap_or_default();
+                    eprintln!("{}: {}: {why}", action.mirror_topic_name, deletion.step);
+                    told = deletion.error;
+                }
+            }
+            // A daemon that restarts takes its deletions up again.
+            Err(error) => {
+                silent_looks += 1;
+                if silent_looks > SILENT_LOOKS_MAX {
+                    return Err(error.into());
+                }
+            }
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
 }
 
 pub fn leave(arguments: &LeaveArgs) -> ExitCode {
@@ -190,11 +239,31 @@ pub(super) fn actions(answer: &ListView<MirrorActionView>) -> String {
         notes.extend(
             action.left_out_broker_ids.iter().map(|id| format!("left out of the target: broker {id}")),
         );
+        let topic = &action.mirror_topic_name;
+        notes.extend(action.note.iter().map(|note| format!("{topic}: {note}")));
+        notes.extend(
+            action.losses.iter().map(|each| format!("{topic}-{}: {}", each.partition_id, loss(each))),
+        );
+        notes.extend(action.cuts.iter().map(|each| format!("{topic}-{}: {}", each.partition_id, cut(each))));
     }
     notes.sort();
     notes.dedup();
     notes.iter().for_each(|note| written.push_str(&format!("{note}\n")));
     written
+}
+
+/// What a failover could not bring along. Nobody can say that nothing is lost.
+fn loss(each: &LossView) -> String {
+    let (Some(records), Some(age_ms)) = (each.lost_at_least_records, each.source_heard_age_ms) else {
+        return "how much is lost is unknown: the source said nothing of it to this daemon".to_owned();
+    };
+    let bytes = each.lost_estimated_bytes.map_or_else(String::new, |bytes| format!(" (about {bytes} bytes)"));
+    format!("at least {records} records lost{bytes}; the source was last heard {age_ms} ms before")
+}
+
+fn cut(each: &CutView) -> String {
+    let bytes = each.bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
+    format!("cut from offset {} to {}{bytes}; what went is in cuts/", each.from, each.to)
 }
 
 fn since(time_ms: i64, now_ms: i64) -> String {
@@ -241,6 +310,21 @@ fn mirror(view: &MirrorTopicView, now_ms: i64) -> String {
         let error = hand_over.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         let time = since(hand_over.since_ms, now_ms);
         written.push_str(&format!("  {} at {} for {time}{error}\n", hand_over.kind, hand_over.step));
+        let losses = hand_over.losses.iter().map(|each| (each.partition_id, loss(each)));
+        let cuts = hand_over.cuts.iter().map(|each| (each.partition_id, cut(each)));
+        for (partition, words) in losses.chain(cuts) {
+            written.push_str(&format!("  partition {partition}: {words}\n"));
+        }
+    }
+    if let Some(deletion) = &view.deletion {
+        let error = deletion.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        let time = since(deletion.since_ms, now_ms);
+        written.push_str(&format!("  deletion at {} for {time}{error}\n", deletion.step));
+    }
+    for repair in &view.replica_repairs {
+        let ReplicaRepairView { partition_id, wanted_broker_ids, waits_for, .. } = repair;
+        let words = format!("  partition {partition_id} is to have replicas {wanted_broker_ids:?} again");
+        written.push_str(&format!("{words}, waits for {waits_for}\n"));
     }
     let rows: Vec<_> = view.partitions.iter().map(partition).collect();
     let header = [
@@ -280,7 +364,7 @@ fn partition(each: &PartitionView) -> [String; 10] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answer::{FollowerView, PartitionActionView};
+    use crate::admin::answer::{FollowerView, HandOverView, PartitionActionView};
 
     #[test]
     fn an_order_is_told_partition_by_partition_and_its_notes_once() {
@@ -326,6 +410,23 @@ left out of the target: broker 3
         let written = mirror(&view, 10);
         assert!(written.contains("1: unknown behind never observed"), "{written}");
         assert!(mirrors(&[view], 10).contains("| unknown |"));
+    }
+
+    #[test]
+    fn a_loss_is_never_told_as_nothing() {
+        let unknown = loss(&LossView::default());
+        assert!(unknown.contains("unknown"), "{unknown}");
+        let heard = LossView {
+            lost_at_least_records: Some(0),
+            source_heard_age_ms: Some(4_000),
+            ..LossView::default()
+        };
+        assert_eq!(loss(&heard), "at least 0 records lost; the source was last heard 4000 ms before");
+        let cuts = vec![CutView { partition_id: 1, from: 10, to: 14, bytes: Some(300) }];
+        let hand_over = HandOverView { kind: "failover".into(), cuts, ..HandOverView::default() };
+        let view = MirrorTopicView { hand_over: Some(hand_over), ..MirrorTopicView::default() };
+        let written = mirror(&view, 10);
+        assert!(written.contains("  partition 1: cut from offset 10 to 14, 300 bytes"), "{written}");
     }
 
     #[test]

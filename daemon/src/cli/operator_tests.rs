@@ -51,7 +51,7 @@ fn every_command_reaches_the_daemon_with_its_flags() {
           validate_only: false, open_transactions: Truncate",
         ),
         (
-            "mirror delete orders --link dr --delete-data",
+            "mirror delete orders --link dr --delete-data --no-wait",
             DONE,
             "DeleteMirrors { at: LinkAddress { cluster: None, link: dr }, names: [orders], delete_data: true, \
           validate_only: false",
@@ -65,6 +65,14 @@ fn every_command_reaches_the_daemon_with_its_flags() {
         assert_eq!(line(&daemon, words), code, "{words}");
         assert_eq!(daemon.asked().pop().as_deref(), Some(asked), "{words}");
     }
+}
+
+#[test]
+fn a_deletion_is_waited_for_until_the_topic_is_not_known_any_more() {
+    let daemon = TestDaemon::start();
+    assert_eq!(line(&daemon, "mirror delete orders --link dr"), DONE);
+    let last = daemon.asked().pop().unwrap();
+    assert_eq!(last, "DescribeMirror { at: LinkAddress { cluster: None, link: dr }, topic: orders");
 }
 
 #[test]

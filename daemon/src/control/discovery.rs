@@ -96,6 +96,10 @@ struct KnownTopic {
 pub struct Discovery {
     patterns: Vec<TopicPattern>,
     filters: TopicFilters,
+    /// Named by command, beside patterns and filters.
+    created: BTreeSet<String>,
+    /// Deleted by command: whatever patterns and filters say, not wanted.
+    deleted: BTreeSet<String>,
     topics: BTreeMap<String, KnownTopic>,
     /// Findings that are told once.
     told: BTreeSet<String>,
@@ -103,7 +107,28 @@ pub struct Discovery {
 
 impl Discovery {
     pub fn new(patterns: Vec<TopicPattern>, filters: TopicFilters) -> Self {
-        Self { patterns, filters, topics: BTreeMap::new(), told: BTreeSet::new() }
+        Self {
+            patterns,
+            filters,
+            created: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            topics: BTreeMap::new(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// A topic is wanted by command; what is found of it is told from the beginning.
+    pub fn create(&mut self, topic: &str) {
+        self.deleted.remove(topic);
+        self.created.insert(topic.to_owned());
+        self.topics.remove(topic);
+    }
+
+    /// A topic is not wanted any more, until it is created by command.
+    pub fn delete(&mut self, topic: &str) {
+        self.created.remove(topic);
+        self.deleted.insert(topic.to_owned());
+        self.topics.remove(topic);
     }
 
     /// The names to ask for; `None`: a pattern or a filter needs them all.
@@ -111,19 +136,29 @@ impl Discovery {
         if !self.filters.is_empty() {
             return None;
         }
-        self.patterns.iter().map(|pattern| pattern.literal().map(str::to_owned)).collect()
+        let named = self.patterns.iter().map(|pattern| pattern.literal().map(str::to_owned));
+        let mut names: Vec<String> = named.collect::<Option<_>>()?;
+        names.extend(self.created.iter().cloned());
+        names.retain(|name| !self.deleted.contains(name));
+        Some(names)
     }
 
     /// Whether a topic of this name is to be mirrored.
     pub fn wants(&self, topic: &str, is_internal: bool) -> bool {
-        let named = self.patterns.iter().any(|pattern| pattern.matches(topic, is_internal));
+        if self.deleted.contains(topic) {
+            return false;
+        }
+        let matched = self.patterns.iter().any(|pattern| pattern.matches(topic, is_internal));
+        let named = matched || self.created.contains(topic);
         named || self.filters.matches(topic, is_internal)
     }
 
     /// Topics that were named and never seen.
     pub fn unseen_names(&self) -> Vec<String> {
         let names = self.patterns.iter().filter_map(TopicPattern::literal);
-        names.filter(|name| !self.topics.contains_key(*name)).map(str::to_owned).collect()
+        let all = names.chain(self.created.iter().map(String::as_str));
+        let unseen = |name: &&str| !self.topics.contains_key(*name) && !self.deleted.contains(*name);
+        all.filter(unseen).map(str::to_owned).collect()
     }
 
     /// Takes in one answer.
@@ -301,6 +336,22 @@ mod tests {
         assert_eq!(discovery.observe(&grown), expected);
         assert_eq!(discovery.observe(&grown), []);
         assert_eq!(discovery.leader(&partition("a", 0)), leads(2, 4));
+    }
+
+    #[test]
+    fn a_command_goes_before_patterns_and_what_it_deletes_is_found_anew_when_it_creates() {
+        let all = view(vec![topic("a", FIRST, &[leads(1, 0)]), topic("b", SECOND, &[leads(1, 0)])]);
+        let mut discovery = discovery(&["a"]);
+        discovery.create("b");
+        assert_eq!(discovery.names_wanted(), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(discovery.observe(&all).len(), 2);
+        discovery.delete("a");
+        assert!(!discovery.wants("a", false) && discovery.unseen_names().is_empty());
+        assert_eq!(discovery.names_wanted(), Some(vec!["b".into()]));
+        assert_eq!(discovery.observe(&all), []);
+        discovery.create("a");
+        assert_eq!(discovery.unseen_names(), ["a", "a"]);
+        assert_eq!(discovery.observe(&all).len(), 1);
     }
 
     #[test]

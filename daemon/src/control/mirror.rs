@@ -13,6 +13,7 @@
 use crate::shard::mailbox::PartitionCounters;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::Instant;
 use twinlog_log_segment::epoch::EpochHistory;
@@ -33,6 +34,12 @@ pub enum Replacement {
     Restart {
         at: Offset,
     },
+    /// Cut before its first open transaction, as a failover was asked to.
+    Before {
+        to: Offset,
+    },
+    /// It is a mirror no more: its files stay where they are.
+    Gone,
     /// Nothing: it was taken on without the source, and is opened again now that the source answers.
     Reopen,
 }
@@ -105,6 +112,10 @@ pub struct Mirror {
     pub compared: bool,
     /// It was taken on while the source was away: what the source has is not known yet.
     pub without_source: bool,
+    /// Bytes that a failover cut.
+    pub cut_bytes: Arc<AtomicI64>,
+    /// End of the log when it first came into a shard.
+    pub first_end: Option<Offset>,
     pub question: Option<Question>,
     pub retry_at: Instant,
     backoff: Backoff,
@@ -139,6 +150,8 @@ impl Mirror {
             accepts_gap: false,
             compared: false,
             without_source: false,
+            cut_bytes: Arc::default(),
+            first_end: None,
             question: None,
             retry_at: now,
             backoff: Backoff::new(seed),

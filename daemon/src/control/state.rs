@@ -6,7 +6,10 @@
 //!                                   mirror_topics    state, reason and wanted configuration of each
 //!                                   hand_overs       the step that a promote or failover may have begun
 //!                                   producer_id_floors
-//!                                   history          everything that changed, only ever added to
+//!                                   commanded_topics what was created or deleted by command
+//!                                   deletions        the step that a deletion may have begun
+//!                                   replica_repairs  brokers that are to become replicas again
+//!                                   history          everything that changed, the newest rows of it
 //! ```
 //! Owns the file, its one thread and its one connection. Every change and its row of history are one
 //! transaction, durable when the call returns (WAL, `synchronous = FULL`): a step that was kept can be taken
@@ -14,10 +17,12 @@
 //!
 //! Never in it: secrets, records, offsets of the data path. Never on a runtime's thread: an fsync.
 
+mod commands;
 mod error;
 mod hand_overs;
 mod links;
 mod mirrors;
+mod repairs;
 mod row;
 mod schema;
 #[cfg(test)]
@@ -26,7 +31,10 @@ mod tests;
 pub use error::StateError;
 pub use hand_overs::{Advance, NewHandOver};
 pub use mirrors::{Change, NewMirror};
-pub use row::{GuestIdentity, HandOver, HandOverKind, HistoryEntry, Link, MirrorTopic, ProducerIdFloor};
+pub use row::{
+    Deletion, GuestIdentity, HandOver, HandOverKind, HistoryEntry, Link, MirrorTopic, ProducerIdFloor,
+    ReplicaRepair, TopicCommand,
+};
 
 use crate::journal::OWN_DIRECTORY;
 use rusqlite::{Connection, Transaction, TransactionBehavior};

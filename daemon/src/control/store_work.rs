@@ -13,8 +13,12 @@ use crate::store::{
     CutRequest, RestartRequest, StoreError, cut_size, restart_partition, trim_partition, truncate_partition,
     write_log_starts,
 };
+use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 use twinlog_io::{Disk, RealDisk};
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::{TopicId, TopicPartition};
@@ -49,6 +53,8 @@ pub struct StoreJob {
     pub batch_bytes_max: u32,
     /// What the operator ordered.
     pub release: Option<Release>,
+    /// Grows by what a failover cuts.
+    pub cut_bytes: Arc<AtomicI64>,
 }
 
 /// Why a partition is not ready.
@@ -178,7 +184,18 @@ pub fn replace(
             job.cut(disk, checkpoint, common_end)?
         }
         Replacement::Restart { at } => job.restart(disk, checkpoint, at)?,
-        Replacement::Reopen => checkpoint,
+        Replacement::Before { to } if to < checkpoint.log_end => {
+            let size = cut_size(disk, &job.directory, to, job.batch_bytes_max)?;
+            let checkpoint = job.cut(disk, checkpoint, to)?;
+            job.cut_bytes.fetch_add(i64::try_from(size.cut_bytes).unwrap_or(i64::MAX), Relaxed);
+            checkpoint
+        }
+        // Nothing of ours goes; what followers have beyond it must.
+        Replacement::Before { .. } => {
+            let end = checkpoint.log_end;
+            crate::store::raise_stamp(disk, &job.journal_directory, &checkpoint, end)?
+        }
+        Replacement::Gone | Replacement::Reopen => checkpoint,
     };
     Ok(job.recover(disk, Some(checkpoint))?)
 }
@@ -190,6 +207,37 @@ pub fn raise_stamp(
     at: Offset,
 ) -> Result<PartitionCheckpoint, StoreError> {
     crate::store::raise_stamp(&mut RealDisk, journal_directory, checkpoint, at)
+}
+
+/// Removes what is held of a topic that no shard holds: first its checkpoints say so, then its directories go.
+/// Answers with the partitions that were there.
+pub fn remove_topic(
+    link_directory: &Path,
+    journal_directory: &Path,
+    topic: &str,
+) -> Result<BTreeSet<TopicPartition>, StoreError> {
+    let disk: &mut dyn Disk = &mut RealDisk;
+    let checkpoints = journal::load(disk, journal_directory)?.checkpoints;
+    let mut files = Files::new(disk);
+    let mut removed = BTreeSet::new();
+    for (partition, checkpoint) in checkpoints.into_iter().filter(|(each, _)| each.topic() == topic) {
+        if !checkpoint.removed {
+            let generation = checkpoint.generation + 1;
+            let gone = PartitionCheckpoint { generation, removed: true, truncating: false, ..checkpoint };
+            journal::record_cut(&mut files, journal_directory, &gone)?;
+        }
+        removed.insert(partition);
+    }
+    let entries = files.list(link_directory)?.unwrap_or_default();
+    let here = entries.iter().filter(|entry| entry.directory);
+    for partition in here.filter_map(|entry| TopicPartition::parse_directory(&entry.name)) {
+        if partition.topic() == topic {
+            files.remove_directory(&link_directory.join(partition.directory_name()))?;
+            removed.insert(partition);
+        }
+    }
+    files.sync_directory(link_directory)?;
+    Ok(removed)
 }
 
 /// One partition whose log start moved.
@@ -215,4 +263,37 @@ pub fn trim(
             trim_partition(disk, &trim.directory, trim.log_start, trim.checkpoint)?.deleted_bytes;
     }
     Ok(deleted_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_topic_leaves_neither_files_nor_a_checkpoint_that_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let (link, journals) = (root.path().join("dr"), root.path().join(".twinlog").join("dr"));
+        let partition = |name: &str| TopicPartition::parse_directory(name).unwrap();
+        for name in ["orders-0", "orders-1", "orders-eu-0"] {
+            std::fs::create_dir_all(link.join(name)).unwrap();
+            std::fs::write(link.join(name).join("00000000000000000000.log"), b"x").unwrap();
+        }
+        std::fs::create_dir_all(&journals).unwrap();
+        for name in ["orders-0", "orders-eu-0"] {
+            let mut known = PartitionCheckpoint::empty(partition(name), TopicId([1; 16]), Offset::ZERO);
+            known.generation = 5;
+            journal::record_cut(&mut Files::new(&mut RealDisk), &journals, &known).unwrap();
+        }
+        // Twice: a crash may come behind any of its steps.
+        for _ in 0..2 {
+            let removed = remove_topic(&link, &journals, "orders").unwrap();
+            assert!(removed.contains(&partition("orders-0")) && !removed.contains(&partition("orders-eu-0")));
+            assert!(!link.join("orders-0").exists() && !link.join("orders-1").exists());
+            assert!(link.join("orders-eu-0").exists());
+            let kept = journal::load(&mut RealDisk, &journals).unwrap().checkpoints;
+            let gone = &kept[&partition("orders-0")];
+            assert_eq!((gone.removed, gone.generation), (true, 6));
+            assert!(!kept[&partition("orders-eu-0")].removed);
+        }
+    }
 }

@@ -12,6 +12,7 @@
 mod discovering;
 mod guest;
 mod hand_over;
+mod leaving;
 mod lifecycle;
 mod sourceless;
 mod standing;
@@ -139,6 +140,8 @@ pub struct Supervisor {
     hand_overs: Option<hand_over::HandOvers>,
     /// Partitions that were taken on without the source, which has them after all.
     returned: BTreeSet<TopicPartition>,
+    /// Partitions that were in these tables before: their newest checkpoints are in a journal.
+    left_before: BTreeSet<TopicPartition>,
     store_jobs: Arc<Semaphore>,
     outbox: UnboundedSender<Outcome>,
     inbox: UnboundedReceiver<Outcome>,
@@ -212,6 +215,7 @@ impl Supervisor {
                 .map(|(guest, member)| GuestLink::new(guest, member)),
             hand_overs: None,
             returned: BTreeSet::new(),
+            left_before: BTreeSet::new(),
             store_jobs: Arc::new(Semaphore::new(STORE_JOBS_MAX)),
             settings,
             outbox,
@@ -501,6 +505,10 @@ impl Supervisor {
                 format!("its end is cut to offset {common_end}, as the source's was")
             }
             Replacement::Restart { at } => format!("its log starts anew at offset {at}, behind a gap"),
+            Replacement::Before { to } => {
+                format!("its end is cut to offset {to}, before what is open or unknown, for its failover")
+            }
+            Replacement::Gone => "it is a mirror no more".to_owned(),
             Replacement::Reopen => "it is opened again, for the source answers".to_owned(),
         }
     }

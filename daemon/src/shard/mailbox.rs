@@ -129,6 +129,8 @@ pub struct LeadStanding {
     pub log_end: Offset,
     pub high_watermark: Offset,
     pub open_transactions: usize,
+    /// Where the first of them begins.
+    pub first_open: Option<Offset>,
     pub followers: Vec<FollowerStanding>,
 }
 

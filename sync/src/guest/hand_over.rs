@@ -10,6 +10,7 @@
 //!   Capturing     REQUESTED            reads the source's ends, refuses open transactions       [promote]
 //!   CatchingUp    CAPTURED             until our log is there, and the source is still there    [promote]
 //!   Freezing      FROZEN               nothing is appended, nothing served beyond the end
+//!   Cutting       (FROZEN)             logs end where their first open transaction begins       [truncate]
 //!   Proving       (FROZEN)             every live follower: at the end, lately, registered, and we flushed
 //!   Flooring      PRODUCER_IDS_FLOORED lifts the destination's producer ids above all mirrored ones
 //!   Reassigning   REASSIGNED           the live followers are to be the replicas; seen pending as sent
@@ -59,6 +60,8 @@ pub const PROOF_LIMIT: Nanoseconds = 60 * SECOND;
 const SEEN_PAUSE: Nanoseconds = 500 * MILLISECOND;
 /// How long an accepted change may stay unseen in the metadata log before it is looked at anew.
 const SEEN_LIMIT: Nanoseconds = 5 * SECOND;
+/// How long a cut may stay unseen before it is asked for once more.
+const CUT_PAUSE: Nanoseconds = 5 * SECOND;
 /// How often the source is asked for late writes before the hand-over is done without an answer.
 const LATE_TRIES_MAX: u32 = 5;
 
@@ -69,8 +72,22 @@ pub enum Mode {
         /// Take what we have when the source goes on growing.
         allow_moving_source: bool,
     },
-    /// Without the source; transactions that are open where the copy ends are aborted afterwards.
-    Failover,
+    /// Without the source.
+    Failover {
+        /// Logs are cut where the first transaction begins that is open at their end; otherwise such
+        /// transactions are aborted afterwards.
+        truncate: bool,
+    },
+}
+
+impl Mode {
+    pub const fn is_failover(self) -> bool {
+        matches!(self, Self::Failover { .. })
+    }
+
+    const fn truncates(self) -> bool {
+        matches!(self, Self::Failover { truncate: true })
+    }
 }
 
 /// What was kept of a hand-over before a restart; as new otherwise.
@@ -78,11 +95,13 @@ pub enum Mode {
 pub struct Kept {
     pub step: HandOverStep,
     pub ends: BTreeMap<i32, Offset>,
+    /// [`HandOver::full_replicas`]
+    pub full_replicas: BTreeMap<i32, Vec<i32>>,
 }
 
 impl Kept {
     pub fn requested() -> Self {
-        Self { step: HandOverStep::Requested, ends: BTreeMap::new() }
+        Self { step: HandOverStep::Requested, ends: BTreeMap::new(), full_replicas: BTreeMap::new() }
     }
 }
 
@@ -102,6 +121,8 @@ pub enum Action {
     AskStanding(Vec<i32>),
     Freeze(Vec<(i32, Option<Offset>)>),
     Thaw,
+    /// Make these logs end there, under a new epoch, and lead them again; their standings tell when it is done.
+    CutBack(Vec<(i32, Offset)>),
     /// Keep this step, with [`HandOver::ends`] and [`HandOver::targets`]; answered by [`Event::Kept`].
     Keep(HandOverStep),
     LiftProducerIds,
@@ -144,6 +165,7 @@ enum Phase {
     Capturing,
     CatchingUp,
     Freezing,
+    Cutting,
     Proving,
     Flooring,
     Reassigning,
@@ -182,6 +204,11 @@ pub struct HandOver {
     progress: i64,
     /// The freeze was sent.
     frozen: bool,
+    /// When logs were to be cut last.
+    cut_at: Option<Nanoseconds>,
+    /// Where they end now, by the new leaders' own word.
+    handed: BTreeMap<i32, Offset>,
+    full_replicas: BTreeMap<i32, Vec<i32>>,
     /// When the reassignment of this phase was sent last.
     reassigned_at: Option<Nanoseconds>,
     /// Accepted changes that the metadata log does not show yet: partition epoch and time.
@@ -233,6 +260,9 @@ impl HandOver {
             limit: None,
             progress: -1,
             frozen: false,
+            cut_at: None,
+            handed: BTreeMap::new(),
+            full_replicas: kept.full_replicas,
             reassigned_at: None,
             accepted: BTreeMap::new(),
             open_here: BTreeMap::new(),
@@ -263,6 +293,22 @@ impl HandOver {
         self.destination.targets(&self.guests)
     }
 
+    /// Replicas of each partition without ours, as they were before anything was reassigned.
+    pub fn full_replicas(&self) -> &BTreeMap<i32, Vec<i32>> {
+        &self.full_replicas
+    }
+
+    /// Replicas of each partition now.
+    pub fn replicas(&self) -> BTreeMap<i32, Vec<i32>> {
+        let each = self.destination.partitions();
+        each.map(|(index, partition)| (index, partition.replicas.clone())).collect()
+    }
+
+    /// Where each log ends at its new leader; as handed over while that was not asked.
+    pub fn handed_ends(&self) -> &BTreeMap<i32, Offset> {
+        if self.handed.is_empty() { &self.ends } else { &self.handed }
+    }
+
     /// Brokers of the topic that are not alive: they lose their replica until somebody adds it again.
     pub fn left_out(&self) -> BTreeSet<i32> {
         self.destination.left_out(&self.guests).union(&self.left_out).copied().collect()
@@ -291,7 +337,12 @@ impl HandOver {
     pub fn is_frozen(&self) -> bool {
         let before = matches!(
             self.phase,
-            Phase::Freezing | Phase::Proving | Phase::Flooring | Phase::Reassigning | Phase::HandingOver
+            Phase::Freezing
+                | Phase::Cutting
+                | Phase::Proving
+                | Phase::Flooring
+                | Phase::Reassigning
+                | Phase::HandingOver
         );
         before || self.went()
     }
@@ -327,6 +378,9 @@ impl HandOver {
     /// The metadata log was read further.
     pub fn image_is(&mut self, now: Nanoseconds, image: &ClusterImage) {
         self.destination.read(image, self.topic_id);
+        if self.full_replicas.is_empty() && self.kept < HandOverStep::Reassigned {
+            self.full_replicas = self.destination.full_replicas(&self.guests);
+        }
         self.tick(now);
     }
 
@@ -354,7 +408,7 @@ impl HandOver {
             Event::DestinationEnds(result) => self.destination_ends_came(now, result),
             Event::ConfigsRestored(result) => {
                 if self.answered(now, Asked::Configs, result).is_some() {
-                    let aborts = self.mode == Mode::Failover;
+                    let aborts = self.mode.is_failover();
                     self.enter(now, if aborts { Phase::Aborting } else { Phase::Finishing });
                 }
             }
@@ -470,6 +524,7 @@ impl HandOver {
             Phase::Capturing => self.capture(),
             Phase::CatchingUp => self.catch_up(now),
             Phase::Freezing => self.freeze(now),
+            Phase::Cutting => self.cut_back(now),
             Phase::Proving => self.prove(now),
             Phase::Flooring => self.ask(Action::LiftProducerIds),
             Phase::Reassigning => self.reassign(now),

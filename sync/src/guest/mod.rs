@@ -19,5 +19,6 @@ pub mod hand_over;
 pub mod leadership;
 pub mod placement;
 pub mod read_through;
+pub mod repair;
 pub mod spool;
 pub mod take_over;

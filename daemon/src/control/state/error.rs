@@ -4,7 +4,9 @@ use rusqlite::ErrorCode;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use twinlog_sync::lifecycle::{HandOverEvent, HandOverStep, MirrorEvent, MirrorState};
+use twinlog_sync::lifecycle::{
+    DeletionEvent, DeletionStep, HandOverEvent, HandOverStep, MirrorEvent, MirrorState,
+};
 
 /// See the file's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +85,18 @@ pub enum StateError {
         topic: String,
         step: HandOverStep,
     },
+    NoDeletion {
+        topic: String,
+    },
+    DeletionForbidden {
+        topic: String,
+        step: DeletionStep,
+        event: DeletionEvent,
+    },
+    DeletionOpen {
+        topic: String,
+        step: DeletionStep,
+    },
 }
 
 impl fmt::Display for StateError {
@@ -143,6 +157,13 @@ impl fmt::Display for StateError {
             }
             Self::HandOverOpen { topic, step } => {
                 write!(f, "mirror topic {topic} is being handed over and at {step}; wait for its end")
+            }
+            Self::NoDeletion { topic } => write!(f, "mirror topic {topic} is not being deleted"),
+            Self::DeletionForbidden { topic, step, event } => {
+                write!(f, "the deletion of {topic} is at {step}, where \"{event}\" is not possible")
+            }
+            Self::DeletionOpen { topic, step } => {
+                write!(f, "mirror topic {topic} is being deleted and at {step}; wait for its end")
             }
         }
     }

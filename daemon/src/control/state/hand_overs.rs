@@ -5,7 +5,8 @@
 
 use super::links::record;
 use super::mirrors::{Change, change, refuse_open_hand_over};
-use super::row::{HandOver, HandOverKind, json};
+use super::repairs::insert_repairs;
+use super::row::{HandOver, HandOverKind, ReplicaRepair, json};
 use super::{StateDatabase, StateError};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
@@ -29,6 +30,10 @@ pub struct Advance {
     /// `None` keeps what is known.
     pub captured_ends: Option<BTreeMap<i32, i64>>,
     pub target_replicas: Option<BTreeMap<i32, Vec<i32>>>,
+    /// Without our own, as they were before anything was reassigned.
+    pub full_replicas: Option<BTreeMap<i32, Vec<i32>>>,
+    /// What is left to be given back once it is done.
+    pub repairs: Vec<ReplicaRepair>,
     /// Why it is abandoned, or what happened; goes to the history.
     pub detail: String,
     /// Kept with the mirror topic as the answer of this hand-over; looked at when it is over.
@@ -42,6 +47,8 @@ impl Advance {
             event,
             captured_ends: None,
             target_replicas: None,
+            full_replicas: None,
+            repairs: Vec::new(),
             detail: String::new(),
             result: None,
         }
@@ -103,12 +110,13 @@ fn advance(
     })?;
     let ends = next.captured_ends.as_ref().unwrap_or(&known.captured_ends);
     let replicas = next.target_replicas.as_ref().unwrap_or(&known.target_replicas);
+    let full = next.full_replicas.as_ref().unwrap_or(&known.full_replicas);
     transaction
         .prepare_cached(
             "UPDATE hand_overs SET step = ?3, captured_ends = ?4, target_replicas = ?5, updated_ms = ?6, \
-             error = NULL WHERE link = ?1 AND topic = ?2",
+             error = NULL, full_replicas = ?7 WHERE link = ?1 AND topic = ?2",
         )?
-        .execute(params![link, topic, step.name(), json(ends), json(replicas), now_ms])?;
+        .execute(params![link, topic, step.name(), json(ends), json(replicas), now_ms, json(full)])?;
     let detail = format!("{} -> {step} {}", known.step, next.detail);
     record(transaction, now_ms, (link, Some(topic)), known.kind.name(), detail.trim_end())?;
     if step.is_over() {
@@ -135,6 +143,7 @@ fn end(
         (_, why) => format!("{} abandoned: {why}", kind.name()),
     };
     change(transaction, link, &Change { topic: last.topic.clone(), event, reason, code }, now_ms)?;
+    insert_repairs(transaction, link, &last.topic, &last.repairs, now_ms)?;
     if let Some(result) = &last.result {
         transaction
             .prepare_cached("UPDATE mirror_topics SET last_promote = ?3 WHERE link = ?1 AND topic = ?2")?
@@ -194,6 +203,31 @@ impl StateDatabase {
                 params![link, topic, error, now_ms],
             )?;
             let detail = format!("{}: {}", known.step, error.as_deref().unwrap_or("goes on"));
+            record(transaction, now_ms, (&link, Some(&topic)), known.kind.name(), &detail)
+        })
+        .await
+    }
+
+    /// Adds to what an open hand-over was asked for; known after a crash.
+    pub async fn note_in_hand_over(
+        &self,
+        link: &str,
+        topic: &str,
+        (name, value): (&str, Value),
+        now_ms: i64,
+    ) -> Result<(), StateError> {
+        let (link, topic, name) = (link.to_owned(), topic.to_owned(), name.to_owned());
+        self.transact(move |transaction| {
+            let known = find(transaction, &link, &topic)?.filter(|known| !known.step.is_over());
+            let known = known.ok_or_else(|| StateError::NoHandOver { topic: topic.clone() })?;
+            let mut options = known.options;
+            options[&name] = value;
+            let text = json(&options);
+            transaction.execute(
+                "UPDATE hand_overs SET options = ?3, updated_ms = ?4 WHERE link = ?1 AND topic = ?2",
+                params![link, topic, text, now_ms],
+            )?;
+            let detail = format!("{name}: {}", options[&name]);
             record(transaction, now_ms, (&link, Some(&topic)), known.kind.name(), &detail)
         })
         .await

@@ -7,6 +7,10 @@ use rusqlite::{OptionalExtension, Transaction, params};
 /// Rows of one answer; an operator reads the newest ones, and they are held in memory.
 const HISTORY_ROWS_MAX: u32 = 10_000;
 
+/// Rows of history that are kept, some 200 bytes each; the oldest go. The file's trigger guards the same number:
+/// raised here alone, old rows are deleted that the trigger would still protect, and nothing more is kept.
+pub(super) const HISTORY_ROWS_KEPT: i64 = 100_000;
+
 /// Adds to the history, in the transaction of what happened.
 pub(super) fn record(
     transaction: &Transaction<'_>,
@@ -20,6 +24,8 @@ pub(super) fn record(
             "INSERT INTO history (time_ms, link, topic, event, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![now_ms, link, topic, event, detail])?;
+    let oldest_kept = transaction.last_insert_rowid() - HISTORY_ROWS_KEPT;
+    transaction.prepare_cached("DELETE FROM history WHERE id <= ?1")?.execute([oldest_kept])?;
     Ok(())
 }
 

@@ -114,8 +114,9 @@ fn insert(transaction: &Transaction<'_>, link: &str, new: &NewMirror, now_ms: i6
     record(transaction, now_ms, (link, Some(&new.topic)), "mirror created", &detail)
 }
 
-fn forget(transaction: &Transaction<'_>, link: &str, topic: &str) -> Result<(), StateError> {
+pub(super) fn forget(transaction: &Transaction<'_>, link: &str, topic: &str) -> Result<(), StateError> {
     for statement in [
+        "DELETE FROM replica_repairs WHERE link = ?1 AND topic = ?2",
         "DELETE FROM hand_overs WHERE link = ?1 AND topic = ?2",
         "DELETE FROM mirror_topics WHERE link = ?1 AND topic = ?2",
     ] {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use twinlog_log_segment::files::TopicId;
-use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
+use twinlog_sync::lifecycle::{DeletionStep, HandOverStep, MirrorState};
 
 /// Which clusters a link joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub struct HandOver {
     pub captured_ends: BTreeMap<i32, i64>,
     /// Leader first, for each partition.
     pub target_replicas: BTreeMap<i32, Vec<i32>>,
+    /// Leader first, without our own, as they were before.
+    pub full_replicas: BTreeMap<i32, Vec<i32>>,
     pub options: Value,
     pub started_ms: i64,
     pub updated_ms: i64,
@@ -99,6 +101,55 @@ pub struct ProducerIdFloor {
     /// The destination hands out no id below.
     pub floor: i64,
     pub highest_mirrored: i64,
+}
+
+/// What an operator said of a topic, whatever `topics` and the filters say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicCommand {
+    /// It is mirrored.
+    Created,
+    /// It is not, until it is created by command.
+    Deleted,
+}
+
+impl TopicCommand {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Created, Self::Deleted].into_iter().find(|command| command.name() == name)
+    }
+}
+
+/// The deletion of one mirror topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    pub topic: String,
+    /// May have been begun; everything before it is done.
+    pub step: DeletionStep,
+    pub delete_data: bool,
+    /// What is to be deleted there; `None`: nothing of ours.
+    pub destination_topic_id: Option<TopicId>,
+    pub started_ms: i64,
+}
+
+/// Replicas of one partition that a hand-over left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaRepair {
+    pub topic: String,
+    pub partition: i32,
+    pub destination_topic_id: TopicId,
+    /// All that it had, leader first.
+    pub wanted: Vec<i32>,
+    /// As it was handed over, or as the last accepted list made it.
+    pub expected: Vec<i32>,
+    /// The list that may have been sent.
+    pub sent: Option<Vec<i32>>,
+    pub since_ms: i64,
 }
 
 /// One thing that happened.
@@ -184,11 +235,50 @@ impl HandOver {
             step: HandOverStep::parse(&step).ok_or(wrong(TABLE, "step"))?,
             captured_ends: parsed(TABLE, "captured_ends", &row.get::<_, String>("captured_ends")?)?,
             target_replicas: parsed(TABLE, "target_replicas", &row.get::<_, String>("target_replicas")?)?,
+            full_replicas: parsed(TABLE, "full_replicas", &row.get::<_, String>("full_replicas")?)?,
             options: parsed(TABLE, "options", &row.get::<_, String>("options")?)?,
             started_ms: row.get("started_ms")?,
             updated_ms: row.get("updated_ms")?,
             error: row.get("error")?,
         })
+    }
+}
+
+impl Deletion {
+    pub(super) fn read(row: &Row<'_>) -> Result<Self, StateError> {
+        let step: String = row.get("step")?;
+        let destination: Option<[u8; 16]> = row.get("destination_topic_id")?;
+        Ok(Self {
+            topic: row.get("topic")?,
+            step: DeletionStep::parse(&step).ok_or(wrong("deletions", "step"))?,
+            delete_data: row.get("delete_data")?,
+            destination_topic_id: destination.map(TopicId),
+            started_ms: row.get("started_ms")?,
+        })
+    }
+}
+
+impl ReplicaRepair {
+    pub(super) fn read(row: &Row<'_>) -> Result<Self, StateError> {
+        const TABLE: &str = "replica_repairs";
+        let sent: Option<String> = row.get("sent")?;
+        Ok(Self {
+            topic: row.get("topic")?,
+            partition: row.get("partition")?,
+            destination_topic_id: TopicId(row.get("destination_topic_id")?),
+            wanted: parsed(TABLE, "wanted", &row.get::<_, String>("wanted")?)?,
+            expected: parsed(TABLE, "expected", &row.get::<_, String>("expected")?)?,
+            sent: sent.map(|text| parsed(TABLE, "sent", &text)).transpose()?,
+            since_ms: row.get("since_ms")?,
+        })
+    }
+}
+
+impl TopicCommand {
+    pub(super) fn read(row: &Row<'_>) -> Result<(String, Self), StateError> {
+        let command: String = row.get("command")?;
+        let command = Self::parse(&command).ok_or(wrong("commanded_topics", "command"))?;
+        Ok((row.get("topic")?, command))
     }
 }
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
     source_cluster_id TEXT NOT NULL,
@@ -75,7 +76,44 @@ CREATE TRIGGER history_is_not_changed BEFORE UPDATE ON history
 BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
 CREATE TRIGGER history_is_not_removed BEFORE DELETE ON history
 BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
-"];
+",
+    "
+CREATE TABLE commanded_topics (
+    link TEXT NOT NULL REFERENCES links,
+    topic TEXT NOT NULL,
+    command TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY (link, topic)
+) STRICT;
+CREATE TABLE deletions (
+    link TEXT NOT NULL REFERENCES links,
+    topic TEXT NOT NULL,
+    step TEXT NOT NULL,
+    delete_data INTEGER NOT NULL,
+    destination_topic_id BLOB,
+    started_ms INTEGER NOT NULL,
+    updated_ms INTEGER NOT NULL,
+    PRIMARY KEY (link, topic)
+) STRICT;
+CREATE TABLE replica_repairs (
+    link TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    destination_topic_id BLOB NOT NULL,
+    wanted TEXT NOT NULL,
+    expected TEXT NOT NULL,
+    sent TEXT,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY (link, topic, partition),
+    FOREIGN KEY (link, topic) REFERENCES mirror_topics
+) STRICT;
+ALTER TABLE hand_overs ADD COLUMN full_replicas TEXT NOT NULL DEFAULT '{}';
+DROP TRIGGER history_is_not_removed;
+CREATE TRIGGER history_is_not_removed BEFORE DELETE ON history
+WHEN OLD.id > (SELECT max(id) FROM history) - 100000
+BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
+",
+];
 
 /// The newest schema this program knows.
 pub(super) const SCHEMA: i64 = STEPS.len() as i64;

@@ -1,5 +1,6 @@
 //! The state file: what is kept survives, what is forbidden is refused, what is foreign is told.
 
+use super::links::HISTORY_ROWS_KEPT;
 use super::schema::SCHEMA;
 use super::*;
 use serde_json::json;
@@ -7,7 +8,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 use twinlog_log_segment::files::TopicId;
-use twinlog_sync::lifecycle::{HandOverEvent, HandOverStep, MirrorEvent, MirrorState};
+use twinlog_sync::lifecycle::{
+    DeletionEvent, DeletionStep, HandOverEvent, HandOverStep, MirrorEvent, MirrorState,
+};
 
 fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
@@ -301,5 +304,140 @@ fn thousands_of_topics_are_one_transaction_and_a_lost_caller_stops_nothing() {
         lost.abort();
         let newest = state.history("dr", None, 1).await.unwrap();
         assert_eq!(newest[0].event, "lost");
+    });
+}
+
+fn deletion(topic: &str, delete_data: bool) -> Deletion {
+    Deletion {
+        topic: topic.to_owned(),
+        step: DeletionStep::Marked,
+        delete_data,
+        destination_topic_id: delete_data.then_some(TopicId([9; 16])),
+        started_ms: 5,
+    }
+}
+
+#[test]
+fn a_deletion_is_kept_step_by_step_and_leaves_a_mark() {
+    let directory = tempfile::tempdir().unwrap();
+    run(async {
+        let state = open(&directory);
+        with_active(&state, &["orders", "bills"]).await;
+        state.command_topics("dr", vec!["orders".into()], 4).await.unwrap();
+        let both = vec![deletion("bills", false), deletion("orders", true)];
+        state.begin_deletions("dr", both.clone(), 5).await.unwrap();
+        let twice = state.begin_deletions("dr", vec![deletion("orders", true)], 6).await;
+        assert!(matches!(twice, Err(StateError::DeletionOpen { step: DeletionStep::Marked, .. })));
+        assert!(state.command_topics("dr", vec!["orders".into()], 6).await.is_err());
+        state.advance_deletion("dr", "orders", DeletionEvent::Delete, 7).await.unwrap();
+        std::mem::forget(state);
+    });
+    let state = open(&directory);
+    run(async {
+        let [bills, orders] = state.deletions("dr").await.unwrap().try_into().unwrap();
+        assert_eq!((bills, orders.step), (deletion("bills", false), DeletionStep::Deleting));
+        let skipped = state.advance_deletion("dr", "orders", DeletionEvent::Forget, 8).await;
+        assert!(matches!(skipped, Err(StateError::DeletionForbidden { step: DeletionStep::Deleting, .. })));
+        for event in [DeletionEvent::Remove, DeletionEvent::Forget] {
+            state.advance_deletion("dr", "orders", event, 9).await.unwrap();
+        }
+        state.advance_deletion("dr", "bills", DeletionEvent::Forget, 9).await.unwrap();
+        assert!(
+            state.deletions("dr").await.unwrap().is_empty() && state.mirrors(None).await.unwrap().is_empty()
+        );
+        let marks = state.commanded_topics("dr").await.unwrap();
+        assert_eq!(
+            marks,
+            [("bills".into(), TopicCommand::Deleted), ("orders".into(), TopicCommand::Deleted)]
+        );
+        state.command_topics("dr", vec!["orders".into()], 10).await.unwrap();
+        let marks = state.commanded_topics("dr").await.unwrap();
+        assert_eq!(marks[1], ("orders".into(), TopicCommand::Created));
+        assert!(!state.history("dr", Some("orders"), 100).await.unwrap().is_empty(), "its history stays");
+    });
+}
+
+#[test]
+fn what_a_hand_over_left_out_is_kept_with_its_end_and_cancelled_with_its_topic() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        with_active(&state, &["orders"]).await;
+        state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
+        let repair = ReplicaRepair {
+            topic: "orders".into(),
+            partition: 2,
+            destination_topic_id: TopicId([9; 16]),
+            wanted: vec![1, 2, 3],
+            expected: vec![1, 2],
+            sent: None,
+            since_ms: 9,
+        };
+        state.note_in_hand_over("dr", "orders", ("cuts", json!({ "0": 1 })), 5).await.unwrap();
+        for event in HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon) {
+            let mut next = Advance::new("orders", *event);
+            next.full_replicas =
+                (*event == HandOverEvent::Capture).then(|| BTreeMap::from([(2, vec![1, 2, 3])]));
+            next.repairs = if *event == HandOverEvent::Finish { vec![repair.clone()] } else { Vec::new() };
+            state.advance("dr", vec![next], 9).await.unwrap();
+        }
+        let row = state.hand_overs("dr").await.unwrap().remove(0);
+        assert_eq!((row.full_replicas[&2].len(), row.options["cuts"]["0"].as_i64()), (3, Some(1)));
+        assert_eq!(row.options["allow_moving_source"], false, "what was asked for stays");
+        assert!(
+            state.note_in_hand_over("dr", "orders", ("cuts", json!({})), 10).await.is_err(),
+            "it is over"
+        );
+        assert_eq!(state.repairs("dr").await.unwrap(), std::slice::from_ref(&repair));
+        let sent = ReplicaRepair { sent: Some(vec![1, 2, 3]), ..repair.clone() };
+        state.keep_repairs("dr", vec![sent.clone()], 10).await.unwrap();
+        assert_eq!(state.repairs("dr").await.unwrap(), std::slice::from_ref(&sent));
+        state.begin_deletions("dr", vec![deletion("orders", false)], 11).await.unwrap();
+        state.advance_deletion("dr", "orders", DeletionEvent::Forget, 12).await.unwrap();
+        assert!(state.repairs("dr").await.unwrap().is_empty());
+        state.keep_repairs("dr", vec![sent], 13).await.unwrap();
+        assert!(state.repairs("dr").await.unwrap().is_empty(), "what was cancelled stays cancelled");
+    });
+}
+
+#[test]
+fn the_oldest_history_goes_and_the_trigger_guards_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(state.put_link(link())).unwrap();
+    let other = rusqlite::Connection::open(state.path()).unwrap();
+    // As if that many rows had come since the first.
+    let last = HISTORY_ROWS_KEPT + 1;
+    let statement = "INSERT INTO history (id, time_ms, link, event, detail) VALUES (?1, 1, 'dr', 'e', '')";
+    for id in [2, 3, last] {
+        other.execute(statement, [id]).unwrap();
+    }
+    assert!(other.execute("DELETE FROM history WHERE id = 2", []).is_err(), "it is one of those that stay");
+    run(state.record_event("dr", None, "newest", "", 5)).unwrap();
+    let ids: Vec<i64> =
+        run(state.history("dr", None, 100)).unwrap().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(ids, [last + 1, last, 3]);
+}
+
+#[test]
+fn a_file_of_the_first_schema_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(".twinlog").join(STATE_FILE);
+    run(async {
+        let state = open(&directory);
+        with_active(&state, &["orders"]).await;
+        state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
+    });
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(
+        "DROP TABLE commanded_topics; DROP TABLE deletions; DROP TABLE replica_repairs; \
+         ALTER TABLE hand_overs DROP COLUMN full_replicas; DELETE FROM schema_version WHERE version = 2;",
+    )
+    .unwrap();
+    old.close().unwrap();
+    let state = open(&directory);
+    run(async {
+        assert!(state.hand_overs("dr").await.unwrap()[0].full_replicas.is_empty());
+        state.command_topics("dr", vec!["bills".into()], 5).await.unwrap();
     });
 }

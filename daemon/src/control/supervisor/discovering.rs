@@ -64,6 +64,7 @@ impl Supervisor {
             self.found(finding, now);
         }
         self.refresh.first = false;
+        self.remember_returned();
         self.tell_leaders();
         self.refresh.at = now + self.pause_until_next_look();
     }
@@ -170,6 +171,7 @@ impl Supervisor {
         self.want_mirror_topic(&partition);
         let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now);
         mirror.leader = leader;
+        mirror.ran_before = self.left_before.contains(&partition);
         mirror.required = self.refresh.first;
         mirror.accepts_gap = self.accept_all_gaps;
         self.by_key.insert(key, partition.clone());
@@ -198,6 +200,10 @@ impl Supervisor {
 
     fn stop_topic(&mut self, topic: &str, fault: &Fault) {
         let partitions: Vec<TopicPartition> = self.partitions_of(topic);
+        if partitions.is_empty() {
+            // It was handed over: what becomes of it at the source is nobody's loss.
+            return;
+        }
         error!("topic {topic}: {fault}");
         for partition in partitions {
             self.stop(&partition, fault);

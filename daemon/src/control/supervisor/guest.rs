@@ -168,7 +168,7 @@ impl GuestLink {
     }
 
     /// Whether every partition of a topic has us as a replica, and it is guarded as a mirror topic is.
-    fn is_mirror(&self, image: &ClusterImage, name: &str, topic: &Topic) -> bool {
+    pub(super) fn is_mirror(&self, image: &ClusterImage, name: &str, topic: &Topic) -> bool {
         destination_view::is_mirror(image, name, topic, |broker| self.is_ours(broker))
     }
 

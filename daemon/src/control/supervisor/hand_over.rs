@@ -3,6 +3,8 @@
 //! ```text
 //!   state database --load--> rows of mirrors, open hand-overs, producer-id floor   (before discovery)
 //!   operator.rs    --promote, failover--> kept, then one machine for each topic
+//!   commands.rs    --create, delete-----> kept, then found anew, or deleting.rs step by step
+//!   repairing.rs   brokers that were left out become replicas again
 //!   drive: image, time, standings --> machines --> carrying.rs: shards at once; requests of all machines
 //!          together, as tasks --> HandOverOutcome --> machines
 //! ```
@@ -11,8 +13,12 @@
 //! that changes topics; what was begun goes on after a restart by itself.
 
 mod carrying;
+mod commands;
+mod deleting;
 mod keeping;
+mod losses;
 mod operator;
+mod repairing;
 mod views;
 
 use super::{Outcome, Supervisor};
@@ -21,10 +27,11 @@ use crate::config::GuestSettings;
 use crate::control::mirror::Mirror;
 use crate::control::source_client::SourceClient;
 use crate::control::state::{
-    GuestIdentity, HandOver as HandOverRow, HandOverKind, Link, MirrorTopic, NewHandOver, ProducerIdFloor,
-    StateDatabase, StateError,
+    GuestIdentity, HandOver as HandOverRow, HandOverKind, Link, MirrorTopic, ProducerIdFloor, StateDatabase,
+    StateError, TopicCommand,
 };
 use crate::shard::mailbox::{Command, LeadStanding};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -62,6 +69,19 @@ pub enum HandOverOutcome {
     /// The rows after a step was kept.
     Kept(Vec<(String, HandOverStep, Result<(), String>)>),
     Rows(Result<Box<keeping::Loaded>, StateError>),
+    Command(Box<commands::CommandNews>),
+    Deletion {
+        topic: String,
+        news: deleting::DeletionNews,
+    },
+    Repaired(repairing::Repaired),
+    /// What is about to be cut of a topic is kept, with the end of each partition.
+    CutsKept {
+        topic: String,
+        cuts: Vec<(i32, Offset)>,
+        note: Value,
+        result: Result<(), StateError>,
+    },
 }
 
 struct Running {
@@ -100,6 +120,12 @@ pub(super) struct HandOvers {
     rows: BTreeMap<String, MirrorTopic>,
     hand_overs: BTreeMap<String, HandOverRow>,
     running: BTreeMap<String, Running>,
+    /// What operators said of topics.
+    commanded: BTreeMap<String, TopicCommand>,
+    deletions: BTreeMap<String, deleting::Deleting>,
+    repairs: BTreeMap<repairing::Key, repairing::Repairing>,
+    /// Handed over, and not out of their shards yet.
+    leaving: BTreeSet<String>,
     standings: BTreeMap<PartitionKey, (Instant, Option<LeadStanding>)>,
     standings_at: Instant,
     seen_version: Option<u64>,
@@ -137,6 +163,10 @@ impl HandOvers {
             rows: BTreeMap::new(),
             hand_overs: BTreeMap::new(),
             running: BTreeMap::new(),
+            commanded: BTreeMap::new(),
+            deletions: BTreeMap::new(),
+            repairs: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             standings: BTreeMap::new(),
             standings_at: now,
             seen_version: None,
@@ -165,7 +195,8 @@ impl HandOvers {
 
     /// Topics of the destination that are mirrors of this link, or were.
     pub fn destination_topics(&self) -> BTreeSet<TopicId> {
-        self.rows.values().filter_map(|row| row.destination_topic_id).collect()
+        let kept = self.rows.values().filter_map(|row| row.destination_topic_id);
+        kept.chain(self.deletions.values().filter_map(deleting::Deleting::destination_topic)).collect()
     }
 
     /// It was handed over and is no mirror any more.
@@ -201,10 +232,17 @@ impl HandOvers {
         let allowed = |key: &str| row.options.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
         let mode = match row.kind {
             HandOverKind::Promote => Mode::Promote { allow_moving_source: allowed("allow_moving_source") },
-            HandOverKind::Failover => Mode::Failover,
+            HandOverKind::Failover => {
+                let policy = row.options.get("open_transactions").and_then(Value::as_str);
+                Mode::Failover { truncate: policy == Some("truncate") }
+            }
         };
         let offset = |(index, end): (&i32, &i64)| Some((*index, Offset::new(*end)?));
-        let kept = Kept { step: row.step, ends: row.captured_ends.iter().filter_map(offset).collect() };
+        let kept = Kept {
+            step: row.step,
+            ends: row.captured_ends.iter().filter_map(offset).collect(),
+            full_replicas: row.full_replicas.clone(),
+        };
         let guests = guests.iter().copied().collect();
         let running = Running {
             machine: HandOver::new(self.now(), topic_id, mode, guests, kept),
@@ -232,6 +270,7 @@ fn standing_of(led: &LeadStanding, mirror: &Mirror) -> Standing {
         log_end: led.log_end,
         flushed: Offset::new(mirror.counters.flushed.load(Relaxed)).unwrap_or(Offset::ZERO),
         open_transactions: led.open_transactions,
+        first_open: led.first_open,
         followers: followers.collect(),
     }
 }
@@ -259,6 +298,12 @@ impl Supervisor {
                 supervisor.answer_operators(hand_overs);
                 supervisor.ask_standings(hand_overs, now);
                 supervisor.drive_machines(hand_overs);
+                supervisor.drive_deletions(hand_overs, now);
+                supervisor.drive_repairs(hand_overs, now);
+                // What was handed over keeps its files for a way back, and no memory.
+                let leaving = std::mem::take(&mut hand_overs.leaving);
+                hand_overs.leaving =
+                    leaving.into_iter().filter(|topic| !supervisor.leave_topic(topic)).collect();
             }
         });
     }
@@ -329,6 +374,7 @@ impl Supervisor {
                 if let Some(guest) = &mut self.guest {
                     guest.topics.remove(&topic);
                 }
+                hand_overs.leaving.insert(topic);
             } else {
                 let why = machine.trouble().map_or(String::new(), ToString::to_string);
                 error!("{verb} of {topic} was taken back: {why}");
@@ -384,6 +430,12 @@ impl Supervisor {
             HandOverOutcome::LinkKept(result) => supervisor.link_kept(hand_overs, result),
             HandOverOutcome::Adopted(result) => supervisor.adopted(hand_overs, result),
             HandOverOutcome::Floored { topics, result } => supervisor.floored(hand_overs, topics, result),
+            HandOverOutcome::Command(news) => supervisor.command_came(hand_overs, *news),
+            HandOverOutcome::Deletion { topic, news } => supervisor.deletion_came(hand_overs, &topic, news),
+            HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),
+            HandOverOutcome::CutsKept { topic, cuts, note, result } => {
+                supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);
+            }
             HandOverOutcome::Begun(begun) => supervisor.begun(hand_overs, *begun),
             HandOverOutcome::Events(events) => {
                 let now = hand_overs.now();
@@ -410,9 +462,4 @@ impl Supervisor {
 
 fn outcome(outcome: HandOverOutcome) -> Outcome {
     Outcome::HandOver(Box::new(outcome))
-}
-
-fn new_hand_over(topic: &str, kind: HandOverKind, allow_moving_source: bool) -> NewHandOver {
-    let options = serde_json::json!({ "allow_moving_source": allow_moving_source });
-    NewHandOver { topic: topic.to_owned(), kind, options }
 }

@@ -111,6 +111,7 @@ impl Supervisor {
             followed: self.settings.link.guest.is_some(),
             batch_bytes_max: self.settings.link.batch_bytes_max,
             release: self.instructions.of(partition),
+            cut_bytes: mirror.cut_bytes.clone(),
         }
     }
 
@@ -253,6 +254,7 @@ impl Supervisor {
         self.replace_in_log_starts(partition, recovered.checkpoint.log_start);
         let mirror = self.mirrors.get_mut(partition).expect("it has just become ready");
         mirror.phase = Phase::Running;
+        mirror.first_end.get_or_insert(recovered.checkpoint.log_end);
         let (shard, key, add) = (mirror.shard, mirror.key, add_partition(mirror, recovered));
         self.send(shard, Command::AddPartition(Box::new(add)));
         self.freeze_anew(partition, shard, key);
@@ -362,8 +364,8 @@ impl Supervisor {
         }
     }
 
-    fn let_go(&mut self, partition: &TopicPartition, replacement: Replacement) {
-        let mirror = self.mirrors.get_mut(partition).expect("its question was just answered");
+    pub(super) fn let_go(&mut self, partition: &TopicPartition, replacement: Replacement) {
+        let mirror = self.mirrors.get_mut(partition).expect("it is in its shard");
         mirror.phase = Phase::Leaving(replacement);
         let (shard, key) = (mirror.shard, mirror.key);
         self.send(shard, Command::Remove { key });
@@ -374,6 +376,9 @@ impl Supervisor {
         let Some(partition) = self.by_key.get(&key).cloned() else { return };
         let Some(mirror) = self.mirrors.get_mut(&partition) else { return };
         let Phase::Leaving(replacement) = mirror.phase else { return };
+        if replacement == Replacement::Gone {
+            return self.drop_mirror(&partition);
+        }
         if mirror.stopped.is_some() {
             mirror.phase = Phase::Parked;
             return;

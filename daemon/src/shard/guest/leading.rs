@@ -236,6 +236,7 @@ impl<E: Engine> Shard<E> {
                 log_end: entry.log.servable().next,
                 high_watermark: lead.leadership.high_watermark(),
                 open_transactions: entry.partition.transactions.len(),
+                first_open: entry.partition.transactions.first_open_offset(),
                 followers: followers.collect(),
             }))
         });

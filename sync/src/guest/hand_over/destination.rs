@@ -77,6 +77,14 @@ impl Destination {
         self.partitions().map(|(index, partition)| (index, self.target(partition, guests))).collect()
     }
 
+    /// Replicas that are not ours, dead or alive, in their order.
+    pub fn full_replicas(&self, guests: &BTreeSet<i32>) -> BTreeMap<i32, Vec<i32>> {
+        let theirs = |partition: &Partition| {
+            partition.replicas.iter().filter(|broker| !guests.contains(broker)).copied().collect()
+        };
+        self.partitions().map(|(index, partition)| (index, theirs(partition))).collect()
+    }
+
     pub fn left_out(&self, guests: &BTreeSet<i32>) -> BTreeSet<i32> {
         let all = self.partitions().flat_map(|(_, partition)| partition.replicas.iter().copied());
         all.filter(|broker| !guests.contains(broker) && !self.alive.contains_key(broker)).collect()

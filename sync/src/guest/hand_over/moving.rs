@@ -4,8 +4,8 @@ use super::destination::{IsrChange, guest_of, is_handed_over, is_pending, is_rea
 use super::proof::prove;
 use super::refusal::{Verdict, judge};
 use super::{
-    ASK_INTERVAL, Action, Asked, CATCH_UP_LIMIT, HandOver, LATE_TRIES_MAX, Mode, Phase, SEEN_LIMIT,
-    SEEN_PAUSE, SourceEnd, Trouble,
+    ASK_INTERVAL, Action, Asked, CATCH_UP_LIMIT, CUT_PAUSE, HandOver, LATE_TRIES_MAX, Mode, Phase,
+    SEEN_LIMIT, SEEN_PAUSE, SourceEnd, Trouble,
 };
 use crate::Nanoseconds;
 use crate::lifecycle::HandOverStep;
@@ -22,7 +22,7 @@ impl HandOver {
     pub(super) fn capture(&mut self) {
         match self.mode {
             Mode::Promote { .. } => self.ask(Action::AskSource),
-            Mode::Failover => self.keep(HandOverStep::Captured, Phase::CatchingUp),
+            Mode::Failover { .. } => self.keep(HandOverStep::Captured, Phase::CatchingUp),
         }
     }
 
@@ -106,7 +106,7 @@ impl HandOver {
     }
 
     pub(super) fn catch_up(&mut self, now: Nanoseconds) {
-        if self.mode == Mode::Failover || (self.ends.is_empty() && !self.is_exact()) {
+        if self.mode.is_failover() || (self.ends.is_empty() && !self.is_exact()) {
             self.keep(HandOverStep::Frozen, Phase::Freezing);
             return;
         }
@@ -151,23 +151,70 @@ impl HandOver {
                 return;
             }
         }
+        if !self.cuts_due().is_empty() {
+            self.remember_open();
+            self.enter(now, Phase::Cutting);
+            return;
+        }
         match self.judge_frozen(fixed) {
             Err(trouble) => self.take_back(now, trouble),
-            Ok(ends) => {
-                if !fixed {
-                    let freezes = ends.iter().map(|(index, end)| (*index, Some(*end))).collect();
-                    self.actions.push_back(Action::Freeze(freezes));
-                }
-                self.ends = ends;
-                self.enter(now, Phase::Proving);
+            Ok(ends) => self.frozen_at(now, ends, fixed),
+        }
+    }
+
+    /// Nothing is appended any more, and this is where the logs end.
+    fn frozen_at(&mut self, now: Nanoseconds, ends: BTreeMap<i32, Offset>, fixed: bool) {
+        if !fixed {
+            let freezes = ends.iter().map(|(index, end)| (*index, Some(*end))).collect();
+            self.actions.push_back(Action::Freeze(freezes));
+        }
+        self.ends = ends;
+        self.enter(now, Phase::Proving);
+    }
+
+    fn remember_open(&mut self) {
+        let open = self.standings.iter().filter(|(_, (_, each))| each.open_transactions > 0);
+        self.open_here.extend(open.map(|(index, (_, each))| (*index, each.open_transactions)));
+    }
+
+    /// Logs that are to be cut, with their new ends: before the first open transaction, and where a follower
+    /// has more than we do, at our own end: nobody can tell what is open in what we do not have.
+    fn cuts_due(&self) -> Vec<(i32, Offset)> {
+        if !self.mode.truncates() || self.went() {
+            return Vec::new();
+        }
+        let due = self.standings.iter().filter_map(|(index, (_, standing))| {
+            let is_ahead =
+                |each: &super::FollowerStanding| each.end.is_some_and(|end| end > standing.log_end);
+            let ahead = standing.followers.iter().any(is_ahead).then_some(standing.log_end);
+            Some((*index, standing.first_open.or(ahead)?))
+        });
+        due.collect()
+    }
+
+    /// Until every log ends where nothing is open, led by us with a follower that knows it.
+    pub(super) fn cut_back(&mut self, now: Nanoseconds) {
+        if !self.have_standings(now) {
+            return;
+        }
+        let due = self.cuts_due();
+        if due.is_empty() {
+            if let Some((index, _)) = self.standings.iter().find(|(_, (_, each))| !each.leads) {
+                self.trouble = Some(Trouble::NotLed { index: *index });
+                return;
             }
+            let ends = self.standings.iter().map(|(index, (_, each))| (*index, each.log_end)).collect();
+            self.frozen_at(now, ends, false);
+        } else if self.cut_at.is_none_or(|at| now >= at.saturating_add(CUT_PAUSE)) {
+            self.cut_at = Some(now);
+            self.actions.push_back(Action::CutBack(due));
         }
     }
 
     /// Where the frozen logs end, unless that is not to be handed over.
     fn judge_frozen(&mut self, fixed: bool) -> Result<BTreeMap<i32, Offset>, Trouble> {
-        let open = self.standings.iter().filter(|(_, (_, each))| each.open_transactions > 0);
-        self.open_here = open.map(|(index, (_, each))| (*index, each.open_transactions)).collect();
+        self.open_here.clear();
+        self.remember_open();
         if let (Mode::Promote { .. }, Some((index, count))) = (self.mode, self.open_here.first_key_value()) {
             return Err(Trouble::OpenHere { index: *index, count: *count });
         }
@@ -199,7 +246,7 @@ impl HandOver {
         }
         let (at, standing) = self.standings.get(&index).ok_or(Trouble::NotLed { index })?;
         let end = *self.ends.get(&index).ok_or(Trouble::NotLed { index })?;
-        let exactly = self.mode != Mode::Failover;
+        let exactly = !self.mode.is_failover() || self.mode.truncates();
         prove(index, standing, now.saturating_sub(*at), end, exactly, &target)?;
         Ok(target)
     }
@@ -324,14 +371,17 @@ impl HandOver {
     ) {
         let Some(found) = self.answered(now, Asked::DestinationEnds, result) else { return };
         // A broker that held more than we did brings it along.
-        let failover = self.mode == Mode::Failover;
+        let failover = self.mode.is_failover() && !self.mode.truncates();
         let is_there = |(index, end): &(&i32, &Offset)| match found.get(index) {
             Some(found) => found == *end || (failover && found > *end),
             None => false,
         };
         let other = self.ends.iter().find(|each| !is_there(each));
         match other {
-            None => self.keep(HandOverStep::Verified, Phase::Restoring),
+            None => {
+                self.handed = found;
+                self.keep(HandOverStep::Verified, Phase::Restoring);
+            }
             Some((index, end)) => {
                 let found = found.get(index).copied();
                 self.trouble = Some(Trouble::OtherEnd { index: *index, found, end: *end });
@@ -342,7 +392,7 @@ impl HandOver {
 
     pub(super) fn finish(&mut self, _: Nanoseconds) {
         match self.mode {
-            Mode::Failover => self.keep(HandOverStep::Done, Phase::Over),
+            Mode::Failover { .. } => self.keep(HandOverStep::Done, Phase::Over),
             Mode::Promote { .. } => {
                 self.late_tries += 1;
                 self.ask(Action::AskSource);

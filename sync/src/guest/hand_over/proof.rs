@@ -19,6 +19,8 @@ pub struct Standing {
     pub log_end: Offset,
     pub flushed: Offset,
     pub open_transactions: usize,
+    /// Where the first of them begins.
+    pub first_open: Option<Offset>,
     pub followers: Vec<FollowerStanding>,
 }
 
@@ -81,6 +83,7 @@ mod tests {
             log_end: at(9),
             flushed: at(9),
             open_transactions: 0,
+            first_open: None,
             followers: vec![follower],
         }
     }

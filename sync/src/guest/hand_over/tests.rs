@@ -139,17 +139,8 @@ impl World {
                 None => Ok(self.copies.iter().map(|(index, copy)| (*index, copy.end())).collect()),
             })],
             Action::AskStanding(indexes) => indexes.into_iter().map(|index| self.standing(index)).collect(),
-            Action::Freeze(freezes) => {
-                assert!(kept >= HandOverStep::Frozen, "frozen before it was kept");
-                for (index, end) in freezes {
-                    let copy = self.copies.get_mut(&index).unwrap();
-                    (copy.frozen, copy.serves_to) = (true, end.map(Offset::value));
-                }
-                Vec::new()
-            }
-            Action::Thaw => {
-                assert!(kept < HandOverStep::HandedOver);
-                self.copies.values_mut().for_each(|copy| (copy.frozen, copy.serves_to) = (false, None));
+            Action::Freeze(_) | Action::CutBack(_) | Action::Thaw => {
+                self.stand_still(action);
                 Vec::new()
             }
             Action::Keep(step) => {
@@ -157,7 +148,8 @@ impl World {
                     return vec![Event::Kept { step, result: Err(why) }];
                 }
                 assert!(step > kept, "{step} after {kept}");
-                self.kept = Kept { step, ends: machine.ends().clone() };
+                let full_replicas = machine.full_replicas().clone();
+                self.kept = Kept { step, ends: machine.ends().clone(), full_replicas };
                 vec![Event::Kept { step, result: Ok(()) }]
             }
             Action::LiftProducerIds => {
@@ -199,6 +191,34 @@ impl World {
         }
     }
 
+    /// What is done to copies that stand still.
+    fn stand_still(&mut self, action: Action) {
+        let kept = self.kept.step;
+        match action {
+            Action::Freeze(freezes) => {
+                assert!(kept >= HandOverStep::Frozen, "frozen before it was kept");
+                for (index, end) in freezes {
+                    let copy = self.copies.get_mut(&index).unwrap();
+                    (copy.frozen, copy.serves_to) = (true, end.map(Offset::value));
+                }
+            }
+            Action::CutBack(cuts) => {
+                assert!(kept == HandOverStep::Frozen, "cut before the freeze was kept");
+                for (index, to) in cuts {
+                    let copy = self.copies.get_mut(&index).unwrap();
+                    assert!(copy.frozen && copy.handed_over_at.is_none());
+                    (copy.log_end, copy.open_here) = (to.value(), 0);
+                    copy.followers.values_mut().for_each(|end| *end = (*end).min(to.value()));
+                }
+            }
+            Action::Thaw => {
+                assert!(kept < HandOverStep::HandedOver);
+                self.copies.values_mut().for_each(|copy| (copy.frozen, copy.serves_to) = (false, None));
+            }
+            other => panic!("{other:?} moves something"),
+        }
+    }
+
     fn standing(&self, index: i32) -> Event {
         let copy = &self.copies[&index];
         let followers = copy.followers.iter().map(|(broker, end)| FollowerStanding {
@@ -212,6 +232,7 @@ impl World {
             log_end: at(copy.log_end),
             flushed: at(copy.log_end),
             open_transactions: copy.open_here,
+            first_open: (copy.open_here > 0).then_some(at(30)),
             followers: followers.collect(),
         };
         Event::Standing { index, standing: Some(standing) }
@@ -345,6 +366,8 @@ fn assert_taken_back(world: &World) {
 }
 
 const PROMOTE: Mode = Mode::Promote { allow_moving_source: false };
+const FAILOVER: Mode = Mode::Failover { truncate: false };
+const TRUNCATE: Mode = Mode::Failover { truncate: true };
 const MOVING: Mode = Mode::Promote { allow_moving_source: true };
 
 #[test]
@@ -439,11 +462,37 @@ fn a_failover_needs_no_source_and_aborts_what_is_open() {
     let mut world = World::new(3, 1);
     world.source_is_gone = true;
     world.copies.get_mut(&0).unwrap().open_here = 1;
-    let machine = run(&mut world, Mode::Failover, |_, _| false);
+    let machine = run(&mut world, FAILOVER, |_, _| false);
     assert_handed_over(&world);
     assert!(world.aborted);
     assert_eq!(machine.open_here(), &[(0, 1)].into());
     assert_eq!(machine.ends()[&0], at(40));
+}
+
+#[test]
+fn a_failover_that_truncates_hands_over_what_ends_before_the_first_open_transaction() {
+    let mut world = World::new(3, 1);
+    world.source_is_gone = true;
+    world.copies.get_mut(&0).unwrap().open_here = 2;
+    // A follower knows more than we do: what that is, nobody can say.
+    world.copies.get_mut(&1).unwrap().followers.insert(2, 55);
+    let machine = run(&mut world, TRUNCATE, |_, _| false);
+    assert_handed_over(&world);
+    let ends: Vec<i64> = machine.ends().values().map(|end| end.value()).collect();
+    assert_eq!(ends, [30, 40, 40]);
+    assert_eq!(machine.open_here(), &[(0, 2)].into());
+    assert_eq!(machine.handed_ends(), machine.ends());
+    assert!(world.copies.values().all(|copy| copy.followers.values().all(|end| *end <= 40)));
+}
+
+#[test]
+fn the_replicas_are_remembered_as_they_were_before_a_dead_one_was_left_out() {
+    let mut world = World::new(2, 1);
+    world.kill(1);
+    let machine = run(&mut world, FAILOVER, |_, turn| turn % 7 == 3);
+    assert_handed_over(&world);
+    assert_eq!(machine.full_replicas(), &[(0, vec![1, 2, 3]), (1, vec![2, 3, 1])].into());
+    assert_eq!(machine.replicas(), [(0, vec![2, 3]), (1, vec![2, 3])].into());
 }
 
 #[test]
@@ -486,7 +535,10 @@ fn any_faults_and_crashes_end_in_all_or_nothing() {
     for seed in 1..400_u64 {
         let mut world = World::new(1 + (seed % 9) as i32, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         world.fails_percent = seed % 40;
-        let mode = [PROMOTE, MOVING, Mode::Failover][(seed % 3) as usize];
+        let mode = [PROMOTE, MOVING, FAILOVER, TRUNCATE][(seed % 4) as usize];
+        if mode == TRUNCATE {
+            world.copies.get_mut(&0).unwrap().open_here = 1;
+        }
         let machine = run(&mut world, mode, |world, turn| {
             match world.dice.below(200) {
                 0 if world.dead.len() < 2 => world.kill(1 + (turn % 3) as i32),

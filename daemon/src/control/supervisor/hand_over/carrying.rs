@@ -1,9 +1,11 @@
 //! What machines ask for, carried out: commands to shards at once, requests of all topics in one.
 
+use super::losses::CUTS;
 use super::{HandOverOutcome, HandOvers, Supervisor, outcome, wall_clock_ms};
 use crate::control::guest::hand_over as requests;
 use crate::control::guest::topic_requests::{IsrChange as WireChange, alter_partitions, reassign};
-use crate::control::state::{Advance, StateDatabase};
+use crate::control::mirror::Replacement;
+use crate::control::state::{Advance, HandOverKind, ReplicaRepair, StateDatabase, StateError};
 use crate::shard::mailbox::Command;
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::warn;
@@ -80,8 +82,19 @@ impl Supervisor {
                 }
             }
             Action::Keep(step) => {
-                batch.steps.push((step, advance_of(topic, step, machine, running.kind.name())))
+                let mut advance = advance_of(topic, step, machine, running.kind.name());
+                if step == HandOverStep::Done {
+                    advance.repairs = repairs_of(topic, topic_id, machine);
+                    let result = advance.result.as_mut().filter(|_| running.kind == HandOverKind::Failover);
+                    if let Some(result) = result {
+                        let losses = self.losses(hand_overs, topic, machine.handed_ends());
+                        result["losses"] = serde_json::json!(losses);
+                        result["cuts"] = serde_json::json!(self.cuts(hand_overs, topic));
+                    }
+                }
+                batch.steps.push((step, advance));
             }
+            Action::CutBack(cuts) => self.keep_cuts(hand_overs, topic, cuts),
             Action::LiftProducerIds => batch.floors.push(topic.to_owned()),
             Action::Reassign(targets) => {
                 let named = targets.into_iter().map(|(index, target)| (topic.to_owned(), index, target));
@@ -102,6 +115,56 @@ impl Supervisor {
             }
         }
         Vec::new()
+    }
+
+    /// What is about to be cut is kept first: a crash must not make it unknown.
+    fn keep_cuts(&self, hand_overs: &HandOvers, topic: &str, cuts: Vec<(i32, Offset)>) {
+        let known = hand_overs.hand_overs.get(topic).and_then(|row| row.options.get(CUTS)).cloned();
+        let mut note = known.unwrap_or_else(|| serde_json::json!({}));
+        for (index, from) in &cuts {
+            let partition = TopicPartition::new(topic, *index).ok();
+            let mirror = partition.and_then(|partition| self.mirrors.get(&partition));
+            let Some(mirror) = mirror.filter(|mirror| mirror.is_in_shard()) else { continue };
+            let end = mirror.counters.fetch.load(std::sync::atomic::Ordering::Relaxed);
+            // What was kept before a crash knows the older end.
+            if note.get(index.to_string()).is_none() {
+                note[index.to_string()] = serde_json::json!({ "from": from.value(), "to": end });
+            }
+        }
+        let (state, link, topic) = (hand_overs.state.clone(), hand_overs.link.clone(), topic.to_owned());
+        self.spawn(async move {
+            let kept = state.note_in_hand_over(&link, &topic, (CUTS, note.clone()), wall_clock_ms()).await;
+            outcome(HandOverOutcome::CutsKept { topic, cuts, note, result: kept })
+        });
+    }
+
+    /// The machine asks once more for what is not done.
+    pub(super) fn cuts_kept(
+        &mut self,
+        hand_overs: &mut HandOvers,
+        topic: &str,
+        cuts: &[(i32, Offset)],
+        note: serde_json::Value,
+        result: Result<(), StateError>,
+    ) {
+        if let Err(error) = result {
+            return warn!("{topic} is not cut: what would go cannot be kept: {error}; tried again");
+        }
+        if let Some(row) = hand_overs.hand_overs.get_mut(topic) {
+            row.options[CUTS] = note;
+        }
+        if !hand_overs.running.contains_key(topic) {
+            return;
+        }
+        for (index, to) in cuts {
+            let Ok(partition) = TopicPartition::new(topic, *index) else { continue };
+            let Some(mirror) = self.mirrors.get_mut(&partition).filter(|mirror| mirror.is_in_shard()) else {
+                continue;
+            };
+            // It comes back without asking a source that may be gone.
+            (mirror.without_source, mirror.leader, mirror.stopped) = (true, None, None);
+            self.let_go(&partition, Replacement::Before { to: *to });
+        }
     }
 
     fn ask_source(&self, topic: &str) {
@@ -262,6 +325,7 @@ fn wire(topic_id: TopicId, change: &IsrChange, epoch: i64) -> WireChange {
 fn advance_of(topic: &str, step: HandOverStep, machine: &HandOver, kind: &str) -> Advance {
     let ends: BTreeMap<i32, i64> = machine.ends().iter().map(|(index, end)| (*index, end.value())).collect();
     let targets = (step <= HandOverStep::HandedOver).then(|| machine.targets());
+    let full = (step < HandOverStep::Reassigned).then(|| machine.full_replicas().clone());
     let error = machine.trouble().map(ToString::to_string);
     let result = step.is_over().then(|| {
         serde_json::json!({
@@ -277,10 +341,31 @@ fn advance_of(topic: &str, step: HandOverStep, machine: &HandOver, kind: &str) -
     Advance {
         captured_ends: (!ends.is_empty()).then_some(ends),
         target_replicas: targets,
+        full_replicas: full,
         detail: error.filter(|_| step == HandOverStep::Abandoned).unwrap_or_default(),
         result,
         ..Advance::new(topic, event_of(step))
     }
+}
+
+/// What a topic lacks after its hand-over of what it had before. A list that is no part of the old one is
+/// somebody else's already.
+fn repairs_of(topic: &str, topic_id: TopicId, machine: &HandOver) -> Vec<ReplicaRepair> {
+    let replicas = machine.replicas();
+    let lacking = machine.full_replicas().iter().filter_map(|(index, wanted)| {
+        let expected = replicas.get(index)?;
+        let is_part = expected.iter().all(|broker| wanted.contains(broker));
+        (is_part && expected.len() < wanted.len()).then(|| ReplicaRepair {
+            topic: topic.to_owned(),
+            partition: *index,
+            destination_topic_id: topic_id,
+            wanted: wanted.clone(),
+            expected: expected.clone(),
+            sent: None,
+            since_ms: wall_clock_ms(),
+        })
+    });
+    lacking.collect()
 }
 
 /// Keeps all steps at once; when that is refused, each for itself, so that one topic holds no other back.

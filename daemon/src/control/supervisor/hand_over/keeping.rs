@@ -10,8 +10,8 @@ use crate::control::guest::ControllerClient;
 use crate::control::guest::hand_over::source_configs;
 use crate::control::guest::producer_ids::{Allocator, HEADROOM, ProducerIdError, lift, source_next_id};
 use crate::control::state::{
-    Change, GuestIdentity, HandOverKind, Link, MirrorTopic, NewMirror, ProducerIdFloor, StateDatabase,
-    StateError,
+    Change, Deletion, GuestIdentity, HandOverKind, Link, MirrorTopic, NewMirror, ProducerIdFloor,
+    ReplicaRepair, StateDatabase, StateError, TopicCommand,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,6 +35,9 @@ pub struct Loaded {
     mirrors: Vec<MirrorTopic>,
     hand_overs: Vec<HandOverRow>,
     floor: ProducerIdFloor,
+    commanded: Vec<(String, TopicCommand)>,
+    deletions: Vec<Deletion>,
+    repairs: Vec<ReplicaRepair>,
 }
 
 async fn load(state: &StateDatabase, link: &str) -> Result<Box<Loaded>, StateError> {
@@ -42,6 +45,9 @@ async fn load(state: &StateDatabase, link: &str) -> Result<Box<Loaded>, StateErr
         mirrors: state.mirrors(Some(link)).await?,
         hand_overs: state.hand_overs(link).await?,
         floor: state.producer_id_floor(link).await?,
+        commanded: state.commanded_topics(link).await?,
+        deletions: state.deletions(link).await?,
+        repairs: state.repairs(link).await?,
     }))
 }
 
@@ -50,6 +56,7 @@ impl HandOvers {
         self.rows = loaded.mirrors.into_iter().map(|row| (row.topic.clone(), row)).collect();
         self.hand_overs = loaded.hand_overs.into_iter().map(|row| (row.topic.clone(), row)).collect();
         self.floor = loaded.floor;
+        self.take_repairs(loaded.repairs);
     }
 }
 
@@ -97,8 +104,17 @@ impl Supervisor {
     pub(super) fn loaded(&mut self, hand_overs: &mut HandOvers, result: Result<Box<Loaded>, StateError>) {
         match result {
             Err(error) => self.halted = Some(error.to_string()),
-            Ok(loaded) => {
+            Ok(mut loaded) => {
+                for (topic, command) in std::mem::take(&mut loaded.commanded) {
+                    match command {
+                        TopicCommand::Created => self.discovery.create(&topic),
+                        TopicCommand::Deleted => self.discovery.delete(&topic),
+                    }
+                    hand_overs.commanded.insert(topic, command);
+                }
+                let deletions = std::mem::take(&mut loaded.deletions);
                 hand_overs.take_rows(*loaded);
+                deletions.into_iter().for_each(|row| self.begin_deletion(hand_overs, row));
                 hand_overs.loaded = true;
                 let guests = self.guest.as_ref().map(|guest| guest.ids()).unwrap_or_default();
                 let open = hand_overs.hand_overs.values().filter(|row| !row.step.is_over());

@@ -3,15 +3,14 @@
 //! Orders are judged topic by topic: one that cannot be done is told with its answer and holds no other one
 //! back. A promote or failover is answered once it is kept; its steps are in the topic's view.
 
-use super::{
-    HandOverOutcome, HandOverRow, HandOvers, Supervisor, new_hand_over, outcome, views, wall_clock_ms,
-};
+use super::losses::SOURCE_ENDS;
+use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, views, wall_clock_ms};
 use crate::admin::answer::{
     ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, PartitionActionView,
 };
 use crate::admin::{AdminError, AdminRequest, ErrorCode, LinkAddress, OpenTransactions, Reply, Selection};
 use crate::control::guest::hand_over::source_configs;
-use crate::control::state::{HandOverKind, MirrorTopic, StateError};
+use crate::control::state::{HandOverKind, MirrorTopic, NewHandOver, StateError};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use tracing::warn;
@@ -30,9 +29,10 @@ struct Order {
     selection: Selection,
     validate_only: bool,
     allow_moving_source: bool,
+    open_transactions: OpenTransactions,
 }
 
-fn refused(topic: &str, code: &str, why: &dyn Display) -> MirrorActionView {
+pub(super) fn refused(topic: &str, code: &str, why: &dyn Display) -> MirrorActionView {
     MirrorActionView {
         mirror_topic_name: topic.to_owned(),
         error_message: Some(why.to_string()),
@@ -41,13 +41,13 @@ fn refused(topic: &str, code: &str, why: &dyn Display) -> MirrorActionView {
     }
 }
 
-fn tell<T>(reply: Reply<T>, answer: Result<T, AdminError>) {
+pub(super) fn tell<T>(reply: Reply<T>, answer: Result<T, AdminError>) {
     // Nobody waits any more: what was asked is done all the same.
     let _ = reply.send(answer);
 }
 
 impl HandOvers {
-    fn check(&self, at: &LinkAddress) -> Result<(), AdminError> {
+    pub(super) fn check(&self, at: &LinkAddress) -> Result<(), AdminError> {
         self.check_cluster(at.cluster.as_deref())?;
         match at.link == self.link {
             true => Ok(()),
@@ -98,32 +98,22 @@ impl Supervisor {
                 let found = hand_overs.check(&at).and_then(|()| self.describe(hand_overs, &topic));
                 tell(reply, found);
             }
-            AdminRequest::CreateMirrors { at, names, reply, .. } => {
-                let answers = hand_overs
-                    .check(&at)
-                    .map(|()| names.iter().map(|name| self.create_one(hand_overs, name)));
-                tell(reply, answers.map(Iterator::collect));
+            AdminRequest::CreateMirrors { at, names, validate_only, reply } => {
+                self.create_order(hand_overs, &at, names, validate_only, reply);
             }
             AdminRequest::Promote { at, selection, validate_only, allow_moving_source, reply } => {
                 let kind = HandOverKind::Promote;
-                let order = Order { kind, selection, validate_only, allow_moving_source };
+                let open_transactions = OpenTransactions::Abort;
+                let order = Order { kind, selection, validate_only, allow_moving_source, open_transactions };
                 self.hand_over_order(hand_overs, &at, order, reply);
             }
             AdminRequest::Failover { at, selection, validate_only, open_transactions, reply } => {
-                if open_transactions == OpenTransactions::Truncate {
-                    let why =
-                        "a failover aborts open transactions; cutting the copy before them is not offered";
-                    return tell(reply, Err(AdminError::new(ErrorCode::Refused, &why)));
-                }
-                let kind = HandOverKind::Failover;
-                let order = Order { kind, selection, validate_only, allow_moving_source: true };
+                let (kind, allow_moving_source) = (HandOverKind::Failover, true);
+                let order = Order { kind, selection, validate_only, allow_moving_source, open_transactions };
                 self.hand_over_order(hand_overs, &at, order, reply);
             }
-            AdminRequest::DeleteMirrors { at, names, reply, .. } => {
-                let why =
-                    "a mirror topic goes when it is promoted or failed over; deleting one is not offered";
-                let answers = |()| names.iter().map(|name| refused(name, "NOT_OFFERED", &why)).collect();
-                tell(reply, hand_overs.check(&at).map(answers));
+            AdminRequest::DeleteMirrors { at, names, delete_data, validate_only, reply } => {
+                self.delete_order(hand_overs, &at, &names, (delete_data, validate_only), reply);
             }
             AdminRequest::GuestLeave { at, validate_only, reply } => {
                 let left = hand_overs.check(&at).and_then(|()| self.leave(hand_overs, validate_only));
@@ -138,14 +128,6 @@ impl Supervisor {
             let why = format!("link {} has no mirror topic {topic}", hand_overs.link);
             AdminError::new(ErrorCode::NoSuchMirrorTopic, &why)
         })
-    }
-
-    fn create_one(&self, hand_overs: &HandOvers, name: &str) -> MirrorActionView {
-        if hand_overs.rows.contains_key(name) {
-            return refused(name, "EXISTS", &"it is a mirror topic of this link already");
-        }
-        let why = "the topics of a link are named in its configuration; add it to topics and start again";
-        refused(name, "NOT_OFFERED", &why)
     }
 
     fn link_view(&self, hand_overs: &HandOvers) -> LinkView {
@@ -190,6 +172,7 @@ impl Supervisor {
             return tell(reply, Ok(actions));
         }
         let (state, link, source) = (hand_overs.state.clone(), hand_overs.link.clone(), self.client.clone());
+        let new: Vec<NewHandOver> = wanted.iter().map(|topic| self.new_hand_over(topic, &order)).collect();
         self.spawn(async move {
             if order.kind == HandOverKind::Promote {
                 for topic in &wanted {
@@ -200,9 +183,7 @@ impl Supervisor {
                 }
             }
             let kept = async {
-                let new =
-                    wanted.iter().map(|topic| new_hand_over(topic, order.kind, order.allow_moving_source));
-                state.begin_hand_overs(&link, new.collect(), wall_clock_ms()).await?;
+                state.begin_hand_overs(&link, new, wall_clock_ms()).await?;
                 let mut rows = state.hand_overs(&link).await?;
                 rows.retain(|row| wanted.contains(&row.topic));
                 Ok((rows, state.mirrors(Some(&link)).await?))
@@ -210,6 +191,17 @@ impl Supervisor {
             let result = kept.await;
             outcome(HandOverOutcome::Begun(Box::new(Begun { result, actions, reply })))
         });
+    }
+
+    fn new_hand_over(&self, topic: &str, order: &Order) -> NewHandOver {
+        let mut options = serde_json::json!({
+            "allow_moving_source": order.allow_moving_source,
+            "open_transactions": order.open_transactions,
+        });
+        if order.kind == HandOverKind::Failover {
+            options[SOURCE_ENDS] = self.last_words(topic);
+        }
+        NewHandOver { topic: topic.to_owned(), kind: order.kind, options }
     }
 
     /// What the answer for one topic says before anything is begun.
@@ -224,6 +216,9 @@ impl Supervisor {
         if Transition::next(MIRROR_TRANSITIONS, row.state, event).is_none() {
             let why = format!("it is {}, which allows no {}", row.state, order.kind.name());
             return refused(topic, row.state.name(), &why);
+        }
+        if hand_overs.deletions.contains_key(topic) {
+            return refused(topic, "BEING_DELETED", &"it is being deleted");
         }
         if row.destination_topic_id.is_none() {
             return refused(topic, "NOT_CREATED", &"the destination does not have it yet");
@@ -244,13 +239,28 @@ impl Supervisor {
             lags.iter_mut().for_each(|lag| (lag.error_message, lag.error_code) = (None, None));
         }
         let left_out = self.dead_replicas(row);
+        let fails_over = order.kind == HandOverKind::Failover;
+        let truncates = fails_over && order.open_transactions == OpenTransactions::Truncate;
         MirrorActionView {
+            note: truncates.then(|| self.cuts_expected(hand_overs, topic)).flatten(),
+            losses: if fails_over { self.losses_now(topic) } else { Vec::new() },
             mirror_topic_name: topic.to_owned(),
             mirror_lags: lags,
             left_out_broker_ids: left_out,
             consumer_group_offsets: Some("not configured".to_owned()),
             ..MirrorActionView::default()
         }
+    }
+
+    /// What a failover that truncates would cut, by what shards said last.
+    fn cuts_expected(&self, hand_overs: &HandOvers, topic: &str) -> Option<String> {
+        let each = self.partitions_of(topic).into_iter().filter_map(|partition| {
+            let (_, led) = hand_overs.standings.get(&self.mirrors[&partition].key)?;
+            let (from, end) = (led.as_ref()?.first_open?, led.as_ref()?.log_end);
+            Some(format!("{partition} is cut from offset {from} to {end}"))
+        });
+        let words: Vec<String> = each.collect();
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     fn dead_replicas(&self, row: &MirrorTopic) -> Vec<i32> {

@@ -8,6 +8,7 @@ use crate::admin::answer::{
     TotalsView,
 };
 use crate::control::mirror::Mirror;
+use crate::control::state::MirrorTopic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use twinlog_sync::lifecycle::MirrorState;
@@ -25,6 +26,12 @@ pub fn lag(mirror: &Mirror) -> Option<i64> {
     known.then(|| (stable - mirror.counters.log_end.load(Relaxed)).max(0))
 }
 
+/// A part of the last hand-over's answer.
+fn result_of<T: serde::de::DeserializeOwned>(row: &MirrorTopic, name: &str) -> Vec<T> {
+    let value = row.last_promote.as_ref().and_then(|answer| answer.get(name));
+    value.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
+}
+
 fn word(state: MembershipState) -> &'static str {
     match state {
         MembershipState::Unknown => "UNKNOWN",
@@ -37,6 +44,25 @@ fn word(state: MembershipState) -> &'static str {
 
 fn age_ms(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl HandOvers {
+    /// Deletions that do not go on, and brokers that are still left out.
+    fn alarms(&self) -> Vec<AlarmView> {
+        let stuck = self.deletions.iter().filter_map(|(topic, deleting)| {
+            let view = deleting.view();
+            let message = format!("{topic} at {}: {}", view.step, view.error?);
+            Some(AlarmView { code: "DELETION".to_owned(), message, since_ms: view.since_ms })
+        });
+        let left_out = self.rows.keys().flat_map(|topic| {
+            self.repair_views(topic).into_iter().map(move |view| AlarmView {
+                code: "REPLICAS_LEFT_OUT".to_owned(),
+                message: format!("{topic}-{} waits for {}", view.partition_id, view.waits_for),
+                since_ms: view.since_ms,
+            })
+        });
+        stuck.chain(left_out).collect()
+    }
 }
 
 impl Supervisor {
@@ -71,6 +97,12 @@ impl Supervisor {
             kind: last.kind.name().to_owned(),
             step: running.map_or(last.step, |running| running.machine.step()).name().to_owned(),
             since_ms: last.started_ms,
+            losses: result_of(row, "losses"),
+            cuts: match running {
+                Some(_) => self.cuts(hand_overs, topic),
+                None => result_of(row, "cuts"),
+            },
+            left_out_broker_ids: result_of(row, "left_out_broker_ids"),
             error: running
                 .and_then(|running| running.machine.trouble().map(ToString::to_string))
                 .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned)),
@@ -88,6 +120,8 @@ impl Supervisor {
             exactness: "exact".to_owned(),
             partitions,
             hand_over,
+            deletion: hand_overs.deletions.get(topic).map(super::deleting::Deleting::view),
+            replica_repairs: hand_overs.repair_views(topic),
         })
     }
 
@@ -169,7 +203,7 @@ impl Supervisor {
                 lag_bytes: None,
                 age_ms: Some(0),
             },
-            alarms: troubles.collect(),
+            alarms: troubles.chain(hand_overs.alarms()).collect(),
         }
     }
 }
