@@ -98,6 +98,9 @@ pub struct HandOverView {
     pub since_ms: i64,
     /// Why it does not go on; it is tried again.
     pub error: Option<String>,
+    /// How long the destination's controller took for the request that moved the leadership.
+    #[serde(default)]
+    pub hand_over_request_ms: Option<u64>,
 }
 
 /// What an order did, would do, or has begun to do for one mirror topic.

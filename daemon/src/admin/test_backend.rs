@@ -157,7 +157,13 @@ impl Backend {
         let hand_over = self.steps[index].map(|step| {
             let step = HandOverStep::ALL[step];
             let error = (step == HandOverStep::Abandoned).then(|| "broker 3 is 12 records behind".to_owned());
-            HandOverView { kind: "promote".into(), step: step.name().into(), since_ms: 5, error }
+            HandOverView {
+                kind: "promote".into(),
+                step: step.name().into(),
+                since_ms: 5,
+                error,
+                hand_over_request_ms: Some(27),
+            }
         });
         let partition = PartitionView {
             lag: Some(0),
