@@ -46,6 +46,10 @@ const FIRST_GUEST: i32 = 900;
 const FIRST_FOLLOWER: i32 = 201;
 const LOOK: Duration = Duration::from_millis(10);
 
+/// Bytes per second of the paced flow: little enough that followers always find the records in memory.
+const PACE: u64 = 200_000_000;
+const PACED_SECONDS: u64 = 4;
+
 /// One flow.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
@@ -158,6 +162,7 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         "batch",
         "partitions",
         "followers",
+        "flow",
         "MB/s in",
         "MB/s out",
         "CPU-s/GB",
@@ -170,14 +175,15 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         let total_bytes = u64::from(*partitions) * *batch_bytes as u64 * WARM_UP_BATCHES;
         let (record_bytes, batch_bytes, partitions) = (*record_bytes, *batch_bytes, *partitions);
         let shape = Shape { record_bytes, batch_bytes, partitions, total_bytes };
-        table.row(combination(bench, &mut ground, shape, *followers)?);
+        combination(bench, &mut ground, shape, *followers)?.into_iter().for_each(|row| table.row(row));
     }
     if !wanted.is_empty() {
         bench.report.line(&format!(
             "\n## Cost, followers without a disk\n\nGB and MB are of the source's batches, counted once; out: what all \
-             followers got. {:.1} GB at once while the followers follow. Floor: receive, CRC, write, and send to as many \
+             followers got. At once: {:.1} GB appended while the followers follow; paced: {} MB/s for {PACED_SECONDS} s. Floor: receive, CRC, write, and send to as many \
              sockets, on the same ring. Median (least..most).",
-            bench.arguments.run_bytes() as f64 / 1e9
+            bench.arguments.run_bytes() as f64 / 1e9,
+            PACE / 1_000_000
         ));
         bench.report.table(&table);
     }
@@ -211,7 +217,7 @@ fn combination(
     ground: &mut Ground,
     shape: Shape,
     followers: usize,
-) -> Result<Vec<String>, BenchError> {
+) -> Result<[Vec<String>; 2], BenchError> {
     let what = (shape.record_bytes, shape.batch_bytes, shape.partitions, followers);
     eprintln!("measuring {}", name(&what));
     let load = Load::new(shape);
@@ -220,30 +226,42 @@ fn combination(
     let directory = bench.scratch.place("guest", bench.arguments.run_bytes() * (repeats + 2))?;
     let floor_directory = bench.scratch.place("floor", bench.arguments.run_bytes() * 2)?;
     let mut stage = ground.stage(bench, &directory, shape, followers)?;
-    let (mut flows, mut floors) = (Vec::new(), Vec::new());
+    let (mut flows, mut paced, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+    let process_id = stage.daemon.process_id();
+    let flow = |stage: &mut Stage, question: String| {
+        let figures = children::numbers(Role::Peers, &stage.peers.ask(&question)?, 4)?;
+        Ok::<_, BenchError>(Flow::of(&figures))
+    };
     for _ in 0..repeats {
-        let question = format!("burst {batches} {}", stage.daemon.process_id());
-        let flow = Flow::of(&children::numbers(Role::Peers, &stage.peers.ask(&question)?, 4)?);
+        let burst = flow(&mut stage, format!("burst {batches} {process_id}"))?;
+        let rate = PACE / load.batch_bytes();
+        paced.push(flow(&mut stage, format!("tail {rate} {PACED_SECONDS} {process_id}"))?);
         let made = std::fs::create_dir(&floor_directory);
         made.map_err(|error| BenchError::File { action: "making", path: floor_directory.clone(), error })?;
         let to = vec![stage.sink.clone(); followers];
         let file = floor_directory.join("bytes");
-        let floor = floor::run(bench.cores, &stage.sender, flow.bytes as u64, &file, &to)?;
+        let floor = floor::run(bench.cores, &stage.sender, burst.bytes as u64, &file, &to)?;
         bench.scratch.clear(&floor_directory)?;
         floors.push(floor.cpu_seconds() / (floor.bytes as f64 / 1e9));
-        flows.push(flow);
+        flows.push(burst);
     }
     ground.clear(stage)?;
     bench.scratch.clear(&directory)?;
+    Ok([("at once", flows), ("paced", paced)]
+        .map(|(kind, flows)| row(shape, followers, kind, &flows, &floors)))
+}
+
+fn row(shape: Shape, followers: usize, kind: &str, flows: &[Flow], floors: &[f64]) -> Vec<String> {
     let spread = |figure: fn(&Flow) -> f64| Spread::of(flows.iter().map(figure));
     let per_gigabyte = |flow: &Flow| (flow.user + flow.system) / flow.gigabytes();
-    let ratio = Spread::of(flows.iter().zip(&floors).map(|(flow, floor)| per_gigabyte(flow) / floor));
+    let ratio = Spread::of(flows.iter().zip(floors).map(|(flow, floor)| per_gigabyte(flow) / floor));
     let rate = spread(|flow| flow.bytes / 1e6 / flow.seconds);
-    Ok(vec![
+    vec![
         record_size(shape.record_bytes),
         size(shape.batch_bytes),
         shape.partitions.to_string(),
         followers.to_string(),
+        kind.to_owned(),
         format!("{rate:.0}"),
         format!("{:.0}", rate.middle * followers as f64),
         format!("{:.3}", Spread::of(flows.iter().map(per_gigabyte))),
@@ -251,7 +269,7 @@ fn combination(
         format!("{:.3}", spread(|flow| flow.system / flow.gigabytes())),
         format!("{:.3}", Spread::of(floors.iter().copied())),
         format!("{ratio:.2}"),
-    ])
+    ]
 }
 
 /// Single records at a fixed rate, seen by followers without a disk: what latency is ours.
