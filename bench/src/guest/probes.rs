@@ -7,6 +7,7 @@ use super::daemon::PATIENCE;
 use super::wire::{Peer, TopicFacts};
 use crate::error::BenchError;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 use twinlog_daemon::embedded::batch_text::BatchText;
@@ -25,28 +26,34 @@ pub fn batch(value_bytes: usize) -> Vec<u8> {
     batch.build()
 }
 
-/// Writes until every partition has accepted under a leader that `is_new`; when the last one did.
-pub fn until_all_accept(
+/// Writes until every partition has accepted; when the last one did.
+pub fn until_all_accept(bootstrap: &str, topic: &str, partitions: i32) -> Result<Instant, BenchError> {
+    until_accepted_by(bootstrap, topic, partitions, |_| true, &AtomicBool::new(false))
+}
+
+/// The same, only under leaders that are `wanted`, and no longer than until it is `given_up`.
+pub fn until_accepted_by(
     bootstrap: &str,
     topic: &str,
     partitions: i32,
-    is_new: impl Fn(i32) -> bool,
+    wanted: impl Fn(i32) -> bool,
+    given_up: &AtomicBool,
 ) -> Result<Instant, BenchError> {
     let first = bootstrap.split(',').next().unwrap_or_default();
-    let mut asked = Peer::connect(first)?;
+    let mut broker = Peer::connect(first)?;
     let mut leaders: BTreeMap<i32, Peer> = BTreeMap::new();
     let mut left: Vec<i32> = (0..partitions).collect();
     let batch = batch(16);
     let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        if let Some(facts) = asked.topic(topic)? {
-            for (leader, wanted) in by_leader(&facts, &left, &is_new) {
+    while started.elapsed() < PATIENCE && !given_up.load(Relaxed) {
+        if let Some(facts) = broker.topic(topic)? {
+            for (leader, asked) in by_leader(&facts, &left, &wanted) {
                 let Some(address) = facts.address(leader) else { continue };
                 if !leaders.contains_key(&leader) {
                     leaders.insert(leader, Peer::connect(address)?);
                 }
                 let peer = leaders.get_mut(&leader).expect("just there");
-                peer.send_produce(topic, ALL_IN_SYNC, &wanted, &batch)?;
+                peer.send_produce(topic, ALL_IN_SYNC, &asked, &batch)?;
                 let answers = peer.receive_produced(&mut Vec::new())?;
                 let accepted = |index: &i32| answers.iter().any(|(at, error, _)| at == index && *error == 0);
                 left.retain(|index| !accepted(index));
@@ -60,11 +67,11 @@ pub fn until_all_accept(
     Err(BenchError::Slow { what: "a write to every partition", limit: PATIENCE })
 }
 
-fn by_leader(facts: &TopicFacts, left: &[i32], is_new: impl Fn(i32) -> bool) -> BTreeMap<i32, Vec<i32>> {
+fn by_leader(facts: &TopicFacts, left: &[i32], wanted: impl Fn(i32) -> bool) -> BTreeMap<i32, Vec<i32>> {
     let mut sorted: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for index in left {
         let leader =
-            facts.leaders.get(*index as usize).copied().filter(|leader| *leader >= 0 && is_new(*leader));
+            facts.leaders.get(*index as usize).copied().filter(|leader| *leader >= 0 && wanted(*leader));
         if let Some(leader) = leader {
             sorted.entry(leader).or_default().push(*index);
         }

@@ -8,12 +8,13 @@
 //! The client tries all the time, on the same machine: it is part of what is measured.
 
 use super::daemon::{Daemon, Ends, Link, PATIENCE};
-use super::probes::until_all_accept;
+use super::probes::{until_accepted_by, until_all_accept};
 use super::wire::Peer;
 use super::{Clusters, machine_load};
 use crate::Bench;
 use crate::error::BenchError;
 use crate::table::Table;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
     let source = clusters.source.bootstrap();
     for partitions in PARTITIONS {
         clusters.source.scenario().create_topic(&topic_of(partitions), partitions as u32, 1, &[]);
-        until_all_accept(&source, &topic_of(partitions), partitions, |_| true)?;
+        until_all_accept(&source, &topic_of(partitions), partitions)?;
     }
     let directory = bench.scratch.place("promote", 4 << 30)?;
     let ends = Ends {
@@ -60,7 +61,7 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
     let head: Vec<&str> = head.into_iter().chain(STEPS.iter().map(|(_, name)| *name)).collect();
     let mut table = Table::new(&head);
     for partitions in PARTITIONS {
-        until_followed(clusters, partitions)?;
+        until_followed(clusters, &link, partitions)?;
         table.row(hand_over(clusters, &link, &daemon, partitions)?);
     }
     drop(daemon);
@@ -80,8 +81,16 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
     Ok(())
 }
 
-/// Waits until every broker's log of every partition has bytes.
-fn until_followed(clusters: &Clusters, partitions: i32) -> Result<(), BenchError> {
+/// What the daemon tells of a topic.
+fn describe(link: &Link, topic: &str) -> Result<serde_json::Value, BenchError> {
+    let told = link.ask(&["mirror", "describe", topic, "--output", "json"])?;
+    let mut told: serde_json::Value =
+        serde_json::from_str(&told).map_err(|_| BenchError::Malformed { what: "mirror describe" })?;
+    Ok(told["data"][0].take())
+}
+
+/// Waits until every broker's log of every partition has bytes, and the daemon has the topic in its books.
+fn until_followed(clusters: &Clusters, link: &Link, partitions: i32) -> Result<(), BenchError> {
     let topic = topic_of(partitions);
     let has = |broker: usize, partition: i32| {
         let folder = clusters.destination.partition_directory(broker, &topic, partition);
@@ -89,7 +98,9 @@ fn until_followed(clusters: &Clusters, partitions: i32) -> Result<(), BenchError
     };
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
-        if (1..=REPLICAS).all(|broker| (0..partitions).all(|partition| has(broker, partition))) {
+        let all = (1..=REPLICAS).all(|broker| (0..partitions).all(|partition| has(broker, partition)));
+        // Refused while it does not know the topic.
+        if all && describe(link, &topic).is_ok_and(|told| told["state"] == "ACTIVE") {
             return Ok(());
         }
         thread::sleep(LOOK);
@@ -109,19 +120,19 @@ fn hand_over(
 ) -> Result<Vec<String>, BenchError> {
     let topic = topic_of(partitions);
     let bootstrap = clusters.destination.bootstrap();
-    let started = Instant::now();
+    let (started, given_up) = (Instant::now(), AtomicBool::new(false));
     let (answered, accepted) = thread::scope(|scope| {
-        let writes =
-            scope.spawn(|| until_all_accept(&bootstrap, &topic, partitions, |leader| leader < GUEST));
+        let writes = scope.spawn(|| {
+            let is_stock = |leader| leader < GUEST;
+            until_accepted_by(&bootstrap, &topic, partitions, is_stock, &given_up)
+        });
         let answer = link.ask(&["mirror", "promote", &topic]);
+        given_up.store(answer.is_err(), Relaxed);
         let answered = Instant::now();
         let accepted = writes.join().expect("the client does not panic");
         Ok::<_, BenchError>((answer.map(|_| answered)?, accepted?))
     })?;
-    let described = link.ask(&["mirror", "describe", &topic, "--output", "json"])?;
-    let described: serde_json::Value =
-        serde_json::from_str(&described).map_err(|_| BenchError::Malformed { what: "mirror describe" })?;
-    let request = &described["data"][0]["hand_over"]["hand_over_request_ms"];
+    let request = &describe(link, &topic)?["hand_over"]["hand_over_request_ms"];
     let mut row = vec![
         partitions.to_string(),
         request.as_u64().map_or_else(|| "not told".to_owned(), |ms| ms.to_string()),
@@ -140,15 +151,19 @@ fn stock_move(clusters: &Clusters, partitions: i32) -> Result<Vec<String>, Bench
     let replicas: Vec<&[i32]> = (0..partitions).map(|_| [1, 2, 3].as_slice()).collect();
     clusters.destination.scenario().create_topic_on(&topic, &replicas, &[]);
     let bootstrap = clusters.destination.bootstrap();
-    until_all_accept(&bootstrap, &topic, partitions, |_| true)?;
+    until_all_accept(&bootstrap, &topic, partitions)?;
     let mut peer = Peer::connect(&clusters.destination.address(1))?;
     let began = Instant::now();
     peer.reassign(&topic, partitions, &[2, 3, 1])?;
     let reordered = began.elapsed();
-    let started = Instant::now();
+    let (started, given_up) = (Instant::now(), AtomicBool::new(false));
     let (elected, accepted) = thread::scope(|scope| {
-        let writes = scope.spawn(|| until_all_accept(&bootstrap, &topic, partitions, |leader| leader == 2));
+        let writes = scope.spawn(|| {
+            let is_second = |leader| leader == 2;
+            until_accepted_by(&bootstrap, &topic, partitions, is_second, &given_up)
+        });
         let elected = peer.elect_preferred(&topic, partitions).map(|()| started.elapsed());
+        given_up.store(elected.is_err(), Relaxed);
         Ok::<_, BenchError>((elected?, writes.join().expect("the client does not panic")?))
     })?;
     let row = [reordered, elected, accepted - started];
