@@ -25,7 +25,7 @@ cargo bench -p twinlog-bench --bench guest -- [OPTIONS] [FILTER...]
   --quick            fewer repeats and combinations, less data: under four minutes
   --directory DIR    where files are written; a directory below it is made and removed (default: target/tmp)
   --gigabytes N      10^9 bytes per run of a cost (default 4, quick 2)
-  --repeats N        runs of each cost (default 5, quick 2)
+  --repeats N        runs of each cost (default 5, quick 1)
   --report FILE      write what is printed to this file, too
 ";
 

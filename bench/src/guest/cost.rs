@@ -222,7 +222,7 @@ fn combination(
     eprintln!("measuring {}", name(&what));
     let load = Load::new(shape);
     let batches = bench.arguments.run_bytes() / u64::from(shape.partitions) / load.batch_bytes();
-    let repeats = bench.arguments.repeats.unwrap_or(if bench.arguments.quick { 2 } else { 5 });
+    let repeats = bench.arguments.repeats.unwrap_or(if bench.arguments.quick { 1 } else { 5 });
     let directory = bench.scratch.place("guest", bench.arguments.run_bytes() * (repeats + 2))?;
     let floor_directory = bench.scratch.place("floor", bench.arguments.run_bytes() * 2)?;
     let mut stage = ground.stage(bench, &directory, shape, followers)?;
