@@ -33,7 +33,10 @@ const LEADER_ALONE: i16 = 1;
 const LOOK: Duration = Duration::from_micros(200);
 const FIRST_GUEST: i32 = 920;
 
+/// When the producer was answered, by partition and offset.
 type Answered = BTreeMap<(i32, i64), Instant>;
+/// Partition, offset, and when a copy had it.
+type Seen = Vec<(i32, i64, Instant)>;
 
 /// One follower's file of one partition.
 struct Copy {
@@ -163,7 +166,7 @@ fn flow(
     bytes: &[u8],
     count: u64,
     copies: &mut [Copy],
-) -> Result<(Answered, Vec<(i32, i64, Instant)>, Duration), BenchError> {
+) -> Result<(Answered, Seen, Duration), BenchError> {
     let mut receiver = producer.twin()?;
     let partitions = u64::from(PARTITIONS);
     let count = count / partitions * partitions;
@@ -205,12 +208,7 @@ fn flow(
 }
 
 /// Looks at the copies until each has so many batches; when each batch was first seen in each copy.
-fn watch(
-    copies: &mut [Copy],
-    batch_bytes: u64,
-    wanted: u64,
-    over: &AtomicBool,
-) -> Result<Vec<(i32, i64, Instant)>, BenchError> {
+fn watch(copies: &mut [Copy], batch_bytes: u64, wanted: u64, over: &AtomicBool) -> Result<Seen, BenchError> {
     let (mut seen, began) = (Vec::new(), Instant::now());
     while copies.iter().any(|copy| copy.batches < wanted) && !over.load(Relaxed) {
         for copy in copies.iter_mut() {

@@ -7,6 +7,7 @@ use super::daemon::PATIENCE;
 use super::wire::{Peer, TopicFacts};
 use crate::error::BenchError;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,10 +50,10 @@ pub fn until_accepted_by(
         if let Some(facts) = broker.topic(topic)? {
             for (leader, asked) in by_leader(&facts, &left, &wanted) {
                 let Some(address) = facts.address(leader) else { continue };
-                if !leaders.contains_key(&leader) {
-                    leaders.insert(leader, Peer::connect(address)?);
-                }
-                let peer = leaders.get_mut(&leader).expect("just there");
+                let peer = match leaders.entry(leader) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(Peer::connect(address)?),
+                };
                 peer.send_produce(topic, ALL_IN_SYNC, &asked, &batch)?;
                 let answers = peer.receive_produced(&mut Vec::new())?;
                 let accepted = |index: &i32| answers.iter().any(|(at, error, _)| at == index && *error == 0);
