@@ -17,6 +17,18 @@ cargo bench -p twinlog-bench --bench end_to_end -- [OPTIONS] [FILTER...]
   --report FILE      write what is printed to this file, too
 ";
 
+pub const GUEST_HELP: &str = "\
+cargo bench -p twinlog-bench --bench guest -- [OPTIONS] [FILTER...]
+
+  FILTER             measure only what has this in its name: cost/1KiB/6/1, latency/memory, latency/brokers,
+                     start, promote
+  --quick            fewer repeats and combinations, less data: under four minutes
+  --directory DIR    where files are written; a directory below it is made and removed (default: target/tmp)
+  --gigabytes N      10^9 bytes per run of a cost (default 4, quick 2)
+  --repeats N        runs of each cost (default 5, quick 1)
+  --report FILE      write what is printed to this file, too
+";
+
 /// Above it one run takes minutes and half a terabyte.
 const GIGABYTES_MAX: u64 = 500;
 /// Above it the first runs no longer speak of the same machine as the last.

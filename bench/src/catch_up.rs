@@ -102,7 +102,7 @@ fn combination(bench: &Bench<'_>, shape: Shape, repeats: u64) -> Result<Measured
         bench.scratch.clear(&copy)?;
         let made = std::fs::create_dir(&floor_directory);
         made.map_err(|error| BenchError::File { action: "making", path: floor_directory.clone(), error })?;
-        let floor = floor::run(bench.cores, sender, bytes, &floor_directory.join("bytes"))?;
+        let floor = floor::run(bench.cores, sender, bytes, &floor_directory.join("bytes"), &[])?;
         bench.scratch.clear(&floor_directory)?;
         runs.push(Turn { mirror, stream_seconds: figures[1], start_cpu_seconds: figures[2], floor });
     }

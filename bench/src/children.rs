@@ -4,7 +4,7 @@
 //! take its own core any more.
 
 use crate::error::BenchError;
-use crate::{floor, mirror, source};
+use crate::{floor, guest, mirror, source};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use twinlog_io::allowed_cores;
@@ -35,16 +35,18 @@ pub enum Role {
     Source,
     Mirror,
     Floor,
+    Peers,
 }
 
 impl Role {
-    const ALL: [Role; 3] = [Role::Source, Role::Mirror, Role::Floor];
+    const ALL: [Role; 4] = [Role::Source, Role::Mirror, Role::Floor, Role::Peers];
 
     pub fn name(self) -> &'static str {
         match self {
             Role::Source => "role-source",
             Role::Mirror => "role-mirror",
             Role::Floor => "role-floor",
+            Role::Peers => "role-peers",
         }
     }
 
@@ -59,6 +61,7 @@ pub fn play(role: Role, words: &[String]) -> ExitCode {
         Role::Source => source::play(words).map(|()| ExitCode::SUCCESS),
         Role::Mirror => mirror::play(words),
         Role::Floor => floor::play(words).map(|()| ExitCode::SUCCESS),
+        Role::Peers => guest::peers::play(words).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{}: {error}", role.name());

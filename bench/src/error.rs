@@ -55,6 +55,20 @@ pub enum BenchError {
         role: &'static str,
         answer: String,
     },
+    /// A broker, a controller or the daemon's listener could not be talked to.
+    Peer {
+        what: &'static str,
+        server: String,
+        error: std::io::Error,
+    },
+    PeerRefused {
+        what: &'static str,
+        server: String,
+        code: i16,
+    },
+    Malformed {
+        what: &'static str,
+    },
     /// The copy is not the source's.
     Copy {
         problem: String,
@@ -96,6 +110,11 @@ impl fmt::Display for BenchError {
             Self::Role { role, error } => write!(f, "the process of the {role}: {error}"),
             Self::RoleFailed { role, status, words } => write!(f, "the {role} ended with {status}: {words}"),
             Self::Answer { role, answer } => write!(f, "the {role} answered {answer:?}"),
+            Self::Peer { what, server, error } => write!(f, "{what} with {server}: {error}"),
+            Self::PeerRefused { what, server, code } => {
+                write!(f, "{server} refused {what} with error code {code}")
+            }
+            Self::Malformed { what } => write!(f, "the answer to {what} cannot be read"),
             Self::Copy { problem } => write!(f, "the copy is wrong: {problem}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Source(error) => write!(f, "{error}"),

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   one socket ─▶ receive 1 MiB, whole ─▶ CRC-32C ─▶ O_DIRECT write of 1 MiB, 8 under way ─▶ one sync
+//!                                              └──▶ send to each sink, one piece at a time
 //! ```
 //! No Kafka, no batches, no indexes, no checkpoint; one preallocated file. Its process is accounted whole, as the
-//! mirror's is. Invariant: a piece is received into again only after its write has completed.
+//! mirror's is. Invariant: a piece is received into again only after its write and all its sends have completed.
 
 use crate::children::{self, Cores, Role};
 use crate::error::BenchError;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -23,6 +25,8 @@ const PIECES: usize = 9;
 const REQUEST: Span = Span { start: PIECES as u64 * PIECE_BYTES as u64, length: 8 };
 const FILE: FileKey = FileKey(0);
 const SOCKET: SocketKey = SocketKey(0);
+/// Sends to the first sink; those to the others follow.
+const SEND: u64 = 1 << 32;
 const RECEIVE: Token = Token(u64::MAX);
 const ALONE: Token = Token(u64::MAX - 1);
 
@@ -44,12 +48,18 @@ impl FloorRun {
     }
 }
 
-/// Receives at least so many bytes from a raw sender into a file.
-pub fn run(cores: Cores, sender: &str, bytes: u64, file: &Path) -> Result<FloorRun, BenchError> {
+/// Receives at least so many bytes from a raw sender into a file, and sends them on to each of the sinks.
+pub fn run(
+    cores: Cores,
+    sender: &str,
+    bytes: u64,
+    file: &Path,
+    sinks: &[String],
+) -> Result<FloorRun, BenchError> {
     let bytes = bytes.next_multiple_of(u64::from(PIECE_BYTES));
     let file = file.to_string_lossy().into_owned();
-    let words =
-        [cores.data.to_string(), cores.control.to_string(), sender.to_owned(), bytes.to_string(), file];
+    let own = [cores.data.to_string(), cores.control.to_string(), sender.to_owned(), bytes.to_string(), file];
+    let words = [&own, sinks].concat();
     let figures = children::numbers(Role::Floor, &children::run(Role::Floor, &words, |_| Ok(()))?, 4)?;
     Ok(FloorRun {
         bytes,
@@ -60,14 +70,16 @@ pub fn run(cores: Cores, sender: &str, bytes: u64, file: &Path) -> Result<FloorR
     })
 }
 
-/// See the file's header. Words: data core, core of the kernel's workers, sender, bytes, file.
+/// See the file's header. Words: data core, core of the kernel's workers, sender, bytes, file, sinks.
 pub fn play(words: &[String]) -> Result<(), BenchError> {
     let started = Instant::now();
     let refused = || BenchError::Answer { role: Role::Floor.name(), answer: words.join(" ") };
-    let [data, workers, sender, bytes, path] = words else { return Err(refused()) };
+    let [data, workers, sender, bytes, path, sinks @ ..] = words else { return Err(refused()) };
     let number = |word: &String| word.parse::<u64>().map_err(|_| refused());
     let (data, workers, bytes) = (number(data)? as usize, number(workers)? as usize, number(bytes)?);
     let sender: SocketAddr = sender.parse().map_err(|_| refused())?;
+    let sinks: Result<Vec<SocketAddr>, _> = sinks.iter().map(|sink| sink.parse()).collect();
+    let sinks = sinks.map_err(|_| refused())?;
     let path = PathBuf::from(path);
     // A refused pin shows in the figures, not in the result.
     let _ = pin_current_thread(&[data]);
@@ -80,13 +92,15 @@ pub fn play(words: &[String]) -> Result<(), BenchError> {
     let mut floor = Floor {
         engine,
         free: (0..PIECES).collect(),
+        uses: [0; PIECES],
+        sinks: Vec::new(),
         filling: None,
         position: 0,
         receive_left_bytes: bytes,
         write_left_bytes: bytes,
         checksums: 0,
     };
-    floor.prepare(sender, bytes, &path)?;
+    floor.prepare(sender, bytes, &path, &sinks)?;
     let streaming = Instant::now();
     floor.relay()?;
     let stream_seconds = streaming.elapsed().as_secs_f64();
@@ -97,9 +111,20 @@ pub fn play(words: &[String]) -> Result<(), BenchError> {
     Ok(())
 }
 
+/// Somebody who gets all pieces.
+#[derive(Default)]
+struct Sink {
+    /// Pieces, and what of each is still to be sent. The one in front is under way.
+    queue: VecDeque<(usize, Span)>,
+    sent_bytes: u64,
+}
+
 struct Floor {
     engine: AnyEngine,
     free: Vec<usize>,
+    /// Writes and sends of each piece that are not over.
+    uses: [usize; PIECES],
+    sinks: Vec<Sink>,
     /// The piece that is received into, and how much of it has come.
     filling: Option<(usize, u32)>,
     position: u64,
@@ -110,7 +135,13 @@ struct Floor {
 }
 
 impl Floor {
-    fn prepare(&mut self, sender: SocketAddr, bytes: u64, path: &Path) -> Result<(), BenchError> {
+    fn prepare(
+        &mut self,
+        sender: SocketAddr,
+        bytes: u64,
+        path: &Path,
+        sinks: &[SocketAddr],
+    ) -> Result<(), BenchError> {
         let path = path.to_path_buf();
         let steps = vec![
             Step::Open { file: FILE, path: path.clone(), create: true, direct: true },
@@ -118,6 +149,11 @@ impl Floor {
         ];
         self.alone("the file", Operation::Job(Job::new(steps)))?;
         self.alone("the connection", Operation::Connect { socket: SOCKET, address: sender })?;
+        for address in sinks {
+            let socket = Self::socket_of(self.sinks.len());
+            self.alone("the connection to a sink", Operation::Connect { socket, address: *address })?;
+            self.sinks.push(Sink::default());
+        }
         self.engine.arena_mut().bytes_mut(REQUEST).copy_from_slice(&bytes.to_be_bytes());
         self.alone("the request", Operation::Send { socket: SOCKET, from: REQUEST })
     }
@@ -139,14 +175,18 @@ impl Floor {
     fn relay(&mut self) -> Result<(), BenchError> {
         self.receive();
         let mut completions = Vec::new();
-        while self.write_left_bytes > 0 {
+        let bytes = self.write_left_bytes;
+        while self.write_left_bytes > 0 || self.sinks.iter().any(|sink| sink.sent_bytes < bytes) {
             self.engine.wait(None, &mut completions).map_err(BenchError::Engine)?;
             for Completion { token, outcome } in completions.drain(..) {
                 match outcome {
                     Outcome::Done(count) if token == RECEIVE && count > 0 => self.received(count),
-                    Outcome::Done(PIECE_BYTES) => self.written(token.0 as usize),
+                    Outcome::Done(count) if token != RECEIVE && token.0 >= SEND && count > 0 => {
+                        self.sent((token.0 - SEND) as usize, count);
+                    }
+                    Outcome::Done(PIECE_BYTES) if token.0 < SEND => self.written(token.0 as usize),
                     outcome => {
-                        let what = if token == RECEIVE { "a receive" } else { "a write" };
+                        let what = if token == RECEIVE { "a receive" } else { "a write or a send" };
                         return Err(BenchError::Operation { what, outcome: Box::new(outcome) });
                     }
                 }
@@ -183,12 +223,49 @@ impl Floor {
         let write = Operation::Write { file: FILE, position: self.position, from: piece };
         self.engine.submit(Token(index as u64), write);
         self.position += u64::from(PIECE_BYTES);
+        self.uses[index] = 1 + self.sinks.len();
+        for sink in 0..self.sinks.len() {
+            self.sinks[sink].queue.push_back((index, piece));
+            if self.sinks[sink].queue.len() == 1 {
+                self.send(sink);
+            }
+        }
         self.receive();
     }
 
     fn written(&mut self, index: usize) {
         self.write_left_bytes -= u64::from(PIECE_BYTES);
-        self.free.push(index);
-        self.receive();
+        self.used(index);
+    }
+
+    fn used(&mut self, index: usize) {
+        self.uses[index] -= 1;
+        if self.uses[index] == 0 {
+            self.free.push(index);
+            self.receive();
+        }
+    }
+
+    fn socket_of(sink: usize) -> SocketKey {
+        SocketKey(SOCKET.0 + 1 + sink as u32)
+    }
+
+    fn send(&mut self, sink: usize) {
+        let Some((_, from)) = self.sinks[sink].queue.front().copied() else { return };
+        let token = Token(SEND + sink as u64);
+        self.engine.submit(token, Operation::Send { socket: Self::socket_of(sink), from });
+    }
+
+    fn sent(&mut self, sink: usize, count: u32) {
+        let own = &mut self.sinks[sink];
+        own.sent_bytes += u64::from(count);
+        let (index, rest) = own.queue.pop_front().expect("a send was under way");
+        if count < rest.length {
+            own.queue.push_front((index, rest.after(count)));
+        }
+        self.send(sink);
+        if count == rest.length {
+            self.used(index);
+        }
     }
 }

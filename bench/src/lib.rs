@@ -7,6 +7,7 @@
 //!        └─ afterwards: proof.rs walks the copy; one that differs from the source counts as failed
 //!   tail.rs      a shard in this process, appends at a fixed rate, whoever keeps up or not
 //!   idle.rs      ten thousand partitions, first still, then trickling
+//!   guest.rs     a bench of its own: the daemon as guest, between peers in memory and between real clusters
 //! ```
 //! Roles are processes of their own, made from this very program, so that the kernel's accounting separates
 //! their CPU time. Every figure is a report: nothing here fails because something was slow.
@@ -18,6 +19,7 @@ pub mod catch_up;
 pub mod children;
 pub mod error;
 pub mod floor;
+pub mod guest;
 pub mod idle;
 pub mod load;
 pub mod mirror;
@@ -29,8 +31,9 @@ pub mod standing;
 pub mod table;
 pub mod tail;
 
-use arguments::{Arguments, HELP};
+use arguments::{Arguments, GUEST_HELP, HELP};
 use error::BenchError;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use table::Report;
@@ -45,29 +48,55 @@ pub struct Bench<'a> {
 
 /// The harness: a role when it was started as one, else all measurements that were asked for.
 pub fn end_to_end(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
+    harness(&words.collect::<Vec<_>>(), HELP, target_directory, |bench| {
+        catch_up::measure(bench)?;
+        tail::measure(bench)?;
+        idle::measure(bench)
+    })
+}
+
+/// The harness of guest mode. It is also the product that it measures, when started with its words.
+pub fn guest(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
     let words: Vec<String> = words.collect();
+    if words.first().is_some_and(|first| guest::daemon::PRODUCT_WORDS.contains(&first.as_str())) {
+        let line = std::iter::once("twinlog").chain(words.iter().map(String::as_str));
+        return twinlog_daemon::cli::main_with(line.map(OsString::from));
+    }
+    harness(&words, GUEST_HELP, target_directory, guest::measure)
+}
+
+fn harness(
+    words: &[String],
+    help: &str,
+    target_directory: &str,
+    all: impl FnOnce(&mut Bench<'_>) -> Result<(), BenchError>,
+) -> ExitCode {
     if let Some((role, rest)) =
         words.split_first().and_then(|(first, rest)| Some((children::Role::named(first)?, rest)))
     {
         return children::play(role, rest);
     }
-    let outcome = Arguments::parse(&words).and_then(|arguments| {
+    let outcome = Arguments::parse(words).and_then(|arguments| {
         if arguments.help {
-            print!("{HELP}");
+            print!("{help}");
             return Ok(());
         }
-        measure(&arguments, Path::new(target_directory))
+        measure(&arguments, Path::new(target_directory), all)
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("end_to_end: {error}");
+            eprintln!("the bench ends here: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn measure(arguments: &Arguments, target_directory: &Path) -> Result<(), BenchError> {
+fn measure(
+    arguments: &Arguments,
+    target_directory: &Path,
+    all: impl FnOnce(&mut Bench<'_>) -> Result<(), BenchError>,
+) -> Result<(), BenchError> {
     let base = arguments.directory.as_deref().unwrap_or(target_directory);
     let mut bench = Bench {
         arguments,
@@ -81,9 +110,7 @@ fn measure(arguments: &Arguments, target_directory: &Path) -> Result<(), BenchEr
         bench.cores.data,
         base.display()
     ));
-    catch_up::measure(&mut bench)?;
-    tail::measure(&mut bench)?;
-    idle::measure(&mut bench)?;
+    all(&mut bench)?;
     match &arguments.report {
         Some(path) => bench.report.save(path),
         None => Ok(()),

@@ -124,7 +124,8 @@ fn look(source: &EmbeddedSource, noted: &Mutex<Sent>) {
     }
 }
 
-fn send_raw(listener: &TcpListener, bytes: &[u8]) {
+/// Sends so many bytes as anybody asks for, of these round and round.
+pub fn send_raw(listener: &TcpListener, bytes: &[u8]) {
     // An error is the receiver's going away, which it tells the bench itself.
     while let Ok((stream, _)) = listener.accept() {
         let _ = send_wanted(stream, bytes);

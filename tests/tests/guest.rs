@@ -160,7 +160,7 @@ fn what_protects_a_mirror_topic_is_set_back(source: &Cluster, destination: &Clus
     mirror.poll_until_followed(source, destination, "busy", &ALL);
     destination
         .scenario()
-        .alter_topic_configs("busy", &[("min.insync.replicas", "2"), ("retention.ms", "1000")]);
+        .alter_topic_configs("busy", &[("min.insync.replicas", "2"), ("retention.ms", "604800000")]);
     poll::poll_until("the guards are back", || {
         let value = |key: &str| destination.scenario().topic_config("busy", key);
         value("min.insync.replicas") == "1" && value("retention.ms") == "-1"

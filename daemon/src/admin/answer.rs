@@ -154,6 +154,9 @@ pub struct HandOverView {
     pub cuts: Vec<CutView>,
     #[serde(default)]
     pub left_out_broker_ids: Vec<i32>,
+    /// How long the destination's controller took for the request that moved the leadership.
+    #[serde(default)]
+    pub hand_over_request_ms: Option<u64>,
 }
 
 /// What an order did, would do, or has begun to do for one mirror topic.

@@ -167,6 +167,7 @@ impl Backend {
                 step: step.name().into(),
                 since_ms: 5,
                 error,
+                hand_over_request_ms: Some(27),
                 ..HandOverView::default()
             }
         });

@@ -66,6 +66,11 @@ pub enum HandOverOutcome {
     Begun(Box<operator::Begun>),
     /// What each topic's machine asked for.
     Events(Vec<(String, Event)>),
+    /// The request that hands over was answered, and how long that took.
+    Altered {
+        took_ms: u64,
+        events: Vec<(String, Event)>,
+    },
     /// The rows after a step was kept.
     Kept(Vec<(String, HandOverStep, Result<(), String>)>),
     Rows(Result<Box<keeping::Loaded>, StateError>),
@@ -90,6 +95,8 @@ struct Running {
     /// The trouble that was told last.
     told: Option<String>,
     told_step: HandOverStep,
+    /// How long the last request that hands over took, from its first byte to its answer.
+    request_ms: Option<u64>,
 }
 
 /// See the file's header.
@@ -224,6 +231,15 @@ impl HandOvers {
         Some(running.machine.ends().get(&partition.partition()).copied())
     }
 
+    fn handle_all(&mut self, events: Vec<(String, Event)>) {
+        let now = self.now();
+        for (topic, event) in events {
+            if let Some(running) = self.running.get_mut(&topic) {
+                running.machine.handle(now, event);
+            }
+        }
+    }
+
     fn start(&mut self, row: HandOverRow, guests: &[i32]) {
         let Some(topic_id) = self.rows.get(&row.topic).and_then(|mirror| mirror.destination_topic_id) else {
             error!("{}: a hand-over of a topic that the destination never had is left as it is", row.topic);
@@ -249,6 +265,7 @@ impl HandOvers {
             kind: row.kind,
             told: None,
             told_step: row.step,
+            request_ms: None,
         };
         info!("{} of {}: {}", row.kind.name(), row.topic, row.step);
         self.running.insert(row.topic.clone(), running);
@@ -437,13 +454,14 @@ impl Supervisor {
                 supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);
             }
             HandOverOutcome::Begun(begun) => supervisor.begun(hand_overs, *begun),
-            HandOverOutcome::Events(events) => {
-                let now = hand_overs.now();
-                for (topic, event) in events {
-                    if let Some(running) = hand_overs.running.get_mut(&topic) {
-                        running.machine.handle(now, event);
+            HandOverOutcome::Events(events) => hand_overs.handle_all(events),
+            HandOverOutcome::Altered { took_ms, events } => {
+                for (topic, _) in &events {
+                    if let Some(running) = hand_overs.running.get_mut(topic) {
+                        running.request_ms = Some(took_ms);
                     }
                 }
+                hand_overs.handle_all(events);
             }
             HandOverOutcome::Kept(kept) => {
                 let now = hand_overs.now();

@@ -1,14 +1,15 @@
 //! What machines ask for, carried out: commands to shards at once, requests of all topics in one.
 
 use super::losses::CUTS;
-use super::{HandOverOutcome, HandOvers, Supervisor, outcome, wall_clock_ms};
+use super::{HandOverOutcome, HandOvers, Running, Supervisor, outcome, wall_clock_ms};
 use crate::control::guest::hand_over as requests;
 use crate::control::guest::topic_requests::{IsrChange as WireChange, alter_partitions, reassign};
 use crate::control::mirror::Replacement;
 use crate::control::state::{Advance, HandOverKind, ReplicaRepair, StateDatabase, StateError};
 use crate::shard::mailbox::Command;
 use std::collections::{BTreeMap, BTreeSet};
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{info, warn};
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::Offset;
 use twinlog_sync::guest::hand_over::{Action, Event, HandOver, IsrChange};
@@ -82,7 +83,7 @@ impl Supervisor {
                 }
             }
             Action::Keep(step) => {
-                let mut advance = advance_of(topic, step, machine, running.kind.name());
+                let mut advance = advance_of(topic, step, running);
                 if step == HandOverStep::Done {
                     advance.repairs = repairs_of(topic, topic_id, machine);
                     let result = advance.result.as_mut().filter(|_| running.kind == HandOverKind::Failover);
@@ -292,10 +293,13 @@ impl Supervisor {
             };
             let sent: Vec<WireChange> =
                 changes.iter().map(|(_, topic_id, change)| wire(*topic_id, change, epoch)).collect();
+            let asked = Instant::now();
             let codes = match alter_partitions(&mut client, id, epoch, &sent).await {
                 Ok(codes) => codes.into_iter().collect::<BTreeMap<_, _>>(),
                 Err(error) => return failed(error.to_string()),
             };
+            let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+            info!("the request that hands over {} partitions was answered after {took_ms} ms", sent.len());
             let mut by_topic: BTreeMap<String, Vec<(i32, i16)>> = BTreeMap::new();
             for (topic, topic_id, change) in changes {
                 // A partition that the answer leaves out is looked at again.
@@ -303,7 +307,7 @@ impl Supervisor {
                 by_topic.entry(topic).or_default().push((change.index, code));
             }
             let events = by_topic.into_iter().map(|(topic, codes)| (topic, Event::Altered(Ok(codes))));
-            outcome(HandOverOutcome::Events(events.collect()))
+            outcome(HandOverOutcome::Altered { took_ms, events: events.collect() })
         });
     }
 }
@@ -322,19 +326,21 @@ fn wire(topic_id: TopicId, change: &IsrChange, epoch: i64) -> WireChange {
     }
 }
 
-fn advance_of(topic: &str, step: HandOverStep, machine: &HandOver, kind: &str) -> Advance {
+fn advance_of(topic: &str, step: HandOverStep, running: &Running) -> Advance {
+    let machine = &running.machine;
     let ends: BTreeMap<i32, i64> = machine.ends().iter().map(|(index, end)| (*index, end.value())).collect();
     let targets = (step <= HandOverStep::HandedOver).then(|| machine.targets());
     let full = (step < HandOverStep::Reassigned).then(|| machine.full_replicas().clone());
     let error = machine.trouble().map(ToString::to_string);
     let result = step.is_over().then(|| {
         serde_json::json!({
-            "kind": kind,
+            "kind": running.kind.name(),
             "step": step.name(),
             "ends": ends,
             "late_records": machine.late(),
             "left_out_broker_ids": machine.left_out(),
             "open_transactions": machine.open_here(),
+            "hand_over_request_ms": running.request_ms,
             "error": error,
         })
     });

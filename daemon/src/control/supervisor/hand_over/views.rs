@@ -106,6 +106,9 @@ impl Supervisor {
             error: running
                 .and_then(|running| running.machine.trouble().map(ToString::to_string))
                 .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned)),
+            hand_over_request_ms: running
+                .and_then(|running| running.request_ms)
+                .or_else(|| row.last_promote.as_ref()?.get("hand_over_request_ms")?.as_u64()),
         });
         let failed = worst.filter(|_| row.state == MirrorState::Active);
         Some(MirrorTopicView {
