@@ -141,6 +141,8 @@ pub struct FollowerStanding {
     pub broker_epoch: Option<i64>,
     pub unfenced: bool,
     pub in_target: bool,
+    /// Where its own log begins, as it says.
+    pub start: Option<Offset>,
     /// It holds everything below; unknown until it has fetched.
     pub end: Option<Offset>,
     /// Since it last asked.

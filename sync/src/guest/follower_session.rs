@@ -79,7 +79,13 @@ pub struct Candidate {
 impl Candidate {
     /// The question to the partition's leader.
     pub fn fetch(&self, replica_id: i32, replica_epoch: i64) -> FollowerFetch {
-        let FollowerPosition { current_leader_epoch, fetch_offset, last_fetched_epoch, .. } = self.position;
+        let FollowerPosition {
+            current_leader_epoch,
+            fetch_offset,
+            last_fetched_epoch,
+            log_start_offset,
+            bytes_max: _,
+        } = self.position;
         let asked_at = self.asked_at;
         FollowerFetch {
             replica_id,
@@ -87,6 +93,7 @@ impl Candidate {
             current_leader_epoch,
             fetch_offset,
             last_fetched_epoch,
+            log_start_offset,
             asked_at,
         }
     }

@@ -67,6 +67,8 @@ pub struct FollowerFetch {
     pub current_leader_epoch: LeaderEpoch,
     pub fetch_offset: i64,
     pub last_fetched_epoch: LeaderEpoch,
+    /// Where the follower's own log begins.
+    pub log_start_offset: i64,
     /// When this position came in; a held fetch is asked again with the same.
     pub asked_at: Nanoseconds,
 }
@@ -171,6 +173,8 @@ pub struct Follower {
     /// What it last fetched from, proven or not; can be beyond our end after our restart.
     pub raw_end: Option<Offset>,
     pub last_fetched_epoch: LeaderEpoch,
+    /// Where its log begins, as it last said. Above ours it deleted records by itself.
+    pub log_start: Option<Offset>,
     /// When `proven_end` was last proven by a fetch that named the partition.
     pub proven_at: Option<Nanoseconds>,
     fetched_at: Option<Nanoseconds>,
@@ -288,6 +292,7 @@ impl Leadership {
             proven_end: None,
             raw_end: None,
             last_fetched_epoch: LeaderEpoch::UNKNOWN,
+            log_start: None,
             proven_at: None,
             fetched_at: None,
             expected_since: now,
@@ -407,6 +412,7 @@ impl Leadership {
         let end = self.servable_end(log);
         let follower = self.followers.get_mut(&fetch.replica_id).expect("it was admitted");
         follower.last_fetched_epoch = fetch.last_fetched_epoch;
+        follower.log_start = Offset::new(fetch.log_start_offset);
         // What it proved before is not what it holds now, unless this fetch proves it again.
         (follower.proven_end, follower.proven_at) = (None, None);
         let Some(from) = Offset::new(fetch.fetch_offset).filter(|offset| *offset >= log_start) else {

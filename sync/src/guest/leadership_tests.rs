@@ -42,6 +42,7 @@ fn from(replica_id: i32, fetch_offset: i64, last_fetched_epoch: i32) -> Follower
         current_leader_epoch: LeaderEpoch(5),
         fetch_offset,
         last_fetched_epoch: LeaderEpoch(last_fetched_epoch),
+        log_start_offset: 0,
         asked_at: 0,
     }
 }

@@ -279,11 +279,13 @@ fn standing_of(led: &LeadStanding, mirror: &Mirror) -> Standing {
     let followers = led.followers.iter().map(|each| FollowerStanding {
         broker: each.broker,
         broker_epoch: each.broker_epoch.filter(|_| each.unfenced),
+        start: each.start,
         end: each.end,
         age_ns: each.age_ns,
     });
     Standing {
         leads: led.leads,
+        log_start: led.log_start,
         log_end: led.log_end,
         flushed: Offset::new(mirror.counters.flushed.load(Relaxed)).unwrap_or(Offset::ZERO),
         open_transactions: led.open_transactions,
@@ -424,7 +426,21 @@ impl Supervisor {
                 let standing = standing.as_ref().map(|led| standing_of(led, mirror));
                 running.machine.handle(now, Event::Standing { index, standing });
             }
+            let lacks = |led: &LeadStanding| {
+                let followers = led.followers.iter().filter_map(|each| Some((each.broker, each.start?)));
+                let lacking = followers.filter(|(_, start)| *start > led.log_start).max_by_key(|each| each.1);
+                lacking.map(|(broker, start)| (broker, start, led.log_start))
+            };
+            let lacking = standing.as_ref().and_then(lacks).map(|found| (mirror.partition.clone(), found));
             hand_overs.standings.insert(key, (Instant::now(), standing));
+            if let Some((partition, (broker, start, log_start))) = lacking
+                && supervisor.may_warn("beginning")
+            {
+                error!(
+                    "broker {broker} deleted the beginning of {partition} by itself: it holds it from offset {start} \
+                     on, and it begins at {log_start}; reassign it without that broker, and with it again"
+                );
+            }
         });
     }
 

@@ -224,6 +224,7 @@ impl<E: Engine> Shard<E> {
                 broker_epoch: follower.broker_epoch,
                 unfenced: follower.unfenced,
                 in_target: follower.in_target,
+                start: follower.log_start,
                 end: follower.proven_end,
                 age_ns: asked(broker).max(follower.proven_at).map(|at| now.saturating_sub(at)),
             });

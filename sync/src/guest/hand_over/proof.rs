@@ -16,6 +16,7 @@ pub const FRESH: Nanoseconds = SECOND;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub leads: bool,
+    pub log_start: Offset,
     pub log_end: Offset,
     pub flushed: Offset,
     pub open_transactions: usize,
@@ -30,6 +31,8 @@ pub struct FollowerStanding {
     pub broker: i32,
     /// Of the registration under which it proved its end.
     pub broker_epoch: Option<i64>,
+    /// Where its own log begins.
+    pub start: Option<Offset>,
     pub end: Option<Offset>,
     /// Since it last asked.
     pub age_ns: Option<Nanoseconds>,
@@ -60,6 +63,11 @@ pub(super) fn prove(
             let age_ms = asked.map(|age| age / MILLISECOND);
             return Err(Trouble::Behind { index, broker: *broker, at, end, age_ms });
         }
+        let start = found.and_then(|each| each.start).filter(|start| *start > standing.log_start);
+        if let Some(start) = start.filter(|_| exactly) {
+            let log_start = standing.log_start;
+            return Err(Trouble::LacksBeginning { index, broker: *broker, start, log_start });
+        }
     }
     if standing.flushed < end {
         return Err(Trouble::NotFlushed { index, flushed: standing.flushed, end });
@@ -77,9 +85,11 @@ mod tests {
     }
 
     fn standing(epoch: Option<i64>, end: Option<i64>, age_ns: Option<Nanoseconds>) -> Standing {
-        let follower = FollowerStanding { broker: 1, broker_epoch: epoch, end: end.map(at), age_ns };
+        let follower =
+            FollowerStanding { broker: 1, broker_epoch: epoch, start: Some(at(0)), end: end.map(at), age_ns };
         Standing {
             leads: true,
+            log_start: at(3),
             log_end: at(9),
             flushed: at(9),
             open_transactions: 0,
@@ -102,6 +112,12 @@ mod tests {
         let unflushed = Standing { flushed: at(8), ..standing(Some(7), Some(9), Some(0)) };
         assert!(!proven(&unflushed, 0));
         assert!(prove(0, &standing(None, None, None), 0, at(9), true, &[(2, 7)]).is_err(), "it never asked");
+        let mut shortened = standing(Some(7), Some(9), Some(0));
+        shortened.followers[0].start = Some(at(4));
+        assert!(!proven(&shortened, 0), "it deleted what the topic begins with");
+        assert!(prove(0, &shortened, 0, at(9), false, &[(1, 7)]).is_ok(), "a failover takes what there is");
+        shortened.followers[0].start = Some(at(3));
+        assert!(proven(&shortened, 0));
         let ahead = standing(Some(7), Some(10), Some(0));
         assert!(prove(0, &ahead, 0, at(9), false, &[(1, 7)]).is_ok(), "more than we have is enough");
         assert!(prove(0, &standing(Some(7), Some(8), Some(0)), 0, at(9), false, &[(1, 7)]).is_err());

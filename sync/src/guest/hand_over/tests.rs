@@ -224,11 +224,13 @@ impl World {
         let followers = copy.followers.iter().map(|(broker, end)| FollowerStanding {
             broker: *broker,
             broker_epoch: Some(i64::from(*broker) * 10),
+            start: Some(at(0)),
             end: Some(at(*end)),
             age_ns: Some(if self.dead.contains(broker) { 10 * SECOND } else { 0 }),
         });
         let standing = Standing {
             leads: copy.handed_over_at.is_none(),
+            log_start: at(0),
             log_end: at(copy.log_end),
             flushed: at(copy.log_end),
             open_transactions: copy.open_here,

@@ -85,6 +85,13 @@ pub enum Trouble {
         end: Offset,
         age_ms: Option<u64>,
     },
+    /// A follower has deleted records that the topic begins with.
+    LacksBeginning {
+        index: i32,
+        broker: i32,
+        start: Offset,
+        log_start: Offset,
+    },
     NotFlushed {
         index: i32,
         flushed: Offset,
@@ -154,6 +161,12 @@ impl fmt::Display for Trouble {
                     (_, None) => write!(f, "it never asked"),
                 }
             }
+            Self::LacksBeginning { index, broker, start, log_start } => write!(
+                f,
+                "broker {broker} holds partition {index} from offset {start} on only, and it begins at {log_start}: \
+                 the broker deleted records by itself, as when somebody set a retention there; reassign the \
+                 partition without that broker, and with it again, to fill its copy anew"
+            ),
             Self::NotFlushed { index, flushed, end } => {
                 write!(f, "partition {index} is flushed up to offset {flushed} of {end}")
             }
