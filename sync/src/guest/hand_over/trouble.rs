@@ -146,10 +146,10 @@ impl fmt::Display for Trouble {
                     "the source has {source} partitions of it, the mirror topic {here}; promote it later"
                 )
             }
+            Self::NotLed { index } => write!(f, "partition {index} is not led by us now"),
             Self::NotCaughtUp { index, log_end, end } => {
                 write!(f, "partition {index} is at offset {log_end} of {end} and does not go on")
             }
-            Self::NotLed { index } => write!(f, "partition {index} is not led by us now"),
             Self::NoFollower { index, brokers } => {
                 write!(f, "partition {index}: none of brokers {brokers:?} is alive to take it over")
             }
@@ -164,8 +164,7 @@ impl fmt::Display for Trouble {
             Self::LacksBeginning { index, broker, start, log_start } => write!(
                 f,
                 "broker {broker} holds partition {index} from offset {start} on only, and it begins at {log_start}: \
-                 the broker deleted records by itself, as when somebody set a retention there; reassign the \
-                 partition without that broker, and with it again, to fill its copy anew"
+                 it deleted records by itself; reassign the partition without that broker, and with it again"
             ),
             Self::NotFlushed { index, flushed, end } => {
                 write!(f, "partition {index} is flushed up to offset {flushed} of {end}")

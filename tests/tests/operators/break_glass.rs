@@ -1,5 +1,6 @@
 //! The README's way out when no daemon can be had: Kafka's own tools make mirror topics writable.
 
+use crate::PROGRAM;
 use serde_json::{Value, json};
 use std::fs;
 use twinlog_tests::guest::{GUEST, GuestMirror};
@@ -8,7 +9,6 @@ use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const TOPIC: &str = "precious";
 const GUARDS: &str = "cleanup.policy,retention.ms,retention.bytes,max.message.bytes,min.insync.replicas,unclean.leader.election.enable";
 

@@ -1,5 +1,6 @@
 //! Promote and failover between real clusters: mirror topics become ordinary ones, or stay as they were.
 
+use crate::PROGRAM;
 use serde_json::Value;
 use twinlog_tests::cli::Running;
 use twinlog_tests::guest::{GUEST, GuestMirror};
@@ -7,7 +8,6 @@ use twinlog_tests::kafka::scenario::{Keyed, PartitionDescription, Produce, Trans
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation, zoo};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 /// Each is promoted once, with a kill when the named step has been kept.
 const KILLED_AT: [&str; 10] = [

@@ -1,5 +1,6 @@
 //! Guest mode between real clusters: mirror topics that stock brokers follow, byte for byte, whatever dies.
 
+use crate::PROGRAM;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use twinlog_tests::guest::{GUEST, GuestMirror};
@@ -8,7 +9,6 @@ use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, zoo};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const KILLS: u64 = 20;
 

@@ -1,11 +1,11 @@
 //! The rights that `twinlog check` asks for are those that a guest needs: no fewer, by a promote with just them.
 
+use crate::PROGRAM;
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 /// Who we and the brokers are to each other without TLS or SASL.
 const PRINCIPAL: &str = "User:ANONYMOUS";
 const ALL: [usize; 3] = [1, 2, 3];

@@ -1,5 +1,6 @@
 //! `twinlog check` looks at real destinations: every fact has its line, and nothing there is changed by it.
 
+use crate::PROGRAM;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 /// Subjects that only the destination has lines of.
 const SUBJECTS: [&str; 12] = [
     "destination",

@@ -1,11 +1,11 @@
 //! A guest is no place for the destination's own partitions: whoever is placed on it is moved to stock brokers.
 
+use crate::PROGRAM;
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::scenario::{PartitionDescription, Produce};
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 /// The oldest that a guest joins: no cordon, requests one version older than those of its successors.
 const OLDEST: &str = "4.0.1";

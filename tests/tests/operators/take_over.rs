@@ -1,5 +1,6 @@
 //! Another host with an empty directory takes over mirror topics that have followers (decisions 21).
 
+use crate::PROGRAM;
 use std::fs;
 use std::path::Path;
 use twinlog_tests::cli::Running;
@@ -9,7 +10,6 @@ use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation, zoo};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const LIVE: [usize; 2] = [1, 2];
 const TOPICS: [&str; 3] = ["busy", "open", "lossy"];

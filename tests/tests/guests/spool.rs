@@ -1,5 +1,6 @@
 //! The spool between real clusters: the disk's budget holds whatever one follower lacks, and it gets all of it.
 
+use crate::PROGRAM;
 use std::path::Path;
 use twinlog_tests::cli::{Program, Running};
 use twinlog_tests::guest::GuestMirror;
@@ -8,7 +9,6 @@ use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const TOPIC: &str = "spooled";
 const PARTITIONS: i32 = 2;

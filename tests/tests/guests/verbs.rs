@@ -1,6 +1,7 @@
 //! Verbs between real clusters: mirror topics are created and deleted by command, brokers that were left out
 //! come back, and a failover tells what it lost and cuts what it was told to cut.
 
+use crate::PROGRAM;
 use serde_json::Value;
 use std::path::PathBuf;
 use twinlog_tests::cli::Running;
@@ -10,7 +11,6 @@ use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 /// Mirrored because the link's pattern says so.
 const BASE: [&str; 8] = [
