@@ -41,6 +41,20 @@ pub const REQUESTS_MAX: usize = 64;
 /// Where the answer goes; nobody may be waiting any more.
 pub type Reply<T> = oneshot::Sender<Result<T, AdminError>>;
 
+/// What an operator lets pass at a promote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// What the source gets after its end was captured.
+    pub moving_source: bool,
+    /// Producers of the destination that have the id of a mirrored one.
+    pub producer_overlap: bool,
+}
+
+impl Allowed {
+    /// As without a source.
+    pub const ALL: Self = Self { moving_source: true, producer_overlap: true };
+}
+
 /// One link of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkAddress {
@@ -115,7 +129,7 @@ pub enum AdminRequest {
         at: LinkAddress,
         selection: Selection,
         validate_only: bool,
-        allow_moving_source: bool,
+        allowed: Allowed,
         reply: Reply<Vec<MirrorActionView>>,
     },
     /// The same.

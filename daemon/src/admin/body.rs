@@ -30,6 +30,8 @@ pub struct MirrorOrder {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_moving_source: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_producer_overlap: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub open_transactions: Option<OpenTransactions>,
 }
 
@@ -135,6 +137,7 @@ impl MirrorOrder {
             ("mirror_topic_name_pattern", self.mirror_topic_name_pattern.is_some()),
             ("source_topic_name", self.source_topic_name.is_some()),
             ("allow_moving_source", self.allow_moving_source.is_some()),
+            ("allow_producer_overlap", self.allow_producer_overlap.is_some()),
             ("open_transactions", self.open_transactions.is_some()),
         ];
         match given.into_iter().find(|(field, is_given)| *is_given && !allowed.contains(field)) {

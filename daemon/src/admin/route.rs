@@ -13,7 +13,7 @@
 //! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
 
 use super::body::{BodyError, MirrorOrder, Query};
-use super::{AdminError, ErrorCode, LinkAddress, OpenTransactions, Selection};
+use super::{AdminError, Allowed, ErrorCode, LinkAddress, OpenTransactions, Selection};
 use hyper::Method;
 use twinlog_log_segment::files::check_topic_name;
 
@@ -50,7 +50,7 @@ pub(super) enum Asked {
         at: LinkAddress,
         selection: Selection,
         validate_only: bool,
-        allow_moving_source: bool,
+        allowed: Allowed,
     },
     Failover {
         at: LinkAddress,
@@ -183,9 +183,12 @@ fn ordered(order: &str, at: LinkAddress, query: Query, body: &[u8]) -> Result<As
             Ok(Asked::Create { at, names: said.names()?, validate_only })
         }
         "mirrors:promote" => {
-            said.allow(&["mirror_topic_name_pattern", "allow_moving_source"])?;
-            let allow_moving_source = said.allow_moving_source.unwrap_or(false);
-            Ok(Asked::Promote { at, selection: said.selection()?, validate_only, allow_moving_source })
+            said.allow(&["mirror_topic_name_pattern", "allow_moving_source", "allow_producer_overlap"])?;
+            let allowed = Allowed {
+                moving_source: said.allow_moving_source.unwrap_or(false),
+                producer_overlap: said.allow_producer_overlap.unwrap_or(false),
+            };
+            Ok(Asked::Promote { at, selection: said.selection()?, validate_only, allowed })
         }
         "mirrors:failover" => {
             said.allow(&["mirror_topic_name_pattern", "open_transactions"])?;
@@ -236,7 +239,16 @@ mod tests {
         let promoted = post("/mirrors:promote", named);
         assert!(matches!(
             promoted,
-            Ok(Asked::Promote { allow_moving_source: true, validate_only: false, .. })
+            Ok(Asked::Promote {
+                allowed: Allowed { moving_source: true, producer_overlap: false },
+                validate_only: false,
+                ..
+            })
+        ));
+        let overlapping = r#"{"mirror_topic_names":["orders"],"allow_producer_overlap":true}"#;
+        assert!(matches!(
+            post("/mirrors:promote", overlapping),
+            Ok(Asked::Promote { allowed: Allowed { moving_source: false, producer_overlap: true }, .. })
         ));
         let lost =
             post("/mirrors:failover", r#"{"mirror_topic_name_pattern":".*","open_transactions":"truncate"}"#);

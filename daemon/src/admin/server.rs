@@ -168,10 +168,8 @@ async fn carry(
             let done = ask(to, |reply| R::CreateMirrors { at, names, validate_only, reply }).await?;
             list(ACTIONS, path, done)
         }
-        Asked::Promote { at, selection, validate_only, allow_moving_source } => {
-            let begun =
-                ask(to, |reply| R::Promote { at, selection, validate_only, allow_moving_source, reply })
-                    .await?;
+        Asked::Promote { at, selection, validate_only, allowed } => {
+            let begun = ask(to, |reply| R::Promote { at, selection, validate_only, allowed, reply }).await?;
             list(ACTIONS, path, begun)
         }
         Asked::Failover { at, selection, validate_only, open_transactions } => {

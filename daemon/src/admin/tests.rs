@@ -52,7 +52,7 @@ fn an_order_carries_its_words() {
     assert_eq!(
         daemon.asked(),
         ["Promote { at: LinkAddress { cluster: None, link: dr }, selection: Names([orders]), \
-          validate_only: true, allow_moving_source: true"]
+          validate_only: true, allowed: Allowed { moving_source: true, producer_overlap: false }"]
     );
 }
 

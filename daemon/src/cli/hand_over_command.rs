@@ -48,6 +48,9 @@ pub struct PromoteArgs {
     /// Go on though the source is still written to; what comes late is reported and not mirrored.
     #[arg(long)]
     pub allow_moving_source: bool,
+    /// Go on though a producer of the destination has the id of a mirrored one: it meets with errors then.
+    #[arg(long)]
+    pub allow_producer_overlap: bool,
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +64,12 @@ pub struct FailoverArgs {
 
 pub fn promote(arguments: &PromoteArgs) -> ExitCode {
     let allow_moving_source = arguments.allow_moving_source.then_some(true);
-    hand_over("promote", &arguments.hand_over, |order| MirrorOrder { allow_moving_source, ..order })
+    let allow_producer_overlap = arguments.allow_producer_overlap.then_some(true);
+    hand_over("promote", &arguments.hand_over, |order| MirrorOrder {
+        allow_moving_source,
+        allow_producer_overlap,
+        ..order
+    })
 }
 
 pub fn failover(arguments: &FailoverArgs) -> ExitCode {

@@ -42,7 +42,7 @@ fn every_command_reaches_the_daemon_with_its_flags() {
             "mirror promote orders --link dr --dry-run --allow-moving-source",
             DONE,
             "Promote { at: LinkAddress { cluster: None, link: dr }, selection: Names([orders]), \
-          validate_only: true, allow_moving_source: true",
+          validate_only: true, allowed: Allowed { moving_source: true, producer_overlap: false }",
         ),
         (
             "mirror failover orders --link dr --no-wait --open-transactions truncate",

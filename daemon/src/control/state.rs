@@ -22,6 +22,7 @@ mod error;
 mod hand_overs;
 mod links;
 mod mirrors;
+mod producer_id_ranges;
 mod repairs;
 mod row;
 mod schema;
@@ -31,6 +32,7 @@ mod tests;
 pub use error::StateError;
 pub use hand_overs::{Advance, NewHandOver};
 pub use mirrors::{Change, NewMirror};
+pub use producer_id_ranges::ProducerIdRanges;
 pub use row::{
     Deletion, GuestIdentity, HandOver, HandOverKind, HistoryEntry, Link, MirrorTopic, ProducerIdFloor,
     ReplicaRepair, TopicCommand,

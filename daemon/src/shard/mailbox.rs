@@ -299,6 +299,8 @@ pub struct PartitionCounters {
     /// Since the start of the daemon.
     pub bytes: AtomicU64,
     pub batches: AtomicU64,
+    /// One above the highest producer id in batches that came since the start of the daemon; 0 = none.
+    pub next_producer_id: AtomicI64,
     pub state: AtomicU32,
 }
 

@@ -378,6 +378,10 @@ impl<E: Engine> Shard<E> {
         let counters: &PartitionCounters = &entry.counters;
         counters.bytes.fetch_add(u64::from(header.total_bytes()), Relaxed);
         counters.batches.fetch_add(1, Relaxed);
+        // The shard alone writes it: nothing can come between the two.
+        if header.producer_id >= counters.next_producer_id.load(Relaxed) {
+            counters.next_producer_id.store(header.producer_id.saturating_add(1), Relaxed);
+        }
         if !entry.dirty {
             entry.dirty = true;
             self.flusher.dirty(slot);

@@ -12,7 +12,7 @@
 //!   Freezing      FROZEN               nothing is appended, nothing served beyond the end
 //!   Cutting       (FROZEN)             logs end where their first open transaction begins       [truncate]
 //!   Proving       (FROZEN)             every live follower: at the end, lately, registered, and we flushed
-//!   Flooring      PRODUCER_IDS_FLOORED lifts the destination's producer ids above all mirrored ones
+//!   Flooring      PRODUCER_IDS_FLOORED lifts the destination's producer ids above all mirrored ones, looks who has one
 //!   Reassigning   REASSIGNED           the live followers are to be the replicas; seen pending as sent
 //!   HandingOver   HANDED_OVER          AlterPartition for what is proven at this moment; seen in the log
 //!   Verifying     (HANDED_OVER)        a client finds the same ends at the new leaders
@@ -35,7 +35,7 @@ mod trouble;
 
 pub use destination::IsrChange;
 pub use proof::{FollowerStanding, Standing};
-pub use trouble::{Asked, Trouble};
+pub use trouble::{Asked, ProducerOverlap, Trouble};
 
 use crate::backoff::Backoff;
 use crate::lifecycle::HandOverStep;
@@ -125,6 +125,7 @@ pub enum Action {
     CutBack(Vec<(i32, Offset)>),
     /// Keep this step, with [`HandOver::ends`] and [`HandOver::targets`]; answered by [`Event::Kept`].
     Keep(HandOverStep),
+    /// Above all mirrored ones, and look for producers of the destination that have one of these already.
     LiftProducerIds,
     /// New replicas, or `None` to cancel.
     Reassign(Vec<(i32, Option<Vec<i32>>)>),
@@ -151,7 +152,8 @@ pub enum Event {
         step: HandOverStep,
         result: Result<(), String>,
     },
-    ProducerIdsLifted(Result<(), String>),
+    /// A producer of the destination that forbids it.
+    ProducerIdsLifted(Result<Option<ProducerOverlap>, String>),
     Reassigned(Result<(), String>),
     /// The error code of each.
     Altered(Result<Vec<(i32, i16)>, String>),
@@ -395,11 +397,11 @@ impl HandOver {
                     None => self.standings.remove(&index),
                 };
             }
-            Event::ProducerIdsLifted(result) => {
-                if self.answered(now, Asked::ProducerIds, result).is_some() {
-                    self.keep(HandOverStep::GroupsCommitted, Phase::Reassigning);
-                }
-            }
+            Event::ProducerIdsLifted(result) => match self.answered(now, Asked::ProducerIds, result) {
+                Some(Some(overlap)) => self.take_back(now, Trouble::ProducersOverlap(overlap)),
+                Some(None) => self.keep(HandOverStep::GroupsCommitted, Phase::Reassigning),
+                None => {}
+            },
             Event::Reassigned(result) => {
                 // What the metadata log shows decides; a pause keeps a refusal from being repeated at once.
                 let _ = self.answered(now, Asked::Reassignment, result);

@@ -18,6 +18,7 @@ pub mod hand_over;
 mod membership_thread;
 mod metadata_task;
 pub mod producer_ids;
+pub mod producer_overlap;
 pub mod take_over;
 #[cfg(test)]
 mod tests;

@@ -10,9 +10,19 @@
 //!   each destination broker <--InitProducerId-- until the blocks that it had cached are used up
 //! ```
 //! A broker that is down has no cached block when it comes back. ref: KIP-730
+//!
+//! ## Why no mirrored id is missed
+//! The floor has to be above every id that a mirrored batch carries or will carry. While the daemon runs, shards keep
+//! the highest id of the batches that come; one that reaches the floor lifts it at once. What came before a restart is
+//! not kept with the batches: the source handed those ids out, so its own counter, which is asked anew after each
+//! start, is above them, and so is the kept `highest_mirrored` of the last lift. Left are ids that the source never
+//! handed out itself (it was a mirror once) and that came in the moment before a crash, and a failover whose source
+//! answers no more. For these, and for producers that got their ids before the first lift, a hand-over does not trust
+//! the floor: it asks followers which ids their logs hold, see `producer_overlap.rs`.
 
 use super::controller_client::{ControllerClient, ControllerError};
 use crate::control::source_client::{ClientError, SourceClient};
+use crate::control::state::ProducerIdRanges;
 use kafka_protocol::messages::{AllocateProducerIdsRequest, BrokerId, InitProducerIdRequest, ProducerId};
 use std::fmt;
 use std::sync::Arc;
@@ -132,16 +142,18 @@ pub struct Allocator<C> {
 }
 
 /// Lifts the controller's counter to `floor`, then every live broker's. `from` is where the counter stands by
-/// the metadata log; `reached` shows the way.
+/// the metadata log; `reached` shows the way. The ids that the controller gave to us meanwhile are told in any
+/// case: they are nobody else's, whatever failed afterwards.
 pub async fn lift<C: Fn() -> ControllerClient>(
     allocator: &Allocator<C>,
     destination: &SourceClient,
     brokers: &[i32],
     (from, floor): (i64, i64),
     reached: &Arc<AtomicI64>,
-) -> Result<(), ProducerIdError> {
-    if floor - from > LIFT_MAX {
-        return Err(ProducerIdError::TooFar { from, floor });
+) -> (ProducerIdRanges, Result<(), ProducerIdError>) {
+    let mut skipped = ProducerIdRanges::default();
+    if floor.saturating_sub(from) > LIFT_MAX {
+        return (skipped, Err(ProducerIdError::TooFar { from, floor }));
     }
     reached.store(from, Ordering::Relaxed);
     let blocks = (floor - from).max(0) / BLOCK + 1;
@@ -150,9 +162,19 @@ pub async fn lift<C: Fn() -> ControllerClient>(
         let (client, reached) = ((allocator.client)(), reached.clone());
         tasks.spawn(allocate(client, (allocator.guest, allocator.broker_epoch), floor, reached));
     }
+    let mut lifted = Ok(());
     while let Some(done) = tasks.join_next().await {
-        done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
+        let (blocks, result) = done.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        skipped.add_all(&blocks);
+        lifted = lifted.and(result);
     }
+    if lifted.is_ok() {
+        lifted = burn_all(destination, brokers, floor).await;
+    }
+    (skipped, lifted)
+}
+
+async fn burn_all(destination: &SourceClient, brokers: &[i32], floor: i64) -> Result<(), ProducerIdError> {
     // Addresses may be new since the last question.
     destination.metadata(Some(&[])).await.map_err(ProducerIdError::Destination)?;
     for broker in brokers {
@@ -166,21 +188,26 @@ async fn allocate(
     (guest, broker_epoch): (i32, i64),
     floor: i64,
     reached: Arc<AtomicI64>,
-) -> Result<(), ProducerIdError> {
+) -> (ProducerIdRanges, Result<(), ProducerIdError>) {
+    let mut blocks = ProducerIdRanges::default();
     while reached.load(Ordering::Relaxed) < floor {
         let request = |_| {
             AllocateProducerIdsRequest::default()
                 .with_broker_id(BrokerId(guest))
                 .with_broker_epoch(broker_epoch)
         };
-        let answer = client.ask(request).await.map_err(ProducerIdError::Controller)?;
+        let answer = match client.ask(request).await {
+            Ok(answer) => answer,
+            Err(error) => return (blocks, Err(ProducerIdError::Controller(error))),
+        };
         if answer.error_code != 0 {
-            return Err(ProducerIdError::ControllerRefused { code: answer.error_code });
+            return (blocks, Err(ProducerIdError::ControllerRefused { code: answer.error_code }));
         }
         let next = answer.producer_id_start.0.saturating_add(i64::from(answer.producer_id_len));
+        blocks.add(answer.producer_id_start.0, next);
         reached.fetch_max(next, Ordering::Relaxed);
     }
-    Ok(())
+    (blocks, Ok(()))
 }
 
 /// Takes ids from one broker until it is past the blocks that it had.

@@ -36,6 +36,8 @@ enum Layout {
     Bytes,
     /// An array of numbers of this many bytes.
     Numbers(usize),
+    /// An array of strings.
+    Texts,
     /// An array of structures.
     Array(&'static [Field]),
     /// One structure.
@@ -270,6 +272,13 @@ impl Walk<'_> {
                 let count = self.count()?;
                 // Cannot overflow: a count is at most the frame's length.
                 self.skip(count * each)
+            }
+            Layout::Texts => {
+                for _ in 0..self.count()? {
+                    let bytes = self.text_length()?;
+                    self.skip(bytes)?;
+                }
+                Ok(())
             }
             Layout::Array(fields) => {
                 for _ in 0..self.count()? {

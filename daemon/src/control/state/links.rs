@@ -1,6 +1,6 @@
 //! Links, the identities of their guest brokers, producer-id floors, and the history of everything.
 
-use super::row::{GuestIdentity, HistoryEntry, Link, ProducerIdFloor};
+use super::row::{GuestIdentity, HistoryEntry, Link, ProducerIdFloor, json};
 use super::{StateDatabase, StateError};
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -145,18 +145,21 @@ impl StateDatabase {
         self.transact(move |transaction| {
             link_row(transaction, &link)?.ok_or_else(|| StateError::NoSuchLink { link: link.clone() })?;
             let known = floor_row(transaction, &link)?;
+            let mut skipped = known.skipped.clone();
+            skipped.add_all(&raised.skipped);
             let next = ProducerIdFloor {
                 floor: known.floor.max(raised.floor),
                 highest_mirrored: known.highest_mirrored.max(raised.highest_mirrored),
+                skipped,
             };
             if next == known {
                 return Ok(known);
             }
             transaction.execute(
-                "INSERT INTO producer_id_floors (link, floor, highest_mirrored) VALUES (?1, ?2, ?3) \
+                "INSERT INTO producer_id_floors (link, floor, highest_mirrored, skipped) VALUES (?1, ?2, ?3, ?4) \
                  ON CONFLICT (link) DO UPDATE SET floor = excluded.floor, \
-                 highest_mirrored = excluded.highest_mirrored",
-                params![link, next.floor, next.highest_mirrored],
+                 highest_mirrored = excluded.highest_mirrored, skipped = excluded.skipped",
+                params![link, next.floor, next.highest_mirrored, json(&next.skipped)],
             )?;
             let detail = format!("floor {}, highest mirrored {}", next.floor, next.highest_mirrored);
             record(transaction, now_ms, (&link, None), "producer id floor", &detail)?;
@@ -203,10 +206,7 @@ impl StateDatabase {
 }
 
 fn floor_row(transaction: &Transaction<'_>, link: &str) -> Result<ProducerIdFloor, StateError> {
-    let found = transaction
-        .query_row("SELECT floor, highest_mirrored FROM producer_id_floors WHERE link = ?1", [link], |row| {
-            Ok(ProducerIdFloor { floor: row.get(0)?, highest_mirrored: row.get(1)? })
-        })
-        .optional()?;
-    Ok(found.unwrap_or_default())
+    let mut statement = transaction.prepare_cached("SELECT * FROM producer_id_floors WHERE link = ?1")?;
+    let found = statement.query_row([link], |row| Ok(ProducerIdFloor::read(row))).optional()?;
+    Ok(found.transpose()?.unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 //!
 //! Rows are plain values: what they may become is for the tables of `twinlog_sync::lifecycle`.
 
-use super::StateError;
+use super::{ProducerIdRanges, StateError};
 use rusqlite::Row;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -96,11 +96,14 @@ pub struct HandOver {
 }
 
 /// What keeps producers of the destination away from mirrored ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerIdFloor {
-    /// The destination hands out no id below.
+    /// The destination hands out no id below from now on; what it handed out before is not in `skipped`.
     pub floor: i64,
+    /// One above the highest id that mirrored records are known to carry.
     pub highest_mirrored: i64,
+    /// Never the destination's, neither before the floor was lifted nor afterwards.
+    pub skipped: ProducerIdRanges,
 }
 
 /// What an operator said of a topic, whatever `topics` and the filters say.
@@ -240,6 +243,17 @@ impl HandOver {
             started_ms: row.get("started_ms")?,
             updated_ms: row.get("updated_ms")?,
             error: row.get("error")?,
+        })
+    }
+}
+
+impl ProducerIdFloor {
+    pub(super) fn read(row: &Row<'_>) -> Result<Self, StateError> {
+        const TABLE: &str = "producer_id_floors";
+        Ok(Self {
+            floor: row.get("floor")?,
+            highest_mirrored: row.get("highest_mirrored")?,
+            skipped: parsed(TABLE, "skipped", &row.get::<_, String>("skipped")?)?,
         })
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
@@ -113,6 +113,8 @@ CREATE TRIGGER history_is_not_removed BEFORE DELETE ON history
 WHEN OLD.id > (SELECT max(id) FROM history) - 100000
 BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
 ",
+    // As JSON: producer ids that the destination gave to us.
+    "ALTER TABLE producer_id_floors ADD COLUMN skipped TEXT NOT NULL DEFAULT '[]'",
 ];
 
 /// The newest schema this program knows.

@@ -89,7 +89,9 @@ fn every_row_comes_back_as_it_was_kept() {
         state.put_guest_identities("dr", vec![identity], 4).await.unwrap();
         let ids = vec![("orders".to_owned(), TopicId([9; 16]))];
         state.set_destination_topic_ids("dr", ids, 5).await.unwrap();
-        let raised = ProducerIdFloor { floor: 4000, highest_mirrored: 20 };
+        let mut skipped = ProducerIdRanges::default();
+        skipped.add(2000, 4000);
+        let raised = ProducerIdFloor { floor: 4000, highest_mirrored: 20, skipped };
         state.raise_producer_id_floor("dr", raised, 6).await.unwrap();
     });
     let state = open(&directory);
@@ -101,9 +103,12 @@ fn every_row_comes_back_as_it_was_kept() {
         assert_eq!(mirror.destination_topic_id, Some(TopicId([9; 16])));
         assert_eq!((mirror.replication_factor, mirror.wanted_configs.len()), (3, 1));
         assert!(state.mirrors(Some("other")).await.unwrap().is_empty());
-        let lower = ProducerIdFloor { floor: 10, highest_mirrored: 30 };
+        let mut skipped = ProducerIdRanges::default();
+        skipped.add(0, 1000);
+        let lower = ProducerIdFloor { floor: 10, highest_mirrored: 30, skipped };
         let floor = state.raise_producer_id_floor("dr", lower, 7).await.unwrap();
         assert_eq!((floor.floor, floor.highest_mirrored), (4000, 30));
+        assert!(floor.skipped.contains(999) && !floor.skipped.contains(1000) && floor.skipped.contains(2000));
         assert_eq!(state.producer_id_floor("dr").await.unwrap(), floor);
     });
 }

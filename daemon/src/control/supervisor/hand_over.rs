@@ -15,6 +15,7 @@
 mod carrying;
 mod commands;
 mod deleting;
+mod floor;
 mod keeping;
 mod losses;
 mod operator;
@@ -44,7 +45,9 @@ use twinlog_io::wall_clock_ms;
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::Offset;
 use twinlog_sync::Nanoseconds;
-use twinlog_sync::guest::hand_over::{Event, FollowerStanding, HandOver, Kept, Mode, Standing};
+use twinlog_sync::guest::hand_over::{
+    Event, FollowerStanding, HandOver, Kept, Mode, ProducerOverlap, Standing,
+};
 use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
 use twinlog_sync::session::PartitionKey;
 
@@ -62,6 +65,8 @@ pub enum HandOverOutcome {
         topics: Vec<String>,
         result: Result<ProducerIdFloor, String>,
     },
+    /// For each topic: a producer that forbids its hand-over, or why nobody knows.
+    Proven(Vec<(String, Result<Option<ProducerOverlap>, String>)>),
     /// Hand-overs are kept as requested: the rows as they are now.
     Begun(Box<operator::Begun>),
     /// What each topic's machine asked for.
@@ -119,6 +124,11 @@ pub(super) struct HandOvers {
     adopting: bool,
     adopt_at: Instant,
     flooring: bool,
+    /// One above the highest id that batches brought since the start.
+    next_mirrored_id: i64,
+    mirrored_ids_at: Instant,
+    /// Since when, by the wall clock, mirrored ids have been at the floor or above.
+    overtaken_since_ms: Option<i64>,
     retry_at: Instant,
     floor: ProducerIdFloor,
     floored_at: Option<Instant>,
@@ -163,6 +173,9 @@ impl HandOvers {
             adopting: false,
             adopt_at: now,
             flooring: false,
+            next_mirrored_id: 0,
+            mirrored_ids_at: now,
+            overtaken_since_ms: None,
             retry_at: now,
             floor: ProducerIdFloor::default(),
             floored_at: None,
@@ -245,9 +258,10 @@ impl HandOvers {
             error!("{}: a hand-over of a topic that the destination never had is left as it is", row.topic);
             return;
         };
-        let allowed = |key: &str| row.options.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
         let mode = match row.kind {
-            HandOverKind::Promote => Mode::Promote { allow_moving_source: allowed("allow_moving_source") },
+            HandOverKind::Promote => {
+                Mode::Promote { allow_moving_source: allows(&row, "allow_moving_source") }
+            }
             HandOverKind::Failover => {
                 let policy = row.options.get("open_transactions").and_then(Value::as_str);
                 Mode::Failover { truncate: policy == Some("truncate") }
@@ -272,6 +286,11 @@ impl HandOvers {
         self.hand_overs.insert(row.topic.clone(), row);
         self.seen_version = None;
     }
+}
+
+/// What the operator allowed when it was asked for.
+fn allows(row: &HandOverRow, key: &str) -> bool {
+    row.options.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false)
 }
 
 /// A shard's word in the machine's terms.
@@ -463,6 +482,7 @@ impl Supervisor {
             HandOverOutcome::LinkKept(result) => supervisor.link_kept(hand_overs, result),
             HandOverOutcome::Adopted(result) => supervisor.adopted(hand_overs, result),
             HandOverOutcome::Floored { topics, result } => supervisor.floored(hand_overs, topics, result),
+            HandOverOutcome::Proven(proven) => supervisor.proven(hand_overs, proven),
             HandOverOutcome::Command(news) => supervisor.command_came(hand_overs, *news),
             HandOverOutcome::Deletion { topic, news } => supervisor.deletion_came(hand_overs, &topic, news),
             HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),

@@ -51,6 +51,7 @@ struct World {
     dice: Dice,
     restored: bool,
     aborted: bool,
+    overlap: Option<ProducerOverlap>,
 }
 
 impl World {
@@ -94,6 +95,7 @@ impl World {
             dice: Dice(seed | 1),
             restored: false,
             aborted: false,
+            overlap: None,
         }
     }
 
@@ -154,7 +156,10 @@ impl World {
             }
             Action::LiftProducerIds => {
                 assert!(kept >= HandOverStep::ProducerIdsFloored);
-                vec![Event::ProducerIdsLifted(outcome(failed))]
+                vec![Event::ProducerIdsLifted(match failed {
+                    Some(why) => Err(why),
+                    None => Ok(self.overlap.clone()),
+                })]
             }
             Action::Reassign(targets) => {
                 assert!(kept >= HandOverStep::Reassigned);
@@ -415,6 +420,18 @@ fn a_silent_follower_that_is_not_known_to_be_dead_ends_the_promote_in_time() {
     let machine = run(&mut world, PROMOTE, |_, _| false);
     assert_taken_back(&world);
     assert!(matches!(machine.trouble(), Some(Trouble::Behind { broker: 1, .. })), "{:?}", machine.trouble());
+}
+
+#[test]
+fn a_producer_of_the_destination_with_a_mirrored_id_ends_the_promote_at_once() {
+    let mut world = World::new(2, 1);
+    let overlap = ProducerOverlap { producer_id: 7, holder: "orders-3".into(), others: 0 };
+    world.overlap = Some(overlap.clone());
+    let began = world.now;
+    let machine = run(&mut world, PROMOTE, |_, _| false);
+    assert_taken_back(&world);
+    assert_eq!(machine.trouble(), Some(&Trouble::ProducersOverlap(overlap)));
+    assert!(world.now - began < PROOF_LIMIT, "nothing was waited for");
 }
 
 #[test]

@@ -22,7 +22,9 @@ impl Asked {
     const fn words(self) -> &'static str {
         match self {
             Self::SourceEnds => "where its logs end cannot be read from the source",
-            Self::ProducerIds => "the destination's producer ids cannot be lifted above the source's",
+            Self::ProducerIds => {
+                "the destination's producer ids are not proven to be others than the mirrored ones"
+            }
             Self::Reassignment => "the controller does not take the new replicas",
             Self::LeaderChange => "the controller does not take the new in-sync replicas",
             Self::DestinationEnds => "where the new leaders' logs end cannot be read",
@@ -31,6 +33,16 @@ impl Asked {
             Self::State => "the next step cannot be kept",
         }
     }
+}
+
+/// A producer of the destination with the id of a mirrored one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerOverlap {
+    pub producer_id: i64,
+    /// A partition that it wrote to, or its transactional id.
+    pub holder: String,
+    /// Further ids of which the same is true.
+    pub others: usize,
 }
 
 /// See the file's header.
@@ -103,6 +115,7 @@ pub enum Trouble {
         log_end: Offset,
         end: Offset,
     },
+    ProducersOverlap(ProducerOverlap),
     /// The metadata log does not show what was sent.
     NotPending {
         index: i32,
@@ -173,6 +186,12 @@ impl fmt::Display for Trouble {
                 f,
                 "our copy of partition {index} ends at offset {log_end}, {end} is to be handed over; its \
                  followers hold the rest"
+            ),
+            Self::ProducersOverlap(ProducerOverlap { producer_id, holder, others }) => write!(
+                f,
+                "producer id {producer_id} is a mirrored one, and {holder} of the destination has it too, as \
+                 {others} other ids; stop and start those producers, wait until the destination has forgotten \
+                 them, or allow a producer overlap: they meet with errors then, and lose nothing silently"
             ),
             Self::NotPending { index } => {
                 write!(f, "the metadata log does not show partition {index} as it was sent")

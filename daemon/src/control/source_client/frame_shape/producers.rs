@@ -3,7 +3,9 @@
 //! Only tables; what they mean is said where they are walked.
 
 use super::{Field, Layout, Shaped, field};
-use kafka_protocol::messages::{DescribeProducersRequest, InitProducerIdRequest, WriteTxnMarkersRequest};
+use kafka_protocol::messages::{
+    DescribeProducersRequest, InitProducerIdRequest, ListTransactionsRequest, WriteTxnMarkersRequest,
+};
 use kafka_protocol::protocol::VersionRange;
 
 impl Shaped for InitProducerIdRequest {
@@ -38,6 +40,22 @@ impl Shaped for DescribeProducersRequest {
     ];
 }
 
+/// ref: KIP-664
+impl Shaped for ListTransactionsRequest {
+    const NAME: &'static str = "ListTransactions";
+    /// Later ones can filter by more.
+    const UNDERSTOOD: VersionRange = VersionRange { min: 0, max: 0 };
+    const FLEXIBLE_FROM: i16 = 0;
+    const ANSWER: &'static [Field] = &[
+        field(0, Layout::Fixed(6)),
+        field(0, Layout::Texts),
+        field(
+            0,
+            Layout::Array(&[field(0, Layout::Text), field(0, Layout::Fixed(8)), field(0, Layout::Text)]),
+        ),
+    ];
+}
+
 impl Shaped for WriteTxnMarkersRequest {
     const NAME: &'static str = "WriteTxnMarkers";
     const UNDERSTOOD: VersionRange = VersionRange { min: 1, max: 1 };
@@ -62,8 +80,8 @@ mod tests {
     use super::super::tests::proves;
     use super::*;
     use kafka_protocol::messages::{
-        DescribeProducersResponse, InitProducerIdResponse, TopicName, WriteTxnMarkersResponse,
-        describe_producers_response, write_txn_markers_response,
+        DescribeProducersResponse, InitProducerIdResponse, ListTransactionsResponse, TopicName,
+        WriteTxnMarkersResponse, describe_producers_response, write_txn_markers_response,
     };
     use kafka_protocol::protocol::StrBytes;
 
@@ -79,6 +97,10 @@ mod tests {
             .with_partitions(vec![partition; 2]);
         let answer = DescribeProducersResponse::default().with_topics(vec![topic; 2]);
         proves::<DescribeProducersRequest>(&answer, 0x7f);
+        let answer = ListTransactionsResponse::default()
+            .with_unknown_state_filters(vec![StrBytes::from_static_str("none"); 2])
+            .with_transaction_states(vec![Default::default(); 2]);
+        proves::<ListTransactionsRequest>(&answer, 0x7f);
         let topic = write_txn_markers_response::WritableTxnMarkerTopicResult::default()
             .with_name(name())
             .with_partitions(vec![Default::default(); 2]);

@@ -3,13 +3,14 @@
 use super::losses::CUTS;
 use super::{HandOverOutcome, HandOvers, Running, Supervisor, outcome, wall_clock_ms};
 use crate::control::guest::hand_over as requests;
+use crate::control::guest::producer_overlap::fence;
 use crate::control::guest::topic_requests::{IsrChange as WireChange, alter_partitions, reassign};
 use crate::control::mirror::Replacement;
 use crate::control::state::{Advance, HandOverKind, ReplicaRepair, StateDatabase, StateError};
 use crate::shard::mailbox::Command;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::Offset;
 use twinlog_sync::guest::hand_over::{Action, Event, HandOver, IsrChange};
@@ -229,7 +230,20 @@ impl Supervisor {
         let Some(guest) = &self.guest else { return };
         let wanted = hand_overs.rows.get(topic).map(|row| row.wanted_configs.clone()).unwrap_or_default();
         let (mut client, topic) = (guest.member.controller(), topic.to_owned());
+        let (destination, skipped) = (hand_overs.destination.clone(), hand_overs.floor.skipped.clone());
         self.spawn(async move {
+            // While nobody can write: from the next line on somebody can.
+            match fence(&destination, &mut client, &topic, &skipped).await {
+                Ok(0) => {}
+                Ok(count) => warn!(
+                    "{topic}: the epochs of {count} mirrored producers are ended by markers behind the copy's end; \
+                     their ids may be the destination's too"
+                ),
+                Err(error) if error.is_right_missing() => {
+                    error!("{topic}: {error}; a producer with a mirrored id may lose its first batch there");
+                }
+                Err(error) => return one_event(topic, Event::ConfigsRestored(Err(error.to_string()))),
+            }
             let restored = requests::restore_configs(&mut client, &topic, &wanted).await;
             for refused in restored.iter().flatten() {
                 warn!("{topic}: the destination does not take {refused}");

@@ -1,4 +1,4 @@
-//! What is kept of the link: its clusters, its mirror topics, and how far producer ids are lifted.
+//! What is kept of the link: its clusters, its mirror topics, as whom its ids are registered.
 //!
 //! A mirror topic gets its row when the destination shows that it is ours, with the configuration that the
 //! source has for it then. All of this is repeated until it is done; nothing here is urgent but the first
@@ -6,25 +6,20 @@
 
 use super::super::guest::TopicPhase;
 use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, wall_clock_ms};
-use crate::control::guest::ControllerClient;
 use crate::control::guest::hand_over::source_configs;
-use crate::control::guest::producer_ids::{Allocator, HEADROOM, ProducerIdError, lift, source_next_id};
 use crate::control::state::{
-    Change, Deletion, GuestIdentity, HandOverKind, Link, MirrorTopic, NewMirror, ProducerIdFloor,
-    ReplicaRepair, StateDatabase, StateError, TopicCommand,
+    Change, Deletion, GuestIdentity, Link, MirrorTopic, NewMirror, ProducerIdFloor, ReplicaRepair,
+    StateDatabase, StateError, TopicCommand,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 use twinlog_log_segment::files::TopicId;
-use twinlog_sync::guest::hand_over::Event;
 use twinlog_sync::lifecycle::{MirrorEvent, MirrorState};
 
 /// Pause after something here failed.
-const RETRY: Duration = Duration::from_secs(2);
-/// How often the source is asked whether its producer ids come near the floor.
-const FLOOR_INTERVAL: Duration = Duration::from_secs(300);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks for topics without rows; each is at every topic.
 const ADOPT_INTERVAL: Duration = Duration::from_millis(500);
 /// Topics that get their rows in one go: each is one question to the source.
@@ -89,10 +84,7 @@ impl Supervisor {
         }
         self.adopt(hand_overs);
         self.keep_identities(hand_overs);
-        let stale = hand_overs.floored_at.is_none_or(|at| now >= at + FLOOR_INTERVAL);
-        if stale && !hand_overs.flooring && self.guest.as_ref().is_some_and(|guest| guest.is_joined()) {
-            self.raise_floor(hand_overs, Vec::new());
-        }
+        self.keep_floor(hand_overs, now);
     }
 
     /// The rows changed in a way that is not known here.
@@ -263,85 +255,6 @@ impl Supervisor {
                 if self.may_warn("adopt") {
                     warn!("mirror topics are not kept yet: {why}; tried again");
                 }
-            }
-        }
-    }
-
-    /// Lifts the destination's producer ids above the source's, where they are not; machines that wait for
-    /// it are told.
-    pub(super) fn raise_floor(&mut self, hand_overs: &mut HandOvers, topics: Vec<String>) {
-        let Some(guest) = &self.guest else { return };
-        hand_overs.flooring = true;
-        let ids = guest.ids();
-        let registered = ids.iter().find_map(|id| Some((*id, guest.member.state(*id)?.broker_epoch()?)));
-        let image = guest.member.image();
-        let from = image.next_producer_id();
-        let alive = image.brokers().values().filter(|each| !each.fenced && !ids.contains(&each.broker));
-        let brokers: Vec<i32> = alive.map(|each| each.broker).collect();
-        drop(image);
-        let (controllers, connection) = guest.member.ways_to_controllers();
-        let client = move || ControllerClient::new(controllers.clone(), connection.clone());
-        // A failover must not wait for a source that may be gone: the floor that was kept counts.
-        let is_failover = |topic: &String| {
-            hand_overs.running.get(topic).is_some_and(|each| each.kind == HandOverKind::Failover)
-        };
-        let may_lack_source = !topics.is_empty() && topics.iter().all(is_failover);
-        let (source, destination) = (self.client.clone(), hand_overs.destination.clone());
-        let (state, link, floor) = (hand_overs.state.clone(), hand_overs.link.clone(), hand_overs.floor);
-        let reached = hand_overs.reached.clone();
-        self.spawn(async move {
-            let raised = async {
-                let next = match source_next_id(&source).await {
-                    Err(_) if may_lack_source && floor.floor > 0 => return Ok(floor),
-                    next => next?,
-                };
-                // Half of the headroom is what the source may still hand out until the next look.
-                if floor.floor > 0 && next + HEADROOM / 2 <= floor.floor {
-                    return Ok(floor);
-                }
-                let wanted = ProducerIdFloor { floor: next + HEADROOM, highest_mirrored: next };
-                let (guest, broker_epoch) = registered.ok_or(ProducerIdError::NoGuest)?;
-                let allocator = Allocator { guest, broker_epoch, client };
-                lift(&allocator, &destination, &brokers, (from, wanted.floor), &reached).await?;
-                info!("the destination hands out no producer id below {} any more", wanted.floor);
-                Ok(wanted)
-            };
-            let raised: Result<ProducerIdFloor, ProducerIdError> = raised.await;
-            let result = match raised {
-                Err(error) => Err(error.to_string()),
-                Ok(wanted) if wanted == floor => Ok(floor),
-                Ok(wanted) => {
-                    let kept = state.raise_producer_id_floor(&link, wanted, wall_clock_ms()).await;
-                    kept.map_err(|error| error.to_string())
-                }
-            };
-            outcome(HandOverOutcome::Floored { topics, result })
-        });
-    }
-
-    pub(super) fn floored(
-        &mut self,
-        hand_overs: &mut HandOvers,
-        topics: Vec<String>,
-        result: Result<ProducerIdFloor, String>,
-    ) {
-        hand_overs.flooring = false;
-        match &result {
-            Ok(floor) => {
-                hand_overs.floor = *floor;
-                hand_overs.floored_at = Some(Instant::now());
-            }
-            Err(why) => {
-                hand_overs.retry_at = Instant::now() + RETRY;
-                if self.may_warn("floor") {
-                    warn!("producer ids of the destination are not lifted: {why}; tried again");
-                }
-            }
-        }
-        let now = hand_overs.now();
-        for topic in topics {
-            if let Some(running) = hand_overs.running.get_mut(&topic) {
-                running.machine.handle(now, Event::ProducerIdsLifted(result.clone().map(|_| ())));
             }
         }
     }

@@ -8,7 +8,9 @@ use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, views,
 use crate::admin::answer::{
     ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, PartitionActionView,
 };
-use crate::admin::{AdminError, AdminRequest, ErrorCode, LinkAddress, OpenTransactions, Reply, Selection};
+use crate::admin::{
+    AdminError, AdminRequest, Allowed, ErrorCode, LinkAddress, OpenTransactions, Reply, Selection,
+};
 use crate::control::guest::hand_over::source_configs;
 use crate::control::state::{HandOverKind, MirrorTopic, NewHandOver, StateError};
 use std::collections::BTreeMap;
@@ -28,7 +30,7 @@ struct Order {
     kind: HandOverKind,
     selection: Selection,
     validate_only: bool,
-    allow_moving_source: bool,
+    allowed: Allowed,
     open_transactions: OpenTransactions,
 }
 
@@ -101,15 +103,15 @@ impl Supervisor {
             AdminRequest::CreateMirrors { at, names, validate_only, reply } => {
                 self.create_order(hand_overs, &at, names, validate_only, reply);
             }
-            AdminRequest::Promote { at, selection, validate_only, allow_moving_source, reply } => {
+            AdminRequest::Promote { at, selection, validate_only, allowed, reply } => {
                 let kind = HandOverKind::Promote;
                 let open_transactions = OpenTransactions::Abort;
-                let order = Order { kind, selection, validate_only, allow_moving_source, open_transactions };
+                let order = Order { kind, selection, validate_only, allowed, open_transactions };
                 self.hand_over_order(hand_overs, &at, order, reply);
             }
             AdminRequest::Failover { at, selection, validate_only, open_transactions, reply } => {
-                let (kind, allow_moving_source) = (HandOverKind::Failover, true);
-                let order = Order { kind, selection, validate_only, allow_moving_source, open_transactions };
+                let (kind, allowed) = (HandOverKind::Failover, Allowed::ALL);
+                let order = Order { kind, selection, validate_only, allowed, open_transactions };
                 self.hand_over_order(hand_overs, &at, order, reply);
             }
             AdminRequest::DeleteMirrors { at, names, delete_data, validate_only, reply } => {
@@ -195,7 +197,8 @@ impl Supervisor {
 
     fn new_hand_over(&self, topic: &str, order: &Order) -> NewHandOver {
         let mut options = serde_json::json!({
-            "allow_moving_source": order.allow_moving_source,
+            "allow_moving_source": order.allowed.moving_source,
+            "allow_producer_overlap": order.allowed.producer_overlap,
             "open_transactions": order.open_transactions,
         });
         if order.kind == HandOverKind::Failover {

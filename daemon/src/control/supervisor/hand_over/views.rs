@@ -61,7 +61,16 @@ impl HandOvers {
                 since_ms: view.since_ms,
             })
         });
-        stuck.chain(left_out).collect()
+        let overtaken = self.overtaken_since_ms.map(|since_ms| AlarmView {
+            code: "PRODUCER_IDS".to_owned(),
+            message: format!(
+                "mirrored records carry producer ids up to {}, the destination hands out ids from {} on",
+                self.next_mirrored_id - 1,
+                self.floor.floor
+            ),
+            since_ms,
+        });
+        stuck.chain(left_out).chain(overtaken).collect()
     }
 }
 
