@@ -46,6 +46,7 @@ import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
+import org.apache.kafka.common.errors.NoReassignmentInProgressException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
@@ -109,6 +110,8 @@ public final class Scenario {
             case "offsets" -> offsets(command);
             case "elect-leader" -> electLeader(command);
             case "reassign" -> reassign(command);
+            case "reassign-start" -> reassignStart(command);
+            case "reassign-cancel" -> reassignCancel(command);
             default -> throw new IllegalArgumentException("unknown verb " + command.verb);
         };
     }
@@ -514,6 +517,34 @@ public final class Scenario {
                 && inSync.equals(new HashSet<>(replicas));
         });
         return "";
+    }
+
+    private String reassignStart(Command command) throws Exception {
+        TopicPartition partition = new TopicPartition(command.text("topic"), command.number("partition"));
+        List<Integer> replicas = integers(command.text("replicas"), ":");
+        admin.alterPartitionReassignments(
+            Map.of(partition, Optional.of(new NewPartitionReassignment(replicas)))).all().get();
+        return "";
+    }
+
+    /** Ends all reassignments of a topic that are under way. */
+    private String reassignCancel(Command command) throws Exception {
+        Set<TopicPartition> all = new HashSet<>();
+        for (var partition : describe(command.text("topic")).partitions()) {
+            all.add(new TopicPartition(command.text("topic"), partition.partition()));
+        }
+        int cancelled = 0;
+        for (TopicPartition partition : admin.listPartitionReassignments(all).reassignments().get().keySet()) {
+            try {
+                admin.alterPartitionReassignments(Map.of(partition, Optional.empty())).all().get();
+                cancelled++;
+            } catch (ExecutionException over) {
+                if (!(over.getCause() instanceof NoReassignmentInProgressException)) {
+                    throw over;
+                }
+            }
+        }
+        return "cancelled=" + cancelled;
     }
 
     private static List<Integer> integers(String text, String separator) {

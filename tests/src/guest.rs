@@ -8,6 +8,7 @@ use crate::kafka::batches::{CopyBound, Difference, assert_identical, compare};
 use crate::kafka::ports::{self, Port};
 use crate::kafka::{Cluster, Isolation};
 use crate::poll;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -19,7 +20,7 @@ pub struct GuestMirror {
     program: PathBuf,
     root: TempDir,
     /// Kept as long as the daemon may listen there.
-    _port: Port,
+    ports: Vec<Port>,
     configuration: PathBuf,
 }
 
@@ -33,7 +34,7 @@ impl GuestMirror {
         keys: &[&str],
     ) -> Self {
         let root = tempfile::tempdir().expect("a directory");
-        let port = ports::take();
+        let ports = ports::take_run(1);
         let topics: Vec<String> = topics.iter().map(|topic| format!("{topic:?}")).collect();
         let topics = match topics.is_empty() {
             true => String::new(),
@@ -52,11 +53,11 @@ impl GuestMirror {
             destination.bootstrap(),
             destination.bootstrap_controllers(),
             GUEST + 1,
-            port.number,
+            ports[0].number,
         );
         let configuration = root.path().join("twinlog.toml");
         std::fs::write(&configuration, text).expect("written");
-        Self { program: program.into(), root, _port: port, configuration }
+        Self { program: program.into(), root, ports, configuration }
     }
 
     /// Sets more keys of the destination, each as `name = value` in TOML.
@@ -74,6 +75,41 @@ impl GuestMirror {
         self
     }
 
+    /// So many ids that lead, and one that is kept back.
+    pub fn with_leading_ids(mut self, count: usize) -> Self {
+        let before = self.ports[0].number;
+        self.ports = ports::take_run(count);
+        let last = GUEST + i32::try_from(count).expect("few ids");
+        let replaced = self.with_replaced(
+            &format!("guest.broker.ids = \"{GUEST}-{}\"", GUEST + 1),
+            &format!("guest.broker.ids = \"{GUEST}-{last}\""),
+        );
+        let listener = |number: u16| format!("guest.listener = \"127.0.0.1:{number}\"");
+        let after = replaced.ports[0].number;
+        replaced.with_replaced(&listener(before), &listener(after))
+    }
+
+    /// Where followers reach the first id.
+    pub fn listener(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0].number)
+    }
+
+    /// What `mirror describe` tells; null while there is nothing to tell.
+    pub fn describe(&self, topic: &str) -> Value {
+        let told = self.command(&["mirror", "describe", topic, "--output", "json"]);
+        if told.code() == Some(0) { told.json()["data"][0].take() } else { Value::Null }
+    }
+
+    #[track_caller]
+    pub fn poll_until_state(&self, topic: &str, state: &str) {
+        let mut last = Value::Null;
+        let came = poll::poll_within(poll::HANG_LIMIT, || {
+            last = self.describe(topic);
+            (last["state"] == state).then_some(())
+        });
+        assert!(came.is_some(), "{topic} is not {state}: {last}");
+    }
+
     pub fn data_directory(&self) -> PathBuf {
         self.root.path().join("data")
     }
@@ -81,6 +117,13 @@ impl GuestMirror {
     /// Starts the daemon.
     pub fn start(&self) -> Running {
         Program::new(&self.program).argument("run").argument("--config").argument(&self.configuration).spawn()
+    }
+
+    /// Starts the daemon with so many data cores, the first ones of those it may have.
+    pub fn start_on(&self, data_cores: usize) -> Running {
+        let cores: Vec<String> = (0..data_cores).map(|core| core.to_string()).collect();
+        let program = Program::new(&self.program).arguments(["run", "--data-cores", &cores.join(",")]);
+        program.argument("--config").argument(&self.configuration).spawn()
     }
 
     /// Any other command of the program, with its configuration.

@@ -82,9 +82,22 @@ pub(super) struct Guests {
     pub session_seed: u64,
     /// When stalled followers were last looked for.
     pub looked_at: Nanoseconds,
+    /// When silent connections were last looked for.
+    pub silent_looked_at: Nanoseconds,
 }
 
 impl Guests {
+    /// Some broker is registered there. All are let in before the first word of any: they prove themselves then.
+    pub fn knows_address(&self, peer: SocketAddr) -> bool {
+        let from = peer.ip().to_canonical();
+        self.brokers.is_empty() || self.brokers.iter().any(|broker| broker.addresses.contains(&from))
+    }
+
+    /// What peers that may be anybody have sent of their first requests.
+    pub fn unproven_bytes(&self) -> usize {
+        self.followers.iter().flatten().map(FollowerIo::unproven_bytes).sum()
+    }
+
     /// A session id that is not 0 and not likely to have been another's before a restart.
     pub fn fresh_session_id(&mut self, now: Nanoseconds) -> i32 {
         // xorshift over the clock: unguessable ids are not needed, ids that differ after a restart are.

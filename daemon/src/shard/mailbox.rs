@@ -265,6 +265,10 @@ pub enum FollowerRefusal {
     },
     /// A request began and did not end in time.
     TimedOut,
+    /// It has not asked as a broker, and others need its place or its memory.
+    Unproven,
+    /// It takes nothing of its answer any more.
+    NotReading,
 }
 
 impl fmt::Display for FollowerRefusal {
@@ -277,6 +281,8 @@ impl fmt::Display for FollowerRefusal {
                 write!(f, "request {api_key} v{version} is none that followers send")
             }
             Self::TimedOut => write!(f, "its request did not end in time"),
+            Self::Unproven => write!(f, "it has not asked as a broker yet, and others need its place"),
+            Self::NotReading => write!(f, "it does not read its answer"),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod dump;
 pub mod indexes;
 mod node;
 pub mod ports;
+pub mod raw_producer;
 pub mod scenario;
 mod watchdog;
 pub mod zoo;

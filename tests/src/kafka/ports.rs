@@ -20,6 +20,20 @@ pub struct Port {
 }
 
 /// Takes a port that nobody holds and nobody listens on.
+/// So many ports, each the next one of the one before.
+pub fn take_run(length: usize) -> Vec<Port> {
+    let mut run: Vec<Port> = Vec::new();
+    while run.len() < length {
+        let next = take();
+        if run.last().is_some_and(|last| last.number + 1 != next.number) {
+            run.clear();
+        }
+        run.push(next);
+    }
+    run
+}
+
+/// One of them.
 pub fn take() -> Port {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let folder = std::env::temp_dir().join("twinlog-tests-ports");

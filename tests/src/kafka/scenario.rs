@@ -326,6 +326,17 @@ impl Scenario {
         self.ask(command.with("replicas", joined(replicas)));
     }
 
+    /// Asks for other replicas, in this order, and waits for nothing.
+    pub fn start_reassignment(&self, topic: &str, partition: i32, replicas: &[i32]) {
+        let command = Command::new("reassign-start").with("topic", topic).with("partition", partition);
+        self.ask(command.with("replicas", joined(replicas)));
+    }
+
+    /// Cancels what is under way for a topic; how many partitions that were.
+    pub fn cancel_reassignments(&self, topic: &str) -> u64 {
+        self.ask(Command::new("reassign-cancel").with("topic", topic)).number("cancelled")
+    }
+
     fn offsets(&self, topic: &str, at: &str, isolation: Isolation) -> Vec<i64> {
         let isolation = match isolation {
             Isolation::ReadUncommitted => "read_uncommitted",

@@ -1,7 +1,6 @@
 //! Promote and failover between real clusters: mirror topics become ordinary ones, or stay as they were.
 
 use crate::PROGRAM;
-use serde_json::Value;
 use twinlog_tests::cli::Running;
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::scenario::{Keyed, PartitionDescription, Produce, Transactions};
@@ -43,21 +42,6 @@ fn mirror_topics_become_topics_of_stock_brokers() {
     mirror.command(&["guest", "leave"]).expect_code(0);
     daemon.terminate();
     daemon.wait().expect_code(0);
-}
-
-/// What `mirror describe` tells; null while there is nothing to tell.
-fn describe(mirror: &GuestMirror, topic: &str) -> Value {
-    let told = mirror.command(&["mirror", "describe", topic, "--output", "json"]);
-    if told.code() == Some(0) { told.json()["data"][0].take() } else { Value::Null }
-}
-
-fn poll_until_state(mirror: &GuestMirror, topic: &str, state: &str) {
-    let mut last = Value::Null;
-    let came = poll::poll_within(poll::HANG_LIMIT, || {
-        last = describe(mirror, topic);
-        (last["state"] == state).then_some(())
-    });
-    assert!(came.is_some(), "{topic} is not {state}: {last}");
 }
 
 fn promote(mirror: &GuestMirror, topics: &[&str]) {
@@ -107,7 +91,7 @@ fn refuses_a_source_that_is_written_to(source: &Cluster, destination: &Cluster, 
     println!("refuses an open transaction");
     for topic in ["open", "moving"] {
         mirror.poll_until_followed(source, destination, topic, &ALL);
-        poll_until_state(mirror, topic, "ACTIVE");
+        mirror.poll_until_state(topic, "ACTIVE");
     }
     let dry = mirror.command(&["mirror", "promote", "open", "--dry-run"]).expect_code(0);
     assert!(dry.stdout.contains("PartitionMirrorLag"), "{}", dry.stdout);
@@ -122,7 +106,7 @@ fn refuses_a_source_that_is_written_to(source: &Cluster, destination: &Cluster, 
     assert!(!refused.stdout.is_empty());
     source.scenario().stop_producing("p");
     for topic in ["open", "moving"] {
-        poll_until_state(mirror, topic, "ACTIVE");
+        mirror.poll_until_state(topic, "ACTIVE");
         assert!(
             destination
                 .scenario()
@@ -140,14 +124,14 @@ fn promotes_every_kind_of_log(source: &Cluster, destination: &Cluster, mirror: &
     let names: Vec<&str> = zoo::TOPICS.iter().map(|(name, _)| *name).collect();
     for name in &names {
         mirror.poll_until_followed(source, destination, name, &ALL);
-        poll_until_state(mirror, name, "ACTIVE");
+        mirror.poll_until_state(name, "ACTIVE");
     }
     promote(mirror, &names);
     destination.scenario().create_topic("placed", 12, 3, &[]);
     assert!(destination.scenario().describe_topic("placed").iter().all(is_stock));
     for name in &names {
         mirror.assert_same_on(source, destination, name, &ALL);
-        assert_eq!(describe(mirror, name)["state"], "STOPPED");
+        assert_eq!(mirror.describe(name)["state"], "STOPPED");
         assert_is_an_ordinary_topic(source, destination, name);
     }
     let again = mirror.command(&["mirror", "promote", names[0]]).expect_code(1);
@@ -164,12 +148,12 @@ fn comes_back_at_every_step(
     for step in KILLED_AT {
         println!("is killed at {step}");
         mirror.poll_until_followed(source, destination, step, &ALL);
-        poll_until_state(mirror, step, "ACTIVE");
+        mirror.poll_until_state(step, "ACTIVE");
         mirror.command(&["mirror", "promote", step, "--no-wait"]).expect_code(0);
         daemon.poll_until_printed(&format!("promote of {step}: {step}"));
         daemon.kill_hard();
         daemon = mirror.start();
-        poll_until_state(mirror, step, "STOPPED");
+        mirror.poll_until_state(step, "STOPPED");
         assert_is_an_ordinary_topic(source, destination, step);
     }
     // What was promoted long ago was touched by none of the restarts.
@@ -181,7 +165,7 @@ fn comes_back_at_every_step(
 fn leaves_a_dead_broker_out(source: &Cluster, destination: &Cluster, mirror: &GuestMirror) {
     println!("leaves a dead broker out");
     mirror.poll_until_followed(source, destination, "two", &ALL);
-    poll_until_state(mirror, "two", "ACTIVE");
+    mirror.poll_until_state("two", "ACTIVE");
     destination.kill_broker(3);
     poll::poll_until("the controller knows that broker 3 is dead", || {
         let partitions = destination.scenario().describe_topic("placed");
@@ -209,7 +193,7 @@ fn takes_over_without_its_source(source: &Cluster, destination: &Cluster, mirror
     // A commit returns before its marker is written.
     poll::poll_until("the first one is stable", || stable_end() == before + 5);
     mirror.poll_until_followed(source, destination, "lost", &ALL);
-    poll_until_state(mirror, "lost", "ACTIVE");
+    mirror.poll_until_state("lost", "ACTIVE");
     let mut ends = source.scenario().end_offsets("lost", Isolation::ReadCommitted);
     source.kill_broker(1);
     mirror.command(&["mirror", "failover", "lost"]).expect_code(0);
@@ -233,7 +217,7 @@ fn takes_over_after_a_restart_without_its_source(
     daemon.kill_hard();
     let daemon = mirror.start();
     // The socket is there before the source was found to be silent.
-    poll_until_state(mirror, "orphan", "ACTIVE");
+    mirror.poll_until_state("orphan", "ACTIVE");
     mirror.command(&["mirror", "failover", "orphan"]).expect_code(0);
     let to = destination.scenario();
     assert!(to.describe_topic("orphan").iter().all(is_stock));

@@ -5,8 +5,12 @@
 //!                              \--> ListOffsets, OffsetForLeaderEpoch, ApiVersions ----------> send --> receive
 //! ```
 //! One request at a time: while one is answered nothing is received, so a follower that does not read its
-//! answers costs one answer's buffers and nothing more. A connection on which anything is wrong is closed;
-//! a follower connects anew and asks for everything.
+//! answers costs one answer's buffers for as long as a send may stand still, and nothing more. A connection on
+//! which anything is wrong is closed; a follower connects anew and asks for everything.
+//!
+//! Who a peer is stands in its first request. Until then it is unproven: it must come from where some broker is
+//! registered, all unproven ones together hold a bounded number of bytes, and the oldest of them makes room when
+//! there is none for the next. So strangers can neither use up memory nor keep a follower out.
 
 use super::super::Shard;
 use super::super::mailbox::{Event, FollowerRefusal};
@@ -25,6 +29,16 @@ use twinlog_sync::{Nanoseconds, SECOND};
 /// A request that began must end within this time. Raised, a peer that sends half a frame holds a
 /// connection for longer.
 const FRAME_NS: Nanoseconds = 30 * SECOND;
+/// How long a peer may take until it has asked as a broker. Raised, a silent one holds its buffer for longer.
+const PROOF_NS: Nanoseconds = 30 * SECOND;
+/// How long a send may stand still: as long as a follower waits for an answer. Raised, one that hangs holds the
+/// images of its answer for longer.
+const SEND_NS: Nanoseconds = 30 * SECOND;
+/// How often those two are looked for.
+const SILENT_LOOK_NS: Nanoseconds = SECOND;
+/// Bytes of requests that unproven peers may have sent of in all. The first request of a broker lists all of its
+/// partitions, some 70 bytes each: lowered, several brokers with tens of thousands could not begin together.
+const UNPROVEN_BYTES_MAX: usize = 16 << 20;
 /// How long a listener rests after a failed accept (out of descriptors): without it the loop would spin.
 const ACCEPT_PAUSE_NS: Nanoseconds = SECOND / 10;
 /// ref: KIP-35
@@ -60,6 +74,9 @@ pub(in crate::shard) struct FollowerIo {
     frame: Vec<u8>,
     frame_deadline: Option<Nanoseconds>,
     pub session: FollowerSession,
+    accepted_at: Nanoseconds,
+    /// It has asked as a broker.
+    proven: bool,
     /// Broker id and epoch of the last Fetch.
     pub replica: Option<(i32, i64)>,
     pub parked: Option<Parked>,
@@ -83,6 +100,8 @@ impl FollowerIo {
             frame: Vec::new(),
             frame_deadline: None,
             session: FollowerSession::default(),
+            accepted_at: 0,
+            proven: false,
             replica: None,
             parked: None,
             outgoing: Outgoing::default(),
@@ -102,6 +121,10 @@ impl FollowerIo {
         self.outgoing.has_records_of(slot)
             || self.cold.reads(slot)
             || self.walks.iter().any(|walk| walk.slot == slot)
+    }
+
+    pub fn unproven_bytes(&self) -> usize {
+        if self.proven { 0 } else { self.frame.capacity() }
     }
 
     fn is_busy(&self) -> bool {
@@ -158,7 +181,7 @@ impl<E: Engine> Shard<E> {
                 self.guests.followers.len() - 1
             }
             // Accepted again when one of the others closes.
-            None => return,
+            None => return self.make_place(),
         };
         let Some(own) = self.free_sockets.pop() else { return };
         self.guests.followers[row] = Some(FollowerIo::new(guest, own));
@@ -182,7 +205,11 @@ impl<E: Engine> Shard<E> {
                 follower.state = State::Open;
                 follower.peer = Some(peer);
                 follower.scratch = Some(scratch);
-                self.receive_request(index);
+                follower.accepted_at = now;
+                match self.guests.knows_address(peer) {
+                    true => self.receive_request(index),
+                    false => self.refuse_follower(index, FollowerRefusal::OtherAddress),
+                }
                 self.accept(listener);
             }
             (result, scratch) => {
@@ -194,6 +221,34 @@ impl<E: Engine> Shard<E> {
                 } else {
                     self.close_follower(index);
                 }
+            }
+        }
+    }
+
+    /// Closes the oldest connection that is not proven, if there is one.
+    fn make_place(&mut self) {
+        let followers = self.guests.followers.iter().enumerate();
+        let unproven = followers.filter_map(|(index, each)| Some((index, each.as_ref()?)));
+        let unproven = unproven.filter(|(_, each)| each.is_open() && !each.proven);
+        if let Some((index, _)) = unproven.min_by_key(|(_, each)| each.accepted_at) {
+            self.refuse_follower(index as u32, FollowerRefusal::Unproven);
+        }
+    }
+
+    /// Closes connections of peers that say nothing, or take nothing.
+    fn tend_silent(&mut self, now: Nanoseconds) {
+        if now < self.guests.silent_looked_at + SILENT_LOOK_NS {
+            return;
+        }
+        self.guests.silent_looked_at = now;
+        for index in 0..self.guests.followers.len() {
+            let Some(follower) = self.guests.followers[index].as_ref().filter(|each| each.is_open()) else {
+                continue;
+            };
+            if follower.outgoing.sending && now >= follower.outgoing.sending_since + SEND_NS {
+                self.refuse_follower(index as u32, FollowerRefusal::NotReading);
+            } else if !follower.proven && now >= follower.accepted_at + PROOF_NS {
+                self.refuse_follower(index as u32, FollowerRefusal::TimedOut);
             }
         }
     }
@@ -228,6 +283,9 @@ impl<E: Engine> Shard<E> {
                 let arrived = Span { start: scratch.start, length: bytes };
                 follower.frame.extend_from_slice(self.engine.arena().bytes(arrived));
                 follower.frame_deadline.get_or_insert(now + FRAME_NS);
+                if !follower.proven && self.guests.unproven_bytes() > UNPROVEN_BYTES_MAX {
+                    return self.refuse_follower(index, FollowerRefusal::Unproven);
+                }
                 self.next_request(index);
             }
             // Closed by the peer, or not open any more.
@@ -312,7 +370,10 @@ impl<E: Engine> Shard<E> {
         let broker = self.guests.brokers.iter().find(|broker| broker.id == replica_id);
         let why = match broker {
             None => FollowerRefusal::NotABroker,
-            Some(broker) if from.is_some_and(|from| broker.addresses.contains(&from)) => return true,
+            Some(broker) if from.is_some_and(|from| broker.addresses.contains(&from)) => {
+                self.follower_mut(index).proven = true;
+                return true;
+            }
             Some(_) => FollowerRefusal::OtherAddress,
         };
         self.refuse_replica(index, replica_id, why);
@@ -371,6 +432,7 @@ impl<E: Engine> Shard<E> {
             self.pump(index);
         }
         self.look_for_stalled(now);
+        self.tend_silent(now);
         if self.draining || self.halted.is_some() {
             self.close_guests();
         }
@@ -433,10 +495,10 @@ impl<E: Engine> Shard<E> {
             self.guests.timers.remove(&(at, index));
         }
         self.free_sockets.push(socket);
-        let listener = self.guests.listeners.iter().position(|listener| listener.guest == guest);
-        if let Some(listener) = listener {
-            self.accept(listener as u32);
-        }
+        // The others first: one of them may have found no place, and it has no connection to be woken by.
+        let (own, others): (Vec<u32>, Vec<u32>) = (0..self.guests.listeners.len() as u32)
+            .partition(|listener| self.guests.listeners[*listener as usize].guest == guest);
+        others.into_iter().chain(own).for_each(|listener| self.accept(listener));
     }
 
     pub(in crate::shard) fn listener_closed(&mut self, index: u32) {

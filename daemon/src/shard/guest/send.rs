@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use twinlog_io::{Engine, GATHER_SPANS_MAX, Operation, Span, SystemError};
 use twinlog_log_segment::offset::Offset;
+use twinlog_sync::Nanoseconds;
 
 /// Records up to here are copied beside the heads.
 const COPY_BYTES_MAX: u64 = 2 << 10;
@@ -76,6 +77,8 @@ pub(in crate::shard) struct Outgoing {
     /// Pieces that were fetched, held until the answer is out.
     pub reads: Vec<u64>,
     pub sending: bool,
+    /// Since when a send has been under way of which nothing was taken.
+    pub sending_since: Nanoseconds,
 }
 
 impl Outgoing {
@@ -121,6 +124,7 @@ impl<E: Engine> Shard<E> {
 
     /// Sends the next pieces of an answer, as far as they can be had now.
     pub(in crate::shard) fn pump(&mut self, index: u32) {
+        let now = self.engine.now();
         let Some(follower) = self.guests.followers[index as usize].as_mut() else { return };
         if follower.outgoing.sending || follower.cold.reading || !follower.is_open() {
             return;
@@ -147,6 +151,7 @@ impl<E: Engine> Shard<E> {
             _ => Operation::SendGather { socket, spans: follower.outgoing.spans.iter().copied().collect() },
         };
         follower.outgoing.sending = true;
+        follower.outgoing.sending_since = now;
         self.submit(Pending::SendAnswer { follower: index }, operation);
     }
 
