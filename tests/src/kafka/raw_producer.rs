@@ -3,6 +3,7 @@
 //! Owns one connection to one broker and the few bytes of two requests in their oldest layouts. One request at a
 //! time; the broker closes on anything that it cannot read, which fails the test.
 
+use crate::poll;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use twinlog_log_segment::testing::BatchBuilder;
@@ -10,6 +11,8 @@ use twinlog_sync::wire::Writer;
 
 const PRODUCE: (i16, i16) = (0, 3);
 const INIT_PRODUCER_ID: (i16, i16) = (22, 1);
+/// A broker asks the controller for its first block when somebody wants an id.
+const LOAD_IN_PROGRESS: i16 = 14;
 /// Of a broker's work on one request.
 const TIMEOUT_MS: i32 = 30_000;
 
@@ -22,19 +25,22 @@ impl RawProducer {
     /// Of the broker at `host:port`.
     pub fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the broker serves");
-        stream.set_read_timeout(Some(crate::poll::HANG_LIMIT)).expect("a limit can be set");
+        stream.set_read_timeout(Some(poll::HANG_LIMIT)).expect("a limit can be set");
         Self { stream }
     }
 
     /// The id of a producer that begins here and has not written anything yet.
     pub fn fresh_id(&mut self) -> i64 {
-        let answer = self.ask(INIT_PRODUCER_ID, |writer| {
-            // No transactional id.
-            writer.raw(&(-1_i16).to_be_bytes());
-            writer.i32(TIMEOUT_MS);
-        });
-        assert_eq!(answer[4..6], [0, 0], "the broker gives an id: {answer:?}");
-        i64::from_be_bytes(answer[6..14].try_into().expect("eight bytes"))
+        poll::poll_for("the broker has a block of ids", || {
+            let answer = self.ask(INIT_PRODUCER_ID, |writer| {
+                // No transactional id.
+                writer.raw(&(-1_i16).to_be_bytes());
+                writer.i32(TIMEOUT_MS);
+            });
+            let code = i16::from_be_bytes([answer[4], answer[5]]);
+            assert!([0, LOAD_IN_PROGRESS].contains(&code), "the broker gives an id: error code {code}");
+            (code == 0).then(|| i64::from_be_bytes(answer[6..14].try_into().expect("eight bytes")))
+        })
     }
 
     /// Sends one record of a producer; the error code and the offset that are answered.

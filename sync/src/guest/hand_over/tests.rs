@@ -435,6 +435,28 @@ fn a_producer_of_the_destination_with_a_mirrored_id_ends_the_promote_at_once() {
 }
 
 #[test]
+fn a_reassignment_that_an_operator_cancels_at_any_moment_is_begun_again() {
+    let mut cancelled = 0;
+    for when in 0..120 {
+        let mut world = World::new(4, when);
+        let disturb = |world: &mut World, turn: u32| {
+            for index in (0..4).filter(|_| u64::from(turn) == when) {
+                let partition = world.image.partition(TOPIC, index).unwrap();
+                if partition.leader == Some(GUEST) && !partition.removing.is_empty() {
+                    world.reassign(index, None);
+                    cancelled += 1;
+                }
+            }
+            false
+        };
+        let machine = run(&mut world, PROMOTE, disturb);
+        assert_eq!(machine.step(), HandOverStep::Done, "cancelled in turn {when}");
+        assert_handed_over(&world);
+    }
+    assert!(cancelled > 0, "no turn found one under way");
+}
+
+#[test]
 fn a_promote_without_a_live_broker_is_taken_back() {
     let mut world = World::new(2, 1);
     [1, 2, 3].into_iter().for_each(|broker| world.kill(broker));
