@@ -9,12 +9,14 @@
 //!   kafka::artifacts   Java, Maven and the broker's jars, found or fetched once
 //!   kafka::cluster     brokers as processes: start, kill, pause, restart
 //!   kafka::scenario    what the tests do to topics, by Kafka's own client
+//!   kafka::raw_producer a producer whose ids and sequences the test chooses
 //!   kafka::batches     the record batches of a partition directory, and whether two are the same
 //!   kafka::dump        Kafka's own DumpLogSegments, its complaints made an error
 //!   kafka::indexes     what that tool does not see
 //!   cli                the program under test as a process
 //!   mirror             a data directory that the program under test fills from a cluster
 //!   sim                a world of clock, network, disk and brokers around the product's machines
+//!   raw_follower       a follower of a guest whose every byte the test chooses
 //!   poll               the only place that waits
 //!   tidy               the house rules
 //! ```
@@ -25,5 +27,6 @@ pub mod guest;
 pub mod kafka;
 pub mod mirror;
 pub mod poll;
+pub mod raw_follower;
 pub mod sim;
 pub mod tidy;
