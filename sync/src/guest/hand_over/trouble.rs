@@ -134,6 +134,18 @@ pub enum Trouble {
     Cancelled,
 }
 
+impl fmt::Display for ProducerOverlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { producer_id, holder, others } = self;
+        write!(
+            f,
+            "producer id {producer_id} is a mirrored one, and {holder} of the destination has it too, as {others} \
+             other ids; stop and start those producers, wait until the destination has forgotten them, or allow a \
+             producer overlap: they meet with errors then, and lose nothing silently"
+        )
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -187,12 +199,7 @@ impl fmt::Display for Trouble {
                 "our copy of partition {index} ends at offset {log_end}, {end} is to be handed over; its \
                  followers hold the rest"
             ),
-            Self::ProducersOverlap(ProducerOverlap { producer_id, holder, others }) => write!(
-                f,
-                "producer id {producer_id} is a mirrored one, and {holder} of the destination has it too, as \
-                 {others} other ids; stop and start those producers, wait until the destination has forgotten \
-                 them, or allow a producer overlap: they meet with errors then, and lose nothing silently"
-            ),
+            Self::ProducersOverlap(overlap) => write!(f, "{overlap}"),
             Self::NotPending { index } => {
                 write!(f, "the metadata log does not show partition {index} as it was sent")
             }
