@@ -146,6 +146,15 @@ impl fmt::Display for ProducerOverlap {
     }
 }
 
+/// Where a follower was when it asked last.
+fn last_word(f: &mut fmt::Formatter<'_>, at: Option<Offset>, age_ms: Option<u64>) -> fmt::Result {
+    match (at, age_ms) {
+        (Some(at), Some(age)) => write!(f, "it was at {at} {age} ms ago"),
+        (None, Some(age)) => write!(f, "it asked {age} ms ago and proved nothing"),
+        (_, None) => write!(f, "it never asked"),
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -180,11 +189,7 @@ impl fmt::Display for Trouble {
             }
             Self::Behind { index, broker, at, end, age_ms } => {
                 write!(f, "broker {broker} does not hold partition {index} up to offset {end}: ")?;
-                match (at, age_ms) {
-                    (Some(at), Some(age)) => write!(f, "it was at {at} {age} ms ago"),
-                    (None, Some(age)) => write!(f, "it asked {age} ms ago and proved nothing"),
-                    (_, None) => write!(f, "it never asked"),
-                }
+                last_word(f, *at, *age_ms)
             }
             Self::LacksBeginning { index, broker, start, log_start } => write!(
                 f,
