@@ -436,13 +436,15 @@ fn a_file_of_the_first_schema_is_brought_up_to_date() {
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch(
         "DROP TABLE commanded_topics; DROP TABLE deletions; DROP TABLE replica_repairs; \
-         ALTER TABLE hand_overs DROP COLUMN full_replicas; DELETE FROM schema_version WHERE version = 2;",
+         ALTER TABLE hand_overs DROP COLUMN full_replicas; \
+         ALTER TABLE producer_id_floors DROP COLUMN skipped; DELETE FROM schema_version WHERE version > 1;",
     )
     .unwrap();
     old.close().unwrap();
     let state = open(&directory);
     run(async {
         assert!(state.hand_overs("dr").await.unwrap()[0].full_replicas.is_empty());
+        assert_eq!(state.producer_id_floor("dr").await.unwrap(), ProducerIdFloor::default());
         state.command_topics("dr", vec!["bills".into()], 5).await.unwrap();
     });
 }
