@@ -4,7 +4,9 @@
 
 mod following;
 mod joining;
+mod producer_overlap;
 mod promote;
+mod shards;
 mod spool;
 mod verbs;
 

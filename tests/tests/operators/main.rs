@@ -6,6 +6,7 @@ mod break_glass;
 mod check_destination;
 mod check_rights;
 mod eviction;
+mod hostile_followers;
 mod take_over;
 
 /// The product, as these tests start it.

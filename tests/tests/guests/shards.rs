@@ -1,5 +1,6 @@
 //! One process as several guest brokers, and what operators and dying controllers do to its mirror topics.
 
+use crate::PROGRAM;
 use std::collections::BTreeSet;
 use twinlog_tests::cli::Running;
 use twinlog_tests::guest::{GUEST, GuestMirror};
@@ -7,7 +8,6 @@ use twinlog_tests::kafka::scenario::{PartitionDescription, Produce};
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const SECOND_GUEST: i32 = GUEST + 1;
 /// Promoted while the active controller dies, at these steps.

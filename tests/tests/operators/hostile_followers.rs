@@ -1,5 +1,6 @@
 //! Followers that no broker would be, against a guest that real brokers follow: these go on, and memory stays.
 
+use crate::PROGRAM;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use twinlog_tests::cli::Running;
@@ -9,7 +10,6 @@ use twinlog_tests::kafka::{Cluster, ClusterOptions};
 use twinlog_tests::poll;
 use twinlog_tests::raw_follower::{Asking, RawFollower, topic_id};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 /// More than a shard has places for.
 const CONNECTIONS: usize = 1_000;

@@ -1,12 +1,12 @@
 //! Producers of the destination whose ids mirrored records carry too: never a record that is acknowledged and lost.
 
+use crate::PROGRAM;
 use twinlog_tests::cli::Running;
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::raw_producer::RawProducer;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 /// Far above what the link's start lifts the destination's ids to.
