@@ -27,6 +27,7 @@ use kafka_protocol::messages::{AllocateProducerIdsRequest, BrokerId, InitProduce
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// How far above the source's counter the floor is put: what the source hands out until the promote, and the
@@ -34,6 +35,12 @@ use tokio::task::JoinSet;
 pub const HEADROOM: i64 = 100_000;
 /// A controller answers one request per connection at a time, and appends those of all connections together.
 const CONNECTIONS_MAX: i64 = 32;
+/// ref: org.apache.kafka.common.protocol.Errors
+const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+/// How often a broker is asked again that has no block of ids yet: two seconds in all. Raised, one whose controller
+/// is away holds up the others for longer.
+const BLOCK_TRIES_MAX: u32 = 40;
+const BLOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Ids in one block of the controller.
 const BLOCK: i64 = 1_000;
 /// Ids that a broker may hold in blocks when it is asked: the current one, the next one, and room for those
@@ -110,8 +117,19 @@ async fn one_id(client: &SourceClient, broker: i32) -> Result<Result<i64, i16>, 
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1)
     };
-    let answer = client.ask_broker(broker, request).await?;
-    Ok(if answer.error_code == 0 { Ok(answer.producer_id.0) } else { Err(answer.error_code) })
+    let mut tries = 0;
+    loop {
+        let answer = client.ask_broker(broker, request).await?;
+        match answer.error_code {
+            0 => return Ok(Ok(answer.producer_id.0)),
+            // It asks the controller for a block first, and does not let us wait for that.
+            COORDINATOR_LOAD_IN_PROGRESS if tries < BLOCK_TRIES_MAX => {
+                tries += 1;
+                tokio::time::sleep(BLOCK_PAUSE).await;
+            }
+            code => return Ok(Err(code)),
+        }
+    }
 }
 
 /// An id above all that the source has handed out so far, but for the blocks that [`HEADROOM`] allows for.
