@@ -18,6 +18,7 @@ pub mod journal;
 pub mod memory_disk;
 pub mod pool;
 pub mod recovery;
+pub mod security;
 pub mod segment_writer;
 pub mod shard;
 pub mod store;

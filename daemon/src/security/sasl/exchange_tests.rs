@@ -1,0 +1,149 @@
+//! Exchanges against answers that are written by hand, good ones and hostile ones.
+
+use super::login::SaslLogin;
+use super::*;
+use crate::security::{SaslMechanism, SaslSettings, SecurityError};
+
+fn login(mechanism: SaslMechanism) -> SaslLogin {
+    let settings = SaslSettings {
+        mechanism: Some(mechanism),
+        username: "twin".to_owned(),
+        password: "hunter2".into(),
+        ..Default::default()
+    };
+    SaslLogin::new(&settings).unwrap()
+}
+
+/// Correlation id of a frame that was polled.
+fn correlation(frame: &[u8]) -> [u8; 4] {
+    frame[8..12].try_into().unwrap()
+}
+
+fn handshake_answer(frame: &[u8], code: i16, mechanisms: &[&str]) -> Vec<u8> {
+    let mut answer = correlation(frame).to_vec();
+    answer.extend(code.to_be_bytes());
+    answer.extend((mechanisms.len() as i32).to_be_bytes());
+    for name in mechanisms {
+        answer.extend((name.len() as i16).to_be_bytes());
+        answer.extend(name.as_bytes());
+    }
+    answer
+}
+
+fn authenticate_answer(frame: &[u8], code: i16, message: &str, bytes: &[u8], lifetime_ms: i64) -> Vec<u8> {
+    let mut answer = correlation(frame).to_vec();
+    answer.extend(code.to_be_bytes());
+    answer.extend((message.len() as i16).to_be_bytes());
+    answer.extend(message.as_bytes());
+    answer.extend((bytes.len() as i32).to_be_bytes());
+    answer.extend(bytes);
+    answer.extend(lifetime_ms.to_be_bytes());
+    answer
+}
+
+/// Polls the handshake and answers it well.
+fn shake(exchange: &mut SaslExchange) -> Vec<u8> {
+    let frame = exchange.poll_frame().unwrap();
+    assert!(exchange.poll_frame().is_none(), "one request at a time");
+    exchange.answer(&handshake_answer(&frame, 0, &["PLAIN"])).unwrap();
+    exchange.poll_frame().unwrap()
+}
+
+#[test]
+fn plain_is_two_frames_whose_bytes_are_kafkas() {
+    let login = login(SaslMechanism::Plain);
+    let mut exchange = login.exchange("broker").unwrap();
+    let frame = exchange.poll_frame().unwrap();
+    let mut expected = vec![0, 0, 0, 24, 0, 17, 0, 1];
+    expected.extend(correlation(&frame));
+    expected.extend([0, 7]);
+    expected.extend(b"twinlog");
+    expected.extend([0, 5]);
+    expected.extend(b"PLAIN");
+    assert_eq!(frame, expected);
+    exchange.answer(&handshake_answer(&frame, 0, &["PLAIN"])).unwrap();
+    let frame = exchange.poll_frame().unwrap();
+    assert_eq!(&frame[4..8], [0, 36, 0, 1]);
+    assert!(frame.ends_with(b"\0\0\0\x0d\0twin\0hunter2"));
+    assert!(!exchange.is_done());
+    exchange.answer(&authenticate_answer(&frame, 0, "", b"", 10_500)).unwrap();
+    assert!(exchange.is_done() && exchange.poll_frame().is_none());
+    assert_eq!(exchange.session_lifetime_ms(), 10_500);
+    let renewed = exchange.renew_after().unwrap().as_millis();
+    assert!((8_925..=9_975).contains(&renewed), "{renewed}");
+    assert!(!format!("{exchange:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_session_without_an_end_is_never_renewed() {
+    let mut exchange = login(SaslMechanism::Plain).exchange("broker").unwrap();
+    let frame = shake(&mut exchange);
+    exchange.answer(&authenticate_answer(&frame, 0, "", b"", 0)).unwrap();
+    assert_eq!(exchange.renew_after(), None);
+}
+
+#[test]
+fn a_refusal_is_named_and_holds_back_every_further_attempt() {
+    let login = login(SaslMechanism::Plain);
+    let mut exchange = login.exchange("broker").unwrap();
+    let frame = shake(&mut exchange);
+    let error = exchange.answer(&authenticate_answer(&frame, 58, "Invalid\nuser", b"", 0)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("PLAIN") && text.contains("twin") && text.contains("Invaliduser"), "{text}");
+    assert!(!text.contains("hunter2") && !format!("{error:?}").contains("hunter2"));
+    assert!(exchange.poll_frame().is_none() && !exchange.is_done());
+    let held = login.exchange("broker").unwrap_err();
+    assert!(matches!(&held, SecurityError::HeldBack { .. }) && held.is_authentication(), "{held}");
+    assert!(login.exchange("another").is_err(), "nobody believed this password yet");
+}
+
+#[test]
+fn a_mechanism_that_is_not_offered_is_told_with_those_that_are() {
+    let mut exchange = login(SaslMechanism::ScramSha512).exchange("broker").unwrap();
+    let frame = exchange.poll_frame().unwrap();
+    let error = exchange.answer(&handshake_answer(&frame, 33, &["GSSAPI", "PLAIN"])).unwrap_err();
+    assert!(error.to_string().contains("SCRAM-SHA-512 but GSSAPI, PLAIN"), "{error}");
+}
+
+#[test]
+fn a_token_that_is_refused_is_told_in_the_brokers_words() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("token"), "ey.J.").unwrap();
+    let mut settings = SaslSettings { mechanism: Some(SaslMechanism::OauthBearer), ..Default::default() };
+    settings.oauth.token_endpoint_url = format!("file://{}/token", directory.path().display());
+    let mut exchange = SaslLogin::new(&settings).unwrap().exchange("broker").unwrap();
+    let frame = shake(&mut exchange);
+    assert!(frame.ends_with(b"n,,\x01auth=Bearer ey.J.\x01\x01"));
+    let status = br#"{"status":"invalid_token"}"#;
+    exchange.answer(&authenticate_answer(&frame, 0, "", status, 0)).unwrap();
+    let frame = exchange.poll_frame().unwrap();
+    assert!(frame.ends_with(b"\0\0\0\x01\x01") && !exchange.is_done());
+    let error = exchange.answer(&authenticate_answer(&frame, 58, "no", b"", 0)).unwrap_err();
+    assert!(error.to_string().contains("invalid_token"), "{error}");
+}
+
+#[test]
+fn every_answer_that_is_cut_or_longer_or_another_requests_is_refused() {
+    let good = |frame: &[u8]| authenticate_answer(frame, 0, "", b"", 0);
+    let frame = shake(&mut login(SaslMechanism::Plain).exchange("broker").unwrap());
+    for length in 0..good(&frame).len() {
+        let mut exchange = login(SaslMechanism::Plain).exchange("broker").unwrap();
+        let frame = shake(&mut exchange);
+        assert!(exchange.answer(&good(&frame)[..length]).is_err(), "{length}");
+        assert!(exchange.poll_frame().is_none() && !exchange.is_done());
+        assert!(exchange.answer(&good(&frame)).is_err(), "an exchange that failed stays so");
+    }
+    let refuse = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut exchange = login(SaslMechanism::Plain).exchange("broker").unwrap();
+        let mut answer = good(&shake(&mut exchange));
+        change(&mut answer);
+        assert!(exchange.answer(&answer).is_err());
+    };
+    refuse(&|answer| answer.push(0));
+    refuse(&|answer| answer[0] ^= 1);
+    let mut exchange = login(SaslMechanism::Plain).exchange("broker").unwrap();
+    let frame = exchange.poll_frame().unwrap();
+    let mut endless = handshake_answer(&frame, 0, &[]);
+    endless[6..10].copy_from_slice(&i32::MAX.to_be_bytes());
+    assert!(exchange.answer(&endless).is_err());
+}

@@ -1,0 +1,110 @@
+//! As whom we log in: credentials out of the settings, read again when their files change.
+//!
+//! Owns the credentials of one cluster. Who gets an exchange from here may make one attempt with it.
+
+use super::exchange::{Credential, SaslExchange};
+use super::jaas::JaasConfig;
+use super::token::TokenSource;
+use crate::security::attempts::Attempts;
+use crate::security::material::resolve;
+use crate::security::reload::Reloading;
+use crate::security::{SaslMechanism, SaslSettings, Secret, SecurityError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+const JAAS: &str = "sasl.jaas.config";
+
+/// See the file's header.
+pub struct SaslLogin {
+    mechanism: SaslMechanism,
+    current: Reloading<Login, SecurityError>,
+}
+
+/// Credentials as they were read, and what came of showing them.
+struct Login {
+    source: Source,
+    attempts: Arc<Attempts>,
+}
+
+enum Source {
+    Password { user: String, password: Secret },
+    Token { user: String, tokens: TokenSource },
+}
+
+impl SaslLogin {
+    pub fn new(settings: &SaslSettings) -> Result<Self, SecurityError> {
+        let mechanism = settings.mechanism.expect("the configuration demands a mechanism");
+        let owned = settings.clone();
+        // New credentials begin with a clean sheet: the old ones' refusals say nothing of them.
+        let load = move || {
+            read(&owned, mechanism).map(|source| Login { source, attempts: Arc::new(Attempts::default()) })
+        };
+        let current = Reloading::new("SASL credentials", files(settings), load)?;
+        Ok(Self { mechanism, current })
+    }
+
+    /// One attempt at `host`.
+    pub fn exchange(&self, host: &str) -> Result<SaslExchange, SecurityError> {
+        let login = self.current.current();
+        let credential = match &login.source {
+            Source::Password { user, password } => {
+                Credential::Password { user: user.clone(), password: password.clone() }
+            }
+            Source::Token { user, tokens } => {
+                let token = tokens.token().map_err(|why| SecurityError::Token { why })?;
+                Credential::Token { user: user.clone(), token }
+            }
+        };
+        login.attempts.ask(host, Instant::now())?;
+        Ok(SaslExchange::new(host, self.mechanism, credential, login.attempts.clone()))
+    }
+}
+
+fn files(settings: &SaslSettings) -> Vec<PathBuf> {
+    let secrets = [&settings.jaas_config, &settings.password, &settings.oauth.client_secret];
+    secrets.into_iter().flat_map(Secret::files).collect()
+}
+
+fn read(settings: &SaslSettings, mechanism: SaslMechanism) -> Result<Source, SecurityError> {
+    let jaas = match settings.jaas_config.is_empty() {
+        true => None,
+        false => {
+            let text = resolve(JAAS, &settings.jaas_config)?;
+            Some(JaasConfig::parse(&text, mechanism).map_err(|why| SecurityError::Jaas { why })?)
+        }
+    };
+    match mechanism {
+        SaslMechanism::OauthBearer => read_oauth(settings, jaas.as_ref()),
+        SaslMechanism::Plain | SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
+            read_password(settings, mechanism, jaas.as_ref())
+        }
+    }
+}
+
+fn read_password(
+    settings: &SaslSettings,
+    mechanism: SaslMechanism,
+    jaas: Option<&JaasConfig>,
+) -> Result<Source, SecurityError> {
+    if let Some(jaas) = jaas {
+        let option = |name| jaas.required(name).map_err(|why| SecurityError::Jaas { why });
+        let user = option("username")?.expose().to_owned();
+        return Ok(Source::Password { user, password: option("password")?.clone() });
+    }
+    let password = resolve("sasl.password", &settings.password)?;
+    for (key, is_empty) in
+        [("sasl.username", settings.username.is_empty()), ("sasl.password", password.is_empty())]
+    {
+        if is_empty {
+            return Err(SecurityError::MissingCredential { mechanism, key });
+        }
+    }
+    Ok(Source::Password { user: settings.username.clone(), password })
+}
+
+fn read_oauth(settings: &SaslSettings, _jaas: Option<&JaasConfig>) -> Result<Source, SecurityError> {
+    let tokens = TokenSource::new(&settings.oauth.token_endpoint_url);
+    let tokens = tokens.map_err(|why| SecurityError::Token { why })?;
+    Ok(Source::Token { user: "the bearer of the token".to_owned(), tokens })
+}

@@ -1,0 +1,22 @@
+//! SASL as frames, client side: what to send, what the answers mean. Knows nothing of sockets.
+//!
+//! ```text
+//!   poll_frame -> SaslHandshake v1 (mechanism)      answer <- error or the mechanisms that are offered
+//!   poll_frame -> SaslAuthenticate v1 (bytes)       answer <- error 58, or bytes of the mechanism
+//!   ... once (PLAIN, OAUTHBEARER) or twice (SCRAM), then is_done
+//! ```
+//! Version 1 of both is spoken by every broker since 2.2, and needs no ApiVersions before it (ref: KIP-43,
+//! KIP-152, KIP-368). Must never let a secret out but in those bytes, which are overwritten afterwards.
+
+mod exchange;
+#[cfg(test)]
+mod exchange_tests;
+mod jaas;
+mod login;
+mod scram;
+mod token;
+
+pub use exchange::SaslExchange;
+pub use jaas::JaasFault;
+pub use login::SaslLogin;
+pub use token::TokenFault;
