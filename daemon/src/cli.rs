@@ -130,6 +130,9 @@ pub struct VerifyArgs {
     /// Compare batch by batch with this cluster.
     #[arg(long, value_name = "HOST:PORT")]
     pub source: Option<String>,
+    /// A TOML file that says how that cluster's connections are secured.
+    #[arg(long, value_name = "FILE", requires = "source")]
+    pub config: Option<PathBuf>,
     /// How the report is written.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -269,6 +272,9 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return refuse(USAGE, &error),
     };
+    if let Err(error) = settings.check_for_run() {
+        return refuse(USAGE, &error);
+    }
     for text in &arguments.restart_from {
         if let Err(error) = instruction::parse_restart_from(text) {
             return refuse(USAGE, &error);

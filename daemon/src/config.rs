@@ -12,6 +12,8 @@ mod error;
 mod explain;
 mod file;
 mod key;
+mod security;
+mod security_keys;
 mod settings;
 mod topic_filter;
 mod topic_pattern;

@@ -2,11 +2,12 @@
 
 use super::key::{Key, Scope};
 use super::value::ValueError;
+use crate::security::{SecurityError, SecurityProtocol};
 use std::fmt;
 use std::path::PathBuf;
 use twinlog_log_segment::files::NameError;
 
-/// One reason. Values appear only for keys of the table, none of which holds a secret.
+/// One reason. The value of a key that may hold a secret never appears, nor that of an unknown key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -30,7 +31,7 @@ pub enum ConfigError {
         key: &'static Key,
         table: String,
     },
-    /// Kafka has it, this program does not understand it yet.
+    /// Kafka has it, this program does not.
     Unsupported {
         key: String,
         table: String,
@@ -68,6 +69,22 @@ pub enum ConfigError {
         other_value: u64,
         why: &'static str,
     },
+    /// Connections cannot be made as the keys of one place ask for.
+    Security {
+        scope: Scope,
+        why: SecurityError,
+    },
+    /// A run cannot carry records over such connections yet.
+    NotForRun {
+        scope: Scope,
+        protocol: SecurityProtocol,
+    },
+    /// Others than its owner can read a file in which a secret stands.
+    SecretsReadable {
+        path: PathBuf,
+        mode: u32,
+        key: &'static str,
+    },
     LinkName {
         name: String,
         why: LinkNameFault,
@@ -101,8 +118,8 @@ impl fmt::Display for ConfigError {
             }
             Self::Unsupported { key, table } => write!(
                 f,
-                "{key} in {table}: connections are PLAINTEXT only so far; remove it, or mirror through a \
-                 listener without TLS and SASL"
+                "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
+                 `twinlog config explain` for those that are"
             ),
             Self::Shape { key, table } => {
                 write!(f, "{key} in {table} must be text, a number or a list of texts")
@@ -130,6 +147,19 @@ impl fmt::Display for ConfigError {
             Self::Conflict { key, value, other, other_value, why } => {
                 write!(f, "{key} = {value} does not go with {other} = {other_value}: {why}")
             }
+            Self::Security { scope, why } => write!(f, "{scope}: {why}"),
+            Self::NotForRun { scope, protocol } => write!(
+                f,
+                "security.protocol = {protocol} in {scope}: records are carried over PLAINTEXT only so far; \
+                 check and verify speak it, run needs a listener without TLS and SASL"
+            ),
+            Self::SecretsReadable { path, mode, key } => write!(
+                f,
+                "{key} stands in {}, which others can read (mode {mode:o}): chmod 600 {}, or put a reference \
+                 such as ${{env:NAME}} there",
+                path.display(),
+                path.display()
+            ),
             Self::LinkName { name, why } => {
                 write!(f, "link name {name:?} is refused, it becomes a directory: {why}")
             }

@@ -1,6 +1,7 @@
 //! The key table as text: for `twinlog config explain`, and for the reference in the README.
 
-use super::key::{KEYS, Key, key, nearest};
+use super::key::{KEYS, Key, Scope, key, nearest};
+use super::security_keys::is_security;
 use std::fmt::Write;
 
 /// What `config explain [KEY]` prints. `Err` holds the sentence for an unknown key.
@@ -30,12 +31,24 @@ pub fn explain(name: Option<&str>) -> Result<String, String> {
 /// The table as the README shows it.
 pub fn markdown_table() -> String {
     let mut text = String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
-    for key in KEYS {
+    for key in KEYS.iter().filter(|key| !is_told_already(key)) {
         let allowed = key.kind.to_string().replace('|', "\\|");
         let default = if key.default.is_empty() { "" } else { &format!("`{}`", key.default) };
-        let _ = writeln!(text, "| `{}` | {default} | {allowed} | {} |", key.path(), key.help);
+        let _ = writeln!(text, "| `{}` | {default} | {allowed} | {} |", place_of(key), key.help);
     }
     text
+}
+
+/// Keys of security stand in three places with one meaning: one row is enough.
+fn is_told_already(key: &Key) -> bool {
+    is_security(key.name) && key.scope != Scope::Source
+}
+
+fn place_of(key: &Key) -> String {
+    match is_security(key.name) {
+        true => format!("link.NAME.{{source,destination,destination.controllers}}.{}", key.name),
+        false => key.path(),
+    }
 }
 
 fn default_of(key: &Key) -> String {
@@ -55,7 +68,7 @@ mod tests {
         let list = explain(None).unwrap();
         let table = markdown_table();
         for key in KEYS {
-            assert!(list.contains(key.help) && table.contains(&key.path()), "{}", key.name);
+            assert!(list.contains(key.help) && table.contains(&place_of(key)), "{}", key.name);
             assert!(explain(Some(key.name)).is_ok());
             assert!(explain(Some(&key.path())).unwrap().contains(key.help));
         }

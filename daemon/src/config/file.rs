@@ -10,11 +10,14 @@
 //! over the file with [`RawConfig::set`] before anything is parsed, so that both obey the same table.
 
 use super::error::ConfigError;
-use super::key::{Key, Scope, key, key_in, nearest};
+use super::key::{Key, Kind, Scope, key, key_in, nearest};
 use super::value::RawValue;
+use crate::security::Secret;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use toml::{Table, Value};
+use zeroize::Zeroizing;
 
 /// The table that holds all links.
 const LINK_TABLE: &str = "link";
@@ -22,12 +25,14 @@ const LINK_TABLE: &str = "link";
 const SOURCE_TABLE: &str = "source";
 /// The table of a link that holds its destination's keys.
 const DESTINATION_TABLE: &str = "destination";
-/// Kafka's keys for what connections cannot do yet.
+/// The table of a destination that holds its controllers' keys.
+const CONTROLLERS_TABLE: &str = "controllers";
+/// Kafka's keys for what connections cannot do.
 const UNSUPPORTED_PREFIXES: [&str; 2] = ["ssl.", "sasl."];
 /// A larger file is no configuration; it would be held in memory twice.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-type RawValues = BTreeMap<&'static str, RawValue>;
+pub(super) type RawValues = BTreeMap<&'static str, RawValue>;
 
 /// Raw values of one link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +40,7 @@ pub struct RawLink {
     pub(super) link: RawValues,
     pub(super) source: RawValues,
     pub(super) destination: RawValues,
+    pub(super) controllers: RawValues,
 }
 
 /// Everything that was said, not yet parsed.
@@ -52,7 +58,25 @@ impl RawConfig {
             return Err(failed(std::io::ErrorKind::FileTooLarge));
         }
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.kind()))?;
-        Self::parse(path, &text)
+        let text = Zeroizing::new(text);
+        let config = Self::parse(path, &text)?;
+        let mode = std::fs::metadata(path).map_err(|error| failed(error.kind()))?.mode() & 0o7777;
+        match config.first_plain_secret() {
+            Some(key) if mode & 0o077 != 0 => {
+                Err(ConfigError::SecretsReadable { path: path.to_owned(), mode, key })
+            }
+            _ => Ok(config),
+        }
+    }
+
+    /// A key whose secret stands in the file itself.
+    fn first_plain_secret(&self) -> Option<&'static str> {
+        let links = self.links.values().flat_map(|link| [&link.source, &link.destination, &link.controllers]);
+        let is_plain = |value: &RawValue| match value {
+            RawValue::Secret(secret) => !secret.is_empty() && !secret.is_reference(),
+            RawValue::Text(_) | RawValue::List(_) => false,
+        };
+        links.flatten().find(|(_, value)| is_plain(value)).map(|(name, _)| *name)
     }
 
     /// Reads the text of a file; `path` is for messages.
@@ -92,7 +116,15 @@ impl RawConfig {
                 };
                 let place = format!("[link.{name}.{key}]");
                 for (key, value) in table {
-                    read_key(into, scope, &place, key, value)?;
+                    match value {
+                        Value::Table(inner) if scope == Scope::Destination && key == CONTROLLERS_TABLE => {
+                            let place = format!("[link.{name}.{DESTINATION_TABLE}.{CONTROLLERS_TABLE}]");
+                            for (key, value) in inner {
+                                read_key(&mut link.controllers, Scope::Controllers, &place, key, value)?;
+                            }
+                        }
+                        value => read_key(into, scope, &place, key, value)?,
+                    }
                 }
             }
         }
@@ -107,6 +139,7 @@ impl RawConfig {
             Scope::Link => &mut self.links.entry(link.to_owned()).or_default().link,
             Scope::Source => &mut self.links.entry(link.to_owned()).or_default().source,
             Scope::Destination => &mut self.links.entry(link.to_owned()).or_default().destination,
+            Scope::Controllers => &mut self.links.entry(link.to_owned()).or_default().controllers,
         };
         values.insert(key.name, value);
     }
@@ -128,6 +161,7 @@ impl RawConfig {
             Scope::Link => link.link.contains_key(name),
             Scope::Source => link.source.contains_key(name),
             Scope::Destination => link.destination.contains_key(name),
+            Scope::Controllers => link.controllers.contains_key(name),
         };
         self.links.get(link).is_some_and(given)
     }
@@ -146,18 +180,22 @@ fn read_key(
         }
         return Ok(());
     }
-    if UNSUPPORTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-        return Err(ConfigError::Unsupported { key: name, table: table.to_owned() });
-    }
     let Some(known): Option<&Key> = key_in(scope, &name) else {
+        if key(&name).is_none() && UNSUPPORTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return Err(ConfigError::Unsupported { key: name, table: table.to_owned() });
+        }
         let elsewhere = key(&name).map(|key| ConfigError::Misplaced { key, table: table.to_owned() });
         return Err(elsewhere.unwrap_or_else(|| unknown(&name, table)));
     };
     let shape = || ConfigError::Shape { key: name.clone(), table: table.to_owned() };
     let raw = match value {
-        Value::Array(items) => {
+        Value::Array(items) if !matches!(known.kind, Kind::Secret { .. }) => {
             RawValue::List(items.iter().map(text_of).collect::<Option<_>>().ok_or_else(shape)?)
         }
+        Value::String(text) if matches!(known.kind, Kind::Secret { .. }) => {
+            RawValue::Secret(Secret::new(text))
+        }
+        _ if matches!(known.kind, Kind::Secret { .. }) => return Err(shape()),
         value => RawValue::Text(text_of(&value).ok_or_else(shape)?),
     };
     into.insert(known.name, raw);
@@ -220,15 +258,45 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_secret_is_refused_unseen() {
-        for line in
-            ["ssl.key.password = \"hunter2\"", "sasl.jaas.config = \"hunter2\"", "sasl.password = hunter2"]
-        {
-            let text = refuse(&format!("[link.a.source]\n{line}\n")).to_string();
-            assert!(!text.contains("hunter2"), "{text}");
+    fn a_secret_is_never_shown_whatever_becomes_of_its_line() {
+        for line in [
+            "ssl.key.password = \"hunter2\"",
+            "sasl.jaas.config = \"hunter2\"",
+            "ssl.keystore.key = \"hunter2\"",
+        ] {
+            let text = format!("[link.a.source]\n{line}\n[link.a.destination.controllers]\n{line}\n");
+            let config = RawConfig::parse(Path::new("twinlog.toml"), &text).unwrap();
+            assert!(!format!("{config:?}").contains("hunter2"), "{line}");
+            let misplaced = refuse(&format!("[link.a]\n{line}\n"));
+            assert!(!format!("{misplaced} {misplaced:?}").contains("hunter2"), "{misplaced}");
+        }
+        for line in ["sasl.password = [\"hunter2\"]", "ssl.hunter.password = \"hunter2\""] {
+            let refused = refuse(&format!("[link.a.source]\n{line}\n"));
+            assert!(!format!("{refused} {refused:?}").contains("hunter2"), "{refused}");
         }
         let syntax = refuse("data.dir = \"/d\"\nsasl.password = hunter2\n");
         assert!(matches!(syntax, ConfigError::Syntax { line: 2, .. }), "{syntax:?}");
+    }
+
+    #[test]
+    fn a_file_with_a_secret_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("twinlog.toml");
+        let read = |text: &str, mode: u32| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            RawConfig::read(&path)
+        };
+        let plain = "[link.a.destination.controllers]\nsasl.password = \"hunter2\"\n";
+        for mode in [0o640, 0o604, 0o666] {
+            let text = read(plain, mode).unwrap_err().to_string();
+            assert!(text.contains("chmod 600") && text.contains("sasl.password"), "{text}");
+            assert!(!text.contains("hunter2"));
+        }
+        assert!(read(plain, 0o600).is_ok() && read(plain, 0o400).is_ok());
+        let reference = "[link.a.source]\nsasl.password = \"${env:PASSWORD}\"\nssl.key.password = \"\"\n";
+        assert!(read(reference, 0o644).is_ok(), "whoever reads it sees nothing");
     }
 
     #[test]

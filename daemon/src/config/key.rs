@@ -3,6 +3,7 @@
 //! Everything that speaks of keys reads this table: the file's parser, `config explain`, the reference
 //! in the README. A key that is not here does not exist. Names that Kafka has are Kafka's.
 
+use super::security_keys;
 use std::fmt;
 
 /// Where in the file a key stands.
@@ -16,6 +17,8 @@ pub enum Scope {
     Source,
     /// In `[link.NAME.destination]`.
     Destination,
+    /// In `[link.NAME.destination.controllers]`.
+    Controllers,
 }
 
 impl fmt::Display for Scope {
@@ -25,6 +28,7 @@ impl fmt::Display for Scope {
             Self::Link => "[link.NAME]",
             Self::Source => "[link.NAME.source]",
             Self::Destination => "[link.NAME.destination]",
+            Self::Controllers => "[link.NAME.destination.controllers]",
         })
     }
 }
@@ -64,6 +68,14 @@ pub enum Kind {
     Text {
         bytes_max: usize,
     },
+    /// A file; may be empty.
+    File,
+    /// A text that nobody may see, or where to read it.
+    Secret {
+        bytes_max: usize,
+    },
+    /// Versions of TLS.
+    TlsVersions,
 }
 
 impl fmt::Display for Kind {
@@ -77,13 +89,19 @@ impl fmt::Display for Kind {
             }
             Self::Milliseconds { min, max } => write!(f, "{min} to {max} ms"),
             Self::Number { min, max } => write!(f, "{min} to {max}"),
-            Self::Choice(choices) => write!(f, "{}", choices.join(" | ")),
+            Self::Choice(choices) => {
+                let choices = choices.iter().map(|choice| if choice.is_empty() { "\"\"" } else { choice });
+                write!(f, "{}", choices.collect::<Vec<_>>().join(" | "))
+            }
             Self::Servers => write!(f, "HOST:PORT, one or more"),
             Self::Server => write!(f, "one HOST:PORT"),
             Self::BrokerIds => write!(f, "broker ids such as 900-904, two or more"),
             Self::Topics => write!(f, "topic names or regular expressions"),
             Self::TopicFilters => write!(f, "filters with name, patternType and filterType"),
             Self::Text { bytes_max } => write!(f, "text of at most {bytes_max} bytes"),
+            Self::File => write!(f, "a file"),
+            Self::Secret { .. } => write!(f, "a secret, or a reference to one"),
+            Self::TlsVersions => write!(f, "TLSv1.2, TLSv1.3 or both"),
         }
     }
 }
@@ -126,6 +144,7 @@ impl Key {
             Scope::Link => format!("link.NAME.{}", self.name),
             Scope::Source => format!("link.NAME.source.{}", self.name),
             Scope::Destination => format!("link.NAME.destination.{}", self.name),
+            Scope::Controllers => format!("link.NAME.destination.controllers.{}", self.name),
         }
     }
 }
@@ -194,8 +213,26 @@ const fn milliseconds(min: u64, max: u64) -> Kind {
     Kind::Milliseconds { min, max }
 }
 
-/// Every key, by scope.
-pub const KEYS: &[Key] = &[
+/// Every key, by scope; those of security at the end.
+pub const KEYS: &[Key] = &ALL;
+
+const ALL: [Key; OTHERS.len() + 3 * security_keys::COUNT] = {
+    let mut all = [OTHERS[0]; OTHERS.len() + 3 * security_keys::COUNT];
+    let mut index = 0;
+    while index < OTHERS.len() {
+        all[index] = OTHERS[index];
+        index += 1;
+    }
+    while index < all.len() {
+        let of_security = index - OTHERS.len();
+        let scope = security_keys::SCOPES[of_security / security_keys::COUNT];
+        all[index] = security_keys::of(scope)[of_security % security_keys::COUNT];
+        index += 1;
+    }
+    all
+};
+
+const OTHERS: &[Key] = &[
     daemon("data.dir", Kind::Path, "", "Directory of the store; one daemon holds it at a time."),
     daemon("data.cores", Kind::Cores, "auto", "Cores of the data shards; auto = all but the control core."),
     daemon(
@@ -329,12 +366,6 @@ pub const KEYS: &[Key] = &[
     link("replica.fetch.response.max.bytes", bytes(4 * KIB, GIB), "16MiB", "Most bytes of one answer."),
     source("bootstrap.servers", Kind::Servers, "", "Brokers to ask first."),
     source(
-        "security.protocol",
-        Kind::Choice(&["PLAINTEXT"]),
-        "PLAINTEXT",
-        "How connections are made; the only one that is understood so far.",
-    ),
-    source(
         "client.id",
         Kind::Text { bytes_max: 255 },
         "twinlog",
@@ -417,12 +448,6 @@ pub const KEYS: &[Key] = &[
         bytes(16 * MIB, 1024 * TIB),
         "20GiB",
         "Most bytes on our disk in guest mode: when all of it is undelivered, fetching waits.",
-    ),
-    destination(
-        "security.protocol",
-        Kind::Choice(&["PLAINTEXT"]),
-        "PLAINTEXT",
-        "How connections are made; the only one that is understood so far.",
     ),
     destination(
         "client.id",

@@ -4,11 +4,14 @@
 
 use super::error::{ConfigError, LinkNameFault};
 use super::file::{RawConfig, RawLink};
-use super::key::{KEYS, Scope, key_in};
+use super::key::{KEYS, Kind, Scope, key_in};
+use super::security::client_security;
+use super::security_keys::completed;
 use super::topic_filter::TopicFilters;
 use super::topic_pattern::TopicPattern;
 use super::value::{HostPort, RawValue, Value};
 use crate::journal::OWN_DIRECTORY;
+use crate::security::{ClientSecurity, Secret, SecurityProtocol, TlsVersions};
 use crate::shard::FsyncPolicy;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +34,7 @@ pub struct SourceSettings {
     pub client_rack: String,
     pub metadata_max_age: Duration,
     pub request_timeout: Duration,
+    pub security: ClientSecurity,
 }
 
 /// A destination cluster that we join as guest brokers.
@@ -52,6 +56,10 @@ pub struct GuestSettings {
     pub store_retention_bytes: u64,
     pub client_id: String,
     pub request_timeout: Duration,
+    /// Of connections to brokers.
+    pub security: ClientSecurity,
+    /// Of connections to controllers.
+    pub controller_security: ClientSecurity,
 }
 
 /// One link.
@@ -106,6 +114,23 @@ impl Settings {
 
     pub fn cuts_directory(&self) -> PathBuf {
         self.data_dir.join(OWN_DIRECTORY).join(CUTS_DIRECTORY).join(&self.link.name)
+    }
+
+    /// Refuses what a run cannot do: its data threads speak neither TLS nor SASL.
+    pub fn check_for_run(&self) -> Result<(), ConfigError> {
+        let guest = self.link.guest.iter();
+        let of_guest = guest.flat_map(|guest| {
+            [(Scope::Destination, &guest.security), (Scope::Controllers, &guest.controller_security)]
+        });
+        let refused = [(Scope::Source, &self.link.source.security)]
+            .into_iter()
+            .chain(of_guest)
+            .map(|(scope, security)| (scope, security.protocol()))
+            .find(|(_, protocol)| *protocol != SecurityProtocol::Plaintext);
+        match refused {
+            Some((scope, protocol)) => Err(ConfigError::NotForRun { scope, protocol }),
+            None => Ok(()),
+        }
     }
 
     /// Parses everything that was said. `link` chooses among several links.
@@ -164,6 +189,8 @@ impl LinkSettings {
         check_link_name(name)?;
         let source = Values::parse(&raw.source, Scope::Source)?;
         let destination = Values::parse(&raw.destination, Scope::Destination)?;
+        let controllers = completed(&raw.controllers, &raw.destination);
+        let controllers = Values::parse(&controllers, Scope::Controllers)?;
         let link = Values::parse(&raw.link, Scope::Link)?;
         let auto_create = link.choice("auto.create.mirror.topics.enable") == "true";
         let settings = Self {
@@ -174,9 +201,10 @@ impl LinkSettings {
                 client_rack: source.text("client.rack"),
                 metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
                 request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
+                security: client_security(&source, Scope::Source)?,
             },
             guest: match destination.choice("mode") {
-                "guest" => Some(GuestSettings::from_values(&destination)?),
+                "guest" => Some(GuestSettings::from_values(&destination, &controllers)?),
                 _ => None,
             },
             topics: link.topics("topics"),
@@ -243,7 +271,7 @@ impl LinkSettings {
 }
 
 impl GuestSettings {
-    fn from_values(values: &Values) -> Result<Self, ConfigError> {
+    fn from_values(values: &Values, controllers: &Values) -> Result<Self, ConfigError> {
         const NEEDED: [&str; 5] = [
             "bootstrap.servers",
             "bootstrap.controllers",
@@ -278,6 +306,8 @@ impl GuestSettings {
             store_retention_bytes: values.number("store.retention.bytes"),
             client_id: values.text("client.id"),
             request_timeout: Duration::from_millis(values.number("request.timeout.ms")),
+            security: client_security(values, Scope::Destination)?,
+            controller_security: client_security(controllers, Scope::Controllers)?,
         })
     }
 }
@@ -300,7 +330,7 @@ fn truncation_policy(link: &Values) -> TruncationPolicy {
 
 /// Parsed values of one scope, defaults included: every key of the scope is there, but for an optional one
 /// that was not given.
-struct Values(BTreeMap<&'static str, Value>);
+pub(super) struct Values(BTreeMap<&'static str, Value>);
 
 impl Values {
     fn parse(raw: &BTreeMap<&'static str, RawValue>, scope: Scope) -> Result<Self, ConfigError> {
@@ -310,7 +340,7 @@ impl Values {
             if given.is_none() && key.required {
                 return Err(ConfigError::Missing { key });
             }
-            let is_text = matches!(key.kind, super::key::Kind::Text { .. });
+            let is_text = matches!(key.kind, Kind::Text { .. } | Kind::File | Kind::Secret { .. });
             if given.is_none() && key.default.is_empty() && !is_text {
                 continue;
             }
@@ -318,7 +348,10 @@ impl Values {
             let text = given.unwrap_or(&default);
             let value = Value::parse(key, text).map_err(|why| ConfigError::Value {
                 key,
-                value: text.to_string(),
+                value: match key.kind {
+                    Kind::Secret { .. } => Secret::default().to_string(),
+                    _ => text.to_string(),
+                },
                 why,
             })?;
             values.insert(key.name, value);
@@ -330,7 +363,7 @@ impl Values {
         self.0.get(name).unwrap_or_else(|| panic!("{name} is no key of its scope, or was not given"))
     }
 
-    fn number(&self, name: &str) -> u64 {
+    pub(super) fn number(&self, name: &str) -> u64 {
         let Value::Number(number) = self.value(name) else { panic!("{name} is no number") };
         *number
     }
@@ -345,9 +378,24 @@ impl Values {
         choice
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         let Value::Text(text) = self.value(name) else { panic!("{name} is no text") };
         text.clone()
+    }
+
+    /// A choice whose default is none.
+    pub(super) fn choice_or_empty(&self, name: &str) -> &'static str {
+        if self.0.contains_key(name) { self.choice(name) } else { "" }
+    }
+
+    pub(super) fn secret(&self, name: &str) -> Secret {
+        let Value::Secret(secret) = self.value(name) else { panic!("{name} is no secret") };
+        secret.clone()
+    }
+
+    pub(super) fn tls_versions(&self, name: &str) -> TlsVersions {
+        let Value::TlsVersions(versions) = self.value(name) else { panic!("{name} has no versions of TLS") };
+        *versions
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -404,7 +452,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Kind, ValueError};
+    use crate::config::ValueError;
 
     fn minimal() -> RawConfig {
         let mut raw = RawConfig::default();
@@ -498,6 +546,7 @@ mod tests {
                 Scope::Link => &mut link.link,
                 Scope::Source => &mut link.source,
                 Scope::Destination => &mut link.destination,
+                Scope::Controllers => &mut link.controllers,
             };
             values.insert(key.name, RawValue::Text(value.into()));
             Settings::from_raw(&raw, None)
@@ -528,7 +577,9 @@ mod tests {
                     };
                     assert!(choices.iter().all(taken), "{}", key.name);
                 }
-                Kind::Text { bytes_max } => assert!(with(key, &"x".repeat(bytes_max + 1)).is_err()),
+                Kind::Text { bytes_max } | Kind::Secret { bytes_max } => {
+                    assert!(with(key, &"x".repeat(bytes_max + 1)).is_err())
+                }
                 Kind::Path
                 | Kind::Cores
                 | Kind::Core
@@ -536,7 +587,9 @@ mod tests {
                 | Kind::Server
                 | Kind::BrokerIds
                 | Kind::Topics
-                | Kind::TopicFilters => {
+                | Kind::TopicFilters
+                | Kind::File
+                | Kind::TlsVersions => {
                     assert!(with(key, "\0,(").is_err(), "{}", key.name);
                 }
             }
@@ -551,9 +604,27 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_refused_with_what_is_allowed() {
-        let text = with("security.protocol", "SASL_SSL").unwrap_err().to_string();
-        assert!(text.contains("SASL_SSL") && text.contains("allowed: PLAINTEXT"), "{text}");
+    fn a_login_needs_a_mechanism_and_a_password_that_no_error_shows() {
+        let text = with("security.protocol", "GSSAPI").unwrap_err().to_string();
+        assert!(text.contains("GSSAPI") && text.contains("allowed: PLAINTEXT | SSL"), "{text}");
+        let text = with("security.protocol", "SASL_PLAINTEXT").unwrap_err().to_string();
+        assert!(text.starts_with("sasl.mechanism is missing") && text.contains("SASL_*"), "{text}");
+        let mut raw = minimal();
+        let mut step = |name: &str, value: &str| {
+            raw.set("west", name, RawValue::Text(value.into()));
+            Settings::from_raw(&raw, None)
+        };
+        let _ = step("security.protocol", "SASL_PLAINTEXT");
+        let text = step("sasl.mechanism", "SCRAM-SHA-512").unwrap_err().to_string();
+        assert!(text.starts_with("[link.NAME.source]") && text.contains("sasl.username"), "{text}");
+        let _ = step("sasl.username", "twin");
+        let settings = step("sasl.password", "hunter2").unwrap();
+        assert_eq!(settings.link.source.security.protocol().number(), 2);
+        let text = settings.check_for_run().unwrap_err().to_string();
+        assert!(text.contains("SASL_PLAINTEXT in [link.NAME.source]"), "{text}");
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        let text = step("sasl.password", &"hunter2".repeat(20_000)).unwrap_err().to_string();
+        assert!(text.contains("140000 bytes") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::key::{Key, Kind};
 use super::topic_filter::{FilterError, TopicFilters};
 use super::topic_pattern::{PatternError, TopicPattern};
+use crate::security::{Secret, TlsVersions};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,14 +14,22 @@ use twinlog_io::{CoreChoice, PlacementError};
 pub enum RawValue {
     Text(String),
     List(Vec<String>),
+    /// Text of a key that may hold a secret: prints as stars.
+    Secret(Secret),
 }
 
 impl RawValue {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.single().is_some_and(|text| text.trim().is_empty())
+    }
+
     /// The one text; `None` for a list of another length.
     fn single(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
             Self::List(list) => list.first().filter(|_| list.len() == 1).map(String::as_str),
+            Self::Secret(secret) => Some(secret.expose()),
         }
     }
 
@@ -29,6 +38,7 @@ impl RawValue {
         match self {
             Self::Text(text) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
             Self::List(list) => list.iter().map(|item| item.trim()).collect(),
+            Self::Secret(_) => Vec::new(),
         }
     }
 
@@ -36,6 +46,7 @@ impl RawValue {
     fn patterns(&self) -> Vec<String> {
         match self {
             Self::List(list) => list.clone(),
+            Self::Secret(_) => Vec::new(),
             Self::Text(text) => {
                 serde_json::from_str::<Vec<String>>(text).unwrap_or_else(|_| vec![text.trim().to_owned()])
             }
@@ -48,6 +59,7 @@ impl fmt::Display for RawValue {
         match self {
             Self::Text(text) => write!(f, "{text:?}"),
             Self::List(list) => write!(f, "{list:?}"),
+            Self::Secret(secret) => write!(f, "{secret}"),
         }
     }
 }
@@ -66,6 +78,8 @@ pub enum Value {
     Topics(Vec<TopicPattern>),
     TopicFilters(TopicFilters),
     Text(String),
+    Secret(Secret),
+    TlsVersions(TlsVersions),
 }
 
 /// Why a text is no value of its key.
@@ -87,6 +101,8 @@ pub enum ValueError {
     Filter(FilterError),
     /// Not ids, too few or too many of them, or one twice.
     BrokerIds,
+    /// Neither TLSv1.2 nor TLSv1.3.
+    TlsVersions,
     TooLong {
         bytes: usize,
     },
@@ -112,6 +128,7 @@ impl fmt::Display for ValueError {
             Self::BrokerIds => {
                 write!(f, "it must name 2 to {BROKER_IDS_MAX} different ids, as in 900-904 or 900,902,904")
             }
+            Self::TlsVersions => write!(f, "it names a version that is not spoken, or none"),
             Self::TooLong { bytes } => write!(f, "it has {bytes} bytes"),
             Self::Null => write!(f, "it holds a null character"),
         }
@@ -155,6 +172,7 @@ impl Value {
                 let texts = match raw {
                     RawValue::Text(text) => std::slice::from_ref(text),
                     RawValue::List(texts) => texts,
+                    RawValue::Secret(_) => &[],
                 };
                 TopicFilters::parse(texts).map(Value::TopicFilters).map_err(ValueError::Filter)
             }
@@ -172,12 +190,35 @@ impl Value {
                 text if text.contains('\0') => Err(ValueError::Null),
                 text => Ok(Value::Text(text.to_owned())),
             },
+            Kind::File => match single()? {
+                text if text.contains('\0') => Err(ValueError::Null),
+                text => Ok(Value::Text(text.to_owned())),
+            },
+            // Not trimmed: a password may begin or end with a blank.
+            Kind::Secret { bytes_max } => match raw.single().ok_or(ValueError::NotOne)? {
+                text if text.len() > bytes_max => Err(ValueError::TooLong { bytes: text.len() }),
+                text if text.contains('\0') => Err(ValueError::Null),
+                text => Ok(Value::Secret(Secret::from(text))),
+            },
+            Kind::TlsVersions => parse_tls_versions(&raw.items()).map(Value::TlsVersions),
         }
     }
 }
 
 fn within(number: u64, min: u64, max: u64) -> Result<Value, ValueError> {
     if (min..=max).contains(&number) { Ok(Value::Number(number)) } else { Err(ValueError::OutOfBound) }
+}
+
+fn parse_tls_versions(items: &[&str]) -> Result<TlsVersions, ValueError> {
+    let mut versions = TlsVersions { v1_2: false, v1_3: false };
+    for item in items {
+        match *item {
+            "TLSv1.2" => versions.v1_2 = true,
+            "TLSv1.3" => versions.v1_3 = true,
+            _ => return Err(ValueError::TlsVersions),
+        }
+    }
+    if versions.v1_2 || versions.v1_3 { Ok(versions) } else { Err(ValueError::TlsVersions) }
 }
 
 /// One id leads and one is kept for epoch bumps at least; more than this many ports on one host are a slip.

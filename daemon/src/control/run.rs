@@ -217,6 +217,7 @@ fn join(
     );
     options.client_id.clone_from(&guest.client_id);
     options.request_timeout = guest.request_timeout;
+    options.security = guest.controller_security.clone();
     if is_new_host {
         options.incarnations = guest.serving_ids.iter().map(|(id, _)| (*id, random_uuid())).collect();
     }

@@ -10,6 +10,7 @@
 mod connection;
 mod error;
 mod frame_shape;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -106,6 +107,7 @@ impl SourceClient {
         let options = ConnectionOptions {
             client_id: source.client_id.clone(),
             request_timeout: source.request_timeout,
+            security: source.security.clone(),
         };
         let bootstrap = source.bootstrap_servers.clone();
         Self { shared: Arc::new(Shared { options, bootstrap, state: Mutex::default() }) }
@@ -113,8 +115,11 @@ impl SourceClient {
 
     /// A client of a destination's brokers, as its other clients reach them.
     pub fn of_destination(guest: &GuestSettings) -> Self {
-        let options =
-            ConnectionOptions { client_id: guest.client_id.clone(), request_timeout: guest.request_timeout };
+        let options = ConnectionOptions {
+            client_id: guest.client_id.clone(),
+            request_timeout: guest.request_timeout,
+            security: guest.security.clone(),
+        };
         let bootstrap = guest.bootstrap_servers.clone();
         Self { shared: Arc::new(Shared { options, bootstrap, state: Mutex::default() }) }
     }

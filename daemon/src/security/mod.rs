@@ -33,6 +33,10 @@ use rustls::pki_types::ServerName;
 use sasl::SaslLogin;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at whether a token grows old. Raised beyond a fifth of a token's life, it ends unnoticed.
+const CARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How one cluster's connections are made. See the file's header.
 #[derive(Clone)]
@@ -57,7 +61,7 @@ impl ClientSecurity {
     pub fn from_settings(settings: &SecuritySettings) -> Result<Self, SecurityError> {
         let protocol = settings.protocol;
         let tls = protocol.has_tls().then(|| ClientTls::new(&settings.tls)).transpose()?;
-        let sasl = protocol.has_sasl().then(|| SaslLogin::new(&settings.sasl)).transpose()?;
+        let sasl = protocol.has_sasl().then(|| SaslLogin::new(&settings.sasl, &settings.tls)).transpose()?;
         Ok(Self { shared: Arc::new(Shared { protocol, tls, sasl }) })
     }
 
@@ -73,6 +77,23 @@ impl ClientSecurity {
     /// What the certificate of a host has to be for.
     pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, SecurityError> {
         tls::server_name(host)
+    }
+
+    /// Waits for what [`ClientSecurity::sasl`] shows and cannot wait for. Before each new connection of the
+    /// control core; a failure is told by `sasl`.
+    pub async fn prepare(&self) {
+        if let Some(login) = &self.shared.sasl {
+            login.prepare().await;
+        }
+    }
+
+    /// Keeps what [`ClientSecurity::prepare`] waits for ready for ever, for threads that cannot wait: the
+    /// control core runs it beside everything else. Ends at once where there is nothing to keep.
+    pub async fn keep_ready(self) {
+        while self.shared.sasl.as_ref().is_some_and(SaslLogin::needs_care) {
+            self.prepare().await;
+            tokio::time::sleep(CARE_INTERVAL).await;
+        }
     }
 
     /// A fresh exchange for one connection to `host`, or for the renewal of its session; `None` where SASL is

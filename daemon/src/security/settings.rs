@@ -165,6 +165,8 @@ pub struct OauthSettings {
     pub client_id: String,
     pub client_secret: Secret,
     pub scope: String,
+    /// Part of a token's life after which the next one is fetched.
+    pub refresh_percent: u64,
 }
 
 /// All of it, for one cluster.

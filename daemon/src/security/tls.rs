@@ -92,6 +92,23 @@ pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, SecurityErr
     }
 }
 
+/// For a token endpoint: who is trusted for the cluster is, and who this host trusts.
+pub fn endpoint_config(settings: &TlsSettings) -> Result<ClientConfig, SecurityError> {
+    let mut roots = match settings.trust {
+        TrustSource::System => RootCertStore::empty(),
+        TrustSource::File { .. } | TrustSource::Inline(_) => material::authorities(&settings.trust)?,
+    };
+    match material::authorities(&TrustSource::System) {
+        Ok(system) => roots.extend(system.roots),
+        Err(_) if !roots.is_empty() => {}
+        Err(error) => return Err(error),
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions(settings.versions))
+        .map_err(|error| SecurityError::Tls { error })?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// One server configuration out of what the files hold now.
 pub fn server_config(
     settings: &TlsSettings,

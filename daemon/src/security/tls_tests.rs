@@ -2,7 +2,6 @@
 
 use super::*;
 use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
-use pkcs8::PrivateKeyInfoRef;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
@@ -10,6 +9,20 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
+
+/// One key of tests, bare and as `openssl pkcs8 -topk8 -v2 aes-256-cbc` encrypts it with the password hunter2.
+const PLAIN_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg0in4l4oLWKlpHj/F\n\
+gG1TECLeYsT1edUY1YrgG7XBJSmhRANCAARNblRB1+nOGGjmY1gNXCNpbIv8LFEM\n\
+5a/L0XoP5SMTBQ0L0AMQZJUdJ7SngSBvbOVlVBkvO/SZA6VNuIzyaLuU\n\
+-----END PRIVATE KEY-----";
+const ENCRYPTED_KEY: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAiHSLEt2kjETgICCAAw\n\
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEAWhG+o/PWu06mmYrvUclIoEgZDg\n\
+/0nNXM9BzmjIUolU/PUP3C8xRgnJ+QEZqmkqD7Td0eoPoq4pk1gvVPE4rd26+q2a\n\
+vdH9Kls6RFMTaMo3J/b+sgVmhDknezm0GhQQtjOGOBWCIDjMhPPS+yS3azihQPhh\n\
+UaYnFfOTCJhxqg7x2GcAvTelFMEDBs+swS7wFFrauivr0gIL2BmQPORLM8XiU/E=\n\
+-----END ENCRYPTED PRIVATE KEY-----";
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -157,7 +170,11 @@ fn file(directory: &TempDir, name: &str, bytes: &[u8], password: &str) -> (PathB
 #[test]
 fn pem_files_encrypted_keys_and_pkcs12_all_lead_to_the_same_handshake() {
     let ours = authority("ours");
-    let (chain, key) = signed(&ours, &["broker-1"], |_| ());
+    let key = format!("{PLAIN_KEY}\n");
+    let mut params = CertificateParams::new(vec!["broker-1".to_owned()]).unwrap();
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let chain = params.signed_by(&KeyPair::from_pem(&key).unwrap(), &ours).unwrap().pem();
     let directory = tempfile::tempdir().unwrap();
     let works = |settings: &TlsSettings| {
         let server = server(settings, ClientCertificates::Required);
@@ -166,10 +183,7 @@ fn pem_files_encrypted_keys_and_pkcs12_all_lead_to_the_same_handshake() {
     };
     let (_, plain) = file(&directory, "plain.pem", format!("{key}{chain}{}", ours.pem()).as_bytes(), "");
     works(&plain);
-    let der = pkcs8::der::SecretDocument::from_pem(&key).unwrap().1;
-    let encrypted = PrivateKeyInfoRef::try_from(der.as_bytes()).unwrap().encrypt("hunter2").unwrap();
-    let encrypted = encrypted.to_pem("ENCRYPTED PRIVATE KEY", pkcs8::LineEnding::LF).unwrap();
-    let text = format!("{}{chain}{}", encrypted.as_str(), ours.pem());
+    let text = format!("{ENCRYPTED_KEY}\n{chain}{}", ours.pem());
     let (_, mut locked) = file(&directory, "locked.pem", text.as_bytes(), "");
     let refused = client_config(&locked).unwrap_err().to_string();
     assert!(refused.contains("locked.pem") && refused.contains("ssl.key.password"), "{refused}");
@@ -181,7 +195,7 @@ fn pem_files_encrypted_keys_and_pkcs12_all_lead_to_the_same_handshake() {
     let mut store = KeyStore::new();
     let certificates =
         [chain.as_str(), &ours.pem()].map(|pem| Certificate::from_der(&pem_to_der(pem)).unwrap());
-    let private = PrivateKey::from_der(der.as_bytes()).unwrap();
+    let private = PrivateKey::from_der(&pem_to_der(&key)).unwrap();
     let pair = PrivateKeyChain::new(vec![1, 2, 3], private, certificates);
     store.add_entry("twin", KeyStoreEntry::PrivateKeyChain(pair));
     let (path, twelve) = file(&directory, "store.jks", &store.writer("hunter2").write().unwrap(), "hunter2");

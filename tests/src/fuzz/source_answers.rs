@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use twinlog_daemon::config::{HostPort, SourceSettings};
 use twinlog_daemon::control::source_client::{ClientError, LogEdge, SourceClient};
 use twinlog_daemon::embedded::{Cluster, Reply};
+use twinlog_daemon::security::ClientSecurity;
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_sync::partition::Leader;
@@ -50,6 +51,7 @@ pub fn source_answer(input: &[u8]) {
             client_rack: String::new(),
             metadata_max_age: Duration::from_secs(60),
             request_timeout: REQUEST_TIMEOUT,
+            security: ClientSecurity::plaintext(),
         });
         tokio::select! {
             error = ask(&client, api_key) => check(error),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use twinlog_daemon::control::guest::{Controllers, SharedImage, follow};
 use twinlog_daemon::control::source_client::ConnectionOptions;
+use twinlog_daemon::security::ClientSecurity;
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
@@ -70,8 +71,11 @@ fn everything(cluster: &Cluster) -> String {
     runtime.block_on(async {
         let image = Arc::new(SharedImage::default());
         let mut moves = image.moves();
-        let options =
-            ConnectionOptions { client_id: "test".to_owned(), request_timeout: Duration::from_secs(3) };
+        let options = ConnectionOptions {
+            client_id: "test".to_owned(),
+            request_timeout: Duration::from_secs(3),
+            security: ClientSecurity::plaintext(),
+        };
         let following = tokio::spawn(follow(Controllers::new(controllers), options, 999, image.clone()));
         moves.wait_for(|state| state.is_ready).await.expect("it is followed");
         following.abort();

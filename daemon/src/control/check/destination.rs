@@ -21,6 +21,7 @@ use crate::control::guest::{Controllers, SharedImage, follow, try_fetch};
 use crate::control::source_client::{
     ClientError, Connection, ConnectionOptions, METADATA_FETCH_VERSION, Shaped, SourceClient,
 };
+use crate::security::ClientSecurity;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
@@ -85,9 +86,13 @@ pub(super) async fn destination_lines(
     source: Option<&ClusterView>,
 ) -> Vec<Line> {
     let guest = &GuestSettings { request_timeout: guest.request_timeout.min(ANSWER_LIMIT), ..guest.clone() };
-    let options =
-        ConnectionOptions { client_id: guest.client_id.clone(), request_timeout: guest.request_timeout };
-    let brokers = each(&guest.bootstrap_servers, |server| ask_broker(server, options.clone())).await;
+    let with = |security: &ClientSecurity| ConnectionOptions {
+        client_id: guest.client_id.clone(),
+        request_timeout: guest.request_timeout,
+        security: security.clone(),
+    };
+    let (to_brokers, options) = (with(&guest.security), with(&guest.controller_security));
+    let brokers = each(&guest.bootstrap_servers, |server| ask_broker(server, to_brokers.clone())).await;
     let told = brokers.iter().find_map(|(_, said)| said.as_ref().ok().filter(|said| said.code == 0));
     let cluster_id = told.map(|said| said.cluster_id.clone());
     let observer = guest.serving_ids[0].0;

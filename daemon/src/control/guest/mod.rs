@@ -33,6 +33,7 @@ pub use wire_form::{random_uuid, wire_id, wire_text};
 
 use super::source_client::ConnectionOptions;
 use crate::config::HostPort;
+use crate::security::ClientSecurity;
 use membership_thread::{Command, MemberOptions, MembershipThread};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,6 +60,8 @@ pub struct GuestOptions {
     pub ids: Vec<(i32, HostPort)>,
     pub client_id: String,
     pub request_timeout: Duration,
+    /// Of connections to the controllers.
+    pub security: ClientSecurity,
     /// Incarnations that an earlier process persisted, by id.
     pub incarnations: BTreeMap<i32, Uuid>,
     pub heartbeat_interval: Duration,
@@ -76,6 +79,7 @@ impl GuestOptions {
             ids,
             client_id: "twinlog-guest".to_owned(),
             request_timeout: Duration::from_secs(30),
+            security: ClientSecurity::plaintext(),
             incarnations: BTreeMap::new(),
             heartbeat_interval: HEARTBEAT_INTERVAL,
             session_timeout: SESSION_TIMEOUT,
@@ -140,6 +144,7 @@ impl GuestMember {
         let connection = ConnectionOptions {
             client_id: options.client_id.clone(),
             request_timeout: options.request_timeout,
+            security: options.security.clone(),
         };
         let membership = MembershipThread::spawn(MemberOptions {
             listener_name: options.listener_name,

@@ -2,6 +2,7 @@
 
 use super::membership_thread::cordoned;
 use super::*;
+use crate::security::ClientSecurity;
 use bytes::{BufMut, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{
@@ -61,7 +62,8 @@ async fn listen() -> (TcpListener, HostPort) {
 
 fn client(controllers: &Arc<Controllers>, request_timeout: Duration) -> ControllerClient {
     let client_id = "test".to_owned();
-    ControllerClient::new(controllers.clone(), ConnectionOptions { client_id, request_timeout })
+    let security = ClientSecurity::plaintext();
+    ControllerClient::new(controllers.clone(), ConnectionOptions { client_id, request_timeout, security })
 }
 
 fn run(future: impl Future<Output = ()>) {

@@ -1,4 +1,4 @@
-//! One connection to one broker: connect, learn its versions, one request at a time.
+//! One connection to one broker: connect, TLS, log in, learn its versions, one request at a time.
 //!
 //! A frame's length is checked before a byte of it is stored, memory grows only as bytes really
 //! arrive, and the layout is walked before the library decodes. A connection on which anything went
@@ -6,7 +6,9 @@
 
 use super::error::ClientError;
 use super::frame_shape::{self, ShapeError, Shaped};
+use super::socket::{BoxedSocket, connect, secured, tls_error};
 use crate::config::HostPort;
+use crate::security::{ClientSecurity, SaslExchange};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange};
@@ -15,14 +17,14 @@ use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 /// Largest answer: Metadata of half a million partitions. Raised, a hostile peer may take as much of
 /// the control core's memory.
 pub const FRAME_BYTES_MAX: u32 = 64 << 20;
-/// A broker that does not accept within this time is not asked; a higher value delays fail-over by as much.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer of a login, from a peer that nobody has believed yet.
+const LOGIN_FRAME_BYTES_MAX: u32 = 64 << 10;
 /// Memory that is reserved for a frame before its bytes arrive.
 const FRAME_RESERVE_BYTES: usize = 64 << 10;
 
@@ -31,24 +33,30 @@ const FRAME_RESERVE_BYTES: usize = 64 << 10;
 pub struct ConnectionOptions {
     pub client_id: String,
     pub request_timeout: Duration,
+    pub security: ClientSecurity,
 }
 
 /// See the file's header.
 pub struct Connection {
     server: HostPort,
     address: SocketAddr,
-    stream: TcpStream,
+    stream: BoxedSocket,
     options: ConnectionOptions,
     versions: BTreeMap<i16, VersionRange>,
     correlation_id: i32,
+    /// When the broker has to be told anew who we are.
+    renew_at: Option<Instant>,
 }
 
 impl Connection {
-    /// Connects to the first address of the name that accepts, and asks for its versions.
+    /// Connects to the first address of the name that accepts, secures it, and asks for its versions.
     pub async fn open(server: &HostPort, options: &ConnectionOptions) -> Result<Self, ClientError> {
+        // Before a byte is sent: where a login is held back, the broker is not even connected.
+        let exchange = login(server, &options.security).await?;
         let (address, stream) = connect(server).await?;
         // Requests are small and each is waited for: Nagle would only delay them. A refusal costs just that.
         let _ = stream.set_nodelay(true);
+        let stream = secured(server, stream, &options.security).await?;
         let mut connection = Self {
             server: server.clone(),
             address,
@@ -56,7 +64,9 @@ impl Connection {
             options: options.clone(),
             versions: BTreeMap::new(),
             correlation_id: 0,
+            renew_at: None,
         };
+        connection.log_in(exchange).await?;
         let request = ApiVersionsRequest::default();
         let answer = connection.exchange(&request, ApiVersionsRequest::UNDERSTOOD.max).await?;
         if answer.error_code != 0 {
@@ -98,11 +108,42 @@ impl Connection {
         request: &R,
         version: i16,
     ) -> Result<R::Response, ClientError> {
+        if self.renew_at.is_some_and(|at| at <= Instant::now()) {
+            let exchange = login(&self.server, &self.options.security).await?;
+            self.log_in(exchange).await?;
+        }
         let after = self.options.request_timeout;
         match timeout(after, self.exchange_unbounded(request, version)).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::TimedOut { server: self.server.clone(), request: R::NAME, after }),
         }
+    }
+
+    /// Logs in, on a new connection or again on a live one. ref: KIP-368
+    async fn log_in(&mut self, exchange: Option<SaslExchange>) -> Result<(), ClientError> {
+        let Some(mut exchange) = exchange else { return Ok(()) };
+        let after = self.options.request_timeout;
+        match timeout(after, self.log_in_unbounded(&mut exchange)).await {
+            Ok(done) => done?,
+            Err(_) => {
+                let (server, request) = (self.server.clone(), "SaslAuthenticate");
+                return Err(ClientError::TimedOut { server, request, after });
+            }
+        }
+        self.renew_at = exchange.renew_after().map(|after| Instant::now() + after);
+        Ok(())
+    }
+
+    async fn log_in_unbounded(&mut self, exchange: &mut SaslExchange) -> Result<(), ClientError> {
+        while let Some(frame) = exchange.poll_frame() {
+            let frame = Zeroizing::new(frame);
+            self.send(&frame).await?;
+            let answer = self.read_frame(LOGIN_FRAME_BYTES_MAX).await?;
+            let taken = exchange.answer(&answer);
+            taken.map_err(|error| ClientError::Security { server: self.server.clone(), error })?;
+        }
+        assert!(exchange.is_done(), "an exchange asks, fails or is done");
+        Ok(())
     }
 
     async fn exchange_unbounded<R: Shaped>(
@@ -112,8 +153,8 @@ impl Connection {
     ) -> Result<R::Response, ClientError> {
         self.correlation_id = self.correlation_id.wrapping_add(1) & i32::MAX;
         let frame = self.encode(request, version);
-        self.stream.write_all(&frame).await.map_err(|error| self.broken(&error))?;
-        let answer = self.read_frame().await?;
+        self.send(&frame).await?;
+        let answer = self.read_frame(FRAME_BYTES_MAX).await?;
         self.decode::<R>(answer, version)
     }
 
@@ -134,22 +175,29 @@ impl Connection {
         frame
     }
 
-    async fn read_frame(&mut self) -> Result<Bytes, ClientError> {
+    async fn send(&mut self, frame: &[u8]) -> Result<(), ClientError> {
+        let sent = async {
+            self.stream.write_all(frame).await?;
+            // TLS keeps what the socket did not take at once.
+            self.stream.flush().await
+        };
+        sent.await.map_err(|error| self.broken(&error))
+    }
+
+    async fn read_frame(&mut self, bytes_max: u32) -> Result<Bytes, ClientError> {
         let length = self.stream.read_i32().await.map_err(|error| self.broken(&error))?;
         let server = || self.server.clone();
         let bytes = match usize::try_from(length) {
-            Ok(bytes @ 4..) if bytes <= FRAME_BYTES_MAX as usize => bytes,
-            _ => return Err(ClientError::FrameLength { server: server(), length, bound: FRAME_BYTES_MAX }),
+            Ok(bytes @ 4..) if bytes <= bytes_max as usize => bytes,
+            _ => return Err(ClientError::FrameLength { server: server(), length, bound: bytes_max }),
         };
         let mut frame = BytesMut::with_capacity(bytes.min(FRAME_RESERVE_BYTES));
         let mut rest = (&mut self.stream).take(bytes as u64);
         while frame.len() < bytes {
-            let network =
-                |error: &Error| ClientError::Network { server: self.server.clone(), error: error.kind() };
             match rest.read_buf(&mut frame).await {
-                Ok(0) => return Err(network(&ErrorKind::UnexpectedEof.into())),
+                Ok(0) => return Err(self.broken(&ErrorKind::UnexpectedEof.into())),
                 Ok(_) => {}
-                Err(error) => return Err(network(&error)),
+                Err(error) => return Err(self.broken(&error)),
             }
         }
         Ok(frame.freeze())
@@ -172,23 +220,16 @@ impl Connection {
     }
 
     fn broken(&self, error: &Error) -> ClientError {
-        ClientError::Network { server: self.server.clone(), error: error.kind() }
+        let server = self.server.clone();
+        match tls_error(error) {
+            Some(error) => ClientError::Security { server, error },
+            None => ClientError::Network { server, error: error.kind() },
+        }
     }
 }
 
-/// Tries the addresses of a name in turn: `localhost` often has one on which nobody listens.
-async fn connect(server: &HostPort) -> Result<(SocketAddr, TcpStream), ClientError> {
-    let resolved = tokio::net::lookup_host((server.host.as_str(), server.port)).await;
-    let failed = |error| ClientError::Resolve { server: server.clone(), error };
-    let addresses: Vec<SocketAddr> = resolved.map_err(|error| failed(error.kind()))?.collect();
-    let mut last = failed(ErrorKind::NotFound);
-    for address in addresses {
-        let error = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok((address, stream)),
-            Ok(Err(error)) => error.kind(),
-            Err(_) => ErrorKind::TimedOut,
-        };
-        last = ClientError::Connect { server: server.clone(), error };
-    }
-    Err(last)
+/// What this connection logs in with, once there is something.
+async fn login(server: &HostPort, security: &ClientSecurity) -> Result<Option<SaslExchange>, ClientError> {
+    security.prepare().await;
+    security.sasl(&server.host).map_err(|error| ClientError::Security { server: server.clone(), error })
 }

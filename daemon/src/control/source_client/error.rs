@@ -2,6 +2,7 @@
 
 use super::frame_shape::ShapeError;
 use crate::config::HostPort;
+use crate::security::SecurityError;
 use kafka_protocol::protocol::VersionRange;
 use std::fmt;
 use std::io::ErrorKind;
@@ -24,6 +25,11 @@ pub enum ClientError {
     Network {
         server: HostPort,
         error: ErrorKind,
+    },
+    /// Neither side believed the other enough.
+    Security {
+        server: HostPort,
+        error: SecurityError,
     },
     TimedOut {
         server: HostPort,
@@ -84,13 +90,14 @@ impl fmt::Display for ClientError {
             Self::Resolve { server, error } => write!(f, "{server} cannot be resolved: {error}"),
             Self::Connect { server, error } => write!(f, "{server} cannot be connected: {error}"),
             Self::Network { server, error } => write!(f, "the connection to {server} broke: {error}"),
+            Self::Security { server, error } => write!(f, "{server}: {error}"),
             Self::TimedOut { server, request, after } => {
                 write!(f, "{server} did not answer {request} within {} ms", after.as_millis())
             }
             Self::FrameLength { server, length, bound } => write!(
                 f,
-                "{server} announced a frame of {length} bytes, outside 4 to {bound}; is it a Kafka listener \
-                 without TLS?"
+                "{server} announced a frame of {length} bytes, outside 4 to {bound}; is it a Kafka listener, \
+                 and security.protocol the listener's?"
             ),
             Self::CorrelationId { server, expected, found } => {
                 write!(f, "{server} answered request {found} when {expected} was asked")

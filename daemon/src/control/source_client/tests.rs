@@ -1,6 +1,7 @@
 //! The client against a peer in the same thread that answers as it is told, rightly and wrongly.
 
 use super::*;
+use crate::security::ClientSecurity;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::list_offsets_response::{
@@ -91,6 +92,7 @@ fn client(servers: &[&HostPort], request_timeout: Duration) -> SourceClient {
         client_rack: String::new(),
         metadata_max_age: Duration::from_secs(1),
         request_timeout,
+        security: ClientSecurity::plaintext(),
     })
 }
 

@@ -11,7 +11,7 @@ fn login(mechanism: SaslMechanism) -> SaslLogin {
         password: "hunter2".into(),
         ..Default::default()
     };
-    SaslLogin::new(&settings).unwrap()
+    SaslLogin::new(&settings, &Default::default()).unwrap()
 }
 
 /// Correlation id of a frame that was polled.
@@ -111,7 +111,7 @@ fn a_token_that_is_refused_is_told_in_the_brokers_words() {
     std::fs::write(directory.path().join("token"), "ey.J.").unwrap();
     let mut settings = SaslSettings { mechanism: Some(SaslMechanism::OauthBearer), ..Default::default() };
     settings.oauth.token_endpoint_url = format!("file://{}/token", directory.path().display());
-    let mut exchange = SaslLogin::new(&settings).unwrap().exchange("broker").unwrap();
+    let mut exchange = SaslLogin::new(&settings, &Default::default()).unwrap().exchange("broker").unwrap();
     let frame = shake(&mut exchange);
     assert!(frame.ends_with(b"n,,\x01auth=Bearer ey.J.\x01\x01"));
     let status = br#"{"status":"invalid_token"}"#;

@@ -2,18 +2,22 @@
 //!
 //! Owns the credentials of one cluster. Who gets an exchange from here may make one attempt with it.
 
+use super::endpoint::{ClientCredentials, EndpointUrl, TokenEndpoint};
 use super::exchange::{Credential, SaslExchange};
 use super::jaas::JaasConfig;
-use super::token::TokenSource;
+use super::token::{TokenFault, TokenSource};
 use crate::security::attempts::Attempts;
 use crate::security::material::resolve;
 use crate::security::reload::Reloading;
-use crate::security::{SaslMechanism, SaslSettings, Secret, SecurityError};
+use crate::security::tls::endpoint_config;
+use crate::security::{SaslMechanism, SaslSettings, Secret, SecurityError, TlsSettings};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 const JAAS: &str = "sasl.jaas.config";
+const CLIENT_ID: &str = "sasl.oauthbearer.client.credentials.client.id";
+const CLIENT_SECRET: &str = "sasl.oauthbearer.client.credentials.client.secret";
 
 /// See the file's header.
 pub struct SaslLogin {
@@ -33,15 +37,29 @@ enum Source {
 }
 
 impl SaslLogin {
-    pub fn new(settings: &SaslSettings) -> Result<Self, SecurityError> {
+    pub fn new(settings: &SaslSettings, tls: &TlsSettings) -> Result<Self, SecurityError> {
         let mechanism = settings.mechanism.expect("the configuration demands a mechanism");
-        let owned = settings.clone();
+        let (owned, tls) = (settings.clone(), tls.clone());
         // New credentials begin with a clean sheet: the old ones' refusals say nothing of them.
         let load = move || {
-            read(&owned, mechanism).map(|source| Login { source, attempts: Arc::new(Attempts::default()) })
+            let source = read(&owned, &tls, mechanism)?;
+            Ok(Login { source, attempts: Arc::new(Attempts::default()) })
         };
         let current = Reloading::new("SASL credentials", files(settings), load)?;
         Ok(Self { mechanism, current })
+    }
+
+    /// Fetches what [`SaslLogin::exchange`] needs and cannot wait for: a token that a network gives.
+    pub async fn prepare(&self) {
+        if let Source::Token { tokens: TokenSource::Endpoint(endpoint), .. } = &self.current.current().source
+        {
+            endpoint.refresh().await;
+        }
+    }
+
+    /// Whether somebody has to call [`SaslLogin::prepare`] now and then.
+    pub fn needs_care(&self) -> bool {
+        matches!(&self.current.current().source, Source::Token { tokens: TokenSource::Endpoint(_), .. })
     }
 
     /// One attempt at `host`.
@@ -66,7 +84,11 @@ fn files(settings: &SaslSettings) -> Vec<PathBuf> {
     secrets.into_iter().flat_map(Secret::files).collect()
 }
 
-fn read(settings: &SaslSettings, mechanism: SaslMechanism) -> Result<Source, SecurityError> {
+fn read(
+    settings: &SaslSettings,
+    tls: &TlsSettings,
+    mechanism: SaslMechanism,
+) -> Result<Source, SecurityError> {
     let jaas = match settings.jaas_config.is_empty() {
         true => None,
         false => {
@@ -75,7 +97,7 @@ fn read(settings: &SaslSettings, mechanism: SaslMechanism) -> Result<Source, Sec
         }
     };
     match mechanism {
-        SaslMechanism::OauthBearer => read_oauth(settings, jaas.as_ref()),
+        SaslMechanism::OauthBearer => read_oauth(settings, tls, jaas.as_ref()),
         SaslMechanism::Plain | SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
             read_password(settings, mechanism, jaas.as_ref())
         }
@@ -103,8 +125,37 @@ fn read_password(
     Ok(Source::Password { user: settings.username.clone(), password })
 }
 
-fn read_oauth(settings: &SaslSettings, _jaas: Option<&JaasConfig>) -> Result<Source, SecurityError> {
-    let tokens = TokenSource::new(&settings.oauth.token_endpoint_url);
-    let tokens = tokens.map_err(|why| SecurityError::Token { why })?;
-    Ok(Source::Token { user: "the bearer of the token".to_owned(), tokens })
+fn read_oauth(
+    settings: &SaslSettings,
+    tls: &TlsSettings,
+    jaas: Option<&JaasConfig>,
+) -> Result<Source, SecurityError> {
+    let oauth = &settings.oauth;
+    if let Some(tokens) = TokenSource::file(&oauth.token_endpoint_url) {
+        return Ok(Source::Token { user: "the bearer of the token".to_owned(), tokens });
+    }
+    let wrong = || TokenFault::Url { url: oauth.token_endpoint_url.clone() };
+    let url = EndpointUrl::parse(&oauth.token_endpoint_url).ok_or_else(wrong);
+    let url = url.map_err(|why| SecurityError::Token { why })?;
+    let option = |name: &str| jaas.and_then(|jaas| jaas.option(name));
+    let mechanism = SaslMechanism::OauthBearer;
+    let client_id = option("clientId").map_or(oauth.client_id.as_str(), Secret::expose).to_owned();
+    let client_secret = match option("clientSecret") {
+        Some(secret) => secret.clone(),
+        None => resolve(CLIENT_SECRET, &oauth.client_secret)?,
+    };
+    for (key, is_empty) in [(CLIENT_ID, client_id.is_empty()), (CLIENT_SECRET, client_secret.is_empty())] {
+        if is_empty {
+            return Err(SecurityError::MissingCredential { mechanism, key });
+        }
+    }
+    let credentials = ClientCredentials {
+        client_id: client_id.clone(),
+        client_secret,
+        scope: option("scope").map_or(oauth.scope.as_str(), Secret::expose).to_owned(),
+        refresh_percent: oauth.refresh_percent,
+    };
+    let tls = url.is_https().then(|| endpoint_config(tls).map(Arc::new)).transpose()?;
+    let endpoint = TokenEndpoint::new(url, credentials, tls);
+    Ok(Source::Token { user: client_id, tokens: TokenSource::Endpoint(endpoint) })
 }

@@ -8,6 +8,7 @@
 //! Version 1 of both is spoken by every broker since 2.2, and needs no ApiVersions before it (ref: KIP-43,
 //! KIP-152, KIP-368). Must never let a secret out but in those bytes, which are overwritten afterwards.
 
+mod endpoint;
 mod exchange;
 #[cfg(test)]
 mod exchange_tests;

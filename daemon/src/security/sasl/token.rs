@@ -2,6 +2,7 @@
 //!
 //! Owns the current token. Must never print one, nor the client's secret.
 
+use super::endpoint::TokenEndpoint;
 use crate::security::Secret;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -79,19 +80,20 @@ impl fmt::Display for EndpointFault {
 pub(super) enum TokenSource {
     /// Read for each exchange: whoever renews it replaces it.
     File(PathBuf),
+    Endpoint(TokenEndpoint),
 }
 
 impl TokenSource {
-    pub(super) fn new(url: &str) -> Result<Self, TokenFault> {
-        match url.strip_prefix(FILE_SCHEME) {
-            Some(path) if path.starts_with('/') => Ok(Self::File(PathBuf::from(path))),
-            _ => Err(TokenFault::Url { url: url.to_owned() }),
-        }
+    /// A file, where the URL names one.
+    pub(super) fn file(url: &str) -> Option<Self> {
+        let path = url.strip_prefix(FILE_SCHEME).filter(|path| path.starts_with('/'))?;
+        Some(Self::File(PathBuf::from(path)))
     }
 
     pub(super) fn token(&self) -> Result<Secret, TokenFault> {
         match self {
             Self::File(path) => read_token(path),
+            Self::Endpoint(endpoint) => endpoint.token(),
         }
     }
 }
@@ -125,7 +127,7 @@ mod tests {
     fn a_token_file_is_read_anew_each_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
-        let source = TokenSource::new(&format!("file://{}", path.display())).unwrap();
+        let source = TokenSource::file(&format!("file://{}", path.display())).unwrap();
         assert!(matches!(source.token(), Err(TokenFault::File { .. })));
         for token in ["eyJ.eyJ.", "eyK.eyK.sig_-"] {
             std::fs::write(&path, format!("{token}\n")).unwrap();
@@ -136,9 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn another_url_is_refused() {
-        for url in ["", "ftp://a/b", "file://relative", "token"] {
-            assert!(matches!(TokenSource::new(url), Err(TokenFault::Url { .. })), "{url}");
+    fn another_url_is_no_file() {
+        for url in ["", "ftp://a/b", "file://relative", "token", "https://a/b"] {
+            assert!(TokenSource::file(url).is_none(), "{url}");
         }
     }
 }

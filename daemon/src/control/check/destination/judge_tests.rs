@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::control::source_client::ClientError;
+use crate::security::ClientSecurity;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use twinlog_log_segment::files::TopicId;
@@ -28,6 +29,8 @@ fn guest() -> GuestSettings {
         store_retention_bytes: 1 << 30,
         client_id: "test".to_owned(),
         request_timeout: Duration::from_secs(1),
+        security: ClientSecurity::plaintext(),
+        controller_security: ClientSecurity::plaintext(),
     }
 }
 
