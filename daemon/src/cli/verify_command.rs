@@ -1,12 +1,13 @@
 //! `twinlog verify`: the store by itself, and batch by batch against a source.
 
-use super::{VerifyArgs, done, refuse};
+use super::{VerifyArgs, done, link_of, refuse};
 use crate::config::{RawConfig, RawValue, Settings};
 use crate::control::run::Output;
 use crate::control::source_client::{ClientError, LogEdge, SourceClient};
 use crate::verify::{Comparison, SourceBatches, VerifyOptions, compare_partition, verify_store};
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use twinlog_io::{DirectoryLock, LockError, RealDisk};
@@ -70,7 +71,7 @@ pub fn verify(arguments: &VerifyArgs) -> ExitCode {
     };
     let mut compared = Vec::new();
     if let Some(servers) = &arguments.source {
-        let source = match Source::open(servers) {
+        let source = match Source::open(servers, arguments.config.as_deref(), arguments.link.as_deref()) {
             Ok(source) => source,
             Err(error) => return refuse(FAILED, &error),
         };
@@ -123,12 +124,15 @@ impl fmt::Display for SourceError {
 }
 
 impl Source {
-    fn open(servers: &str) -> Result<Self, SourceError> {
-        let mut raw = RawConfig::default();
+    /// `file` says how connections to it are secured, in the table of its only link or of the one named.
+    fn open(servers: &str, file: Option<&Path>, link: Option<&str>) -> Result<Self, SourceError> {
+        let raw = file.map_or_else(|| Ok(RawConfig::default()), RawConfig::read);
+        let mut raw = raw.map_err(SourceError::Settings)?;
+        let link = link_of(&raw, link);
         for (name, value) in [("bootstrap.servers", servers), ("topics", ".*"), ("data.dir", ".")] {
-            raw.set("verify", name, RawValue::Text(value.to_owned()));
+            raw.set(&link, name, RawValue::Text(value.to_owned()));
         }
-        let settings = Settings::from_raw(&raw, None).map_err(SourceError::Settings)?;
+        let settings = Settings::from_raw(&raw, Some(&link)).map_err(SourceError::Settings)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| SourceError::Runtime(error.kind()))?;
         let client = SourceClient::new(&settings.link.source);
@@ -204,6 +208,6 @@ mod tests {
 
     #[test]
     fn a_server_list_is_parsed_as_everywhere() {
-        assert!(matches!(Source::open("nonsense"), Err(SourceError::Settings(_))));
+        assert!(matches!(Source::open("nonsense", None, None), Err(SourceError::Settings(_))));
     }
 }

@@ -15,6 +15,7 @@ use super::artifacts;
 use super::node::{Node, Process, Signal, directory_of};
 use super::ports::{self, Port};
 use super::scenario::Scenario;
+use super::security::Secured;
 use super::watchdog::{KEEP_VARIABLE, Watchdog};
 use crate::poll;
 use std::fmt::Write;
@@ -100,6 +101,8 @@ pub struct ClusterOptions {
     pub controllers: usize,
     /// Brokers meet on a listener INTERNAL, clients use one called EXTERNAL.
     pub internal_listener: bool,
+    /// The broker has a listener for each way to connect, see [`Secured`].
+    pub secured: bool,
     /// Rights are checked, and the brokers of a destination have a listener ADMIN for who sets them.
     pub authorizer: bool,
     /// Broker properties that win over ours.
@@ -116,6 +119,7 @@ impl Default for ClusterOptions {
             controllers: 1,
             internal_listener: false,
             authorizer: false,
+            secured: false,
             overrides: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
             version: artifacts::KAFKA_VERSION,
@@ -129,6 +133,11 @@ impl ClusterOptions {
         let options = Self { brokers: 3, controllers, internal_listener: true, ..Self::default() };
         let options = options.with_override("default.replication.factor", "3");
         options.with_override("broker.session.timeout.ms", "9000")
+    }
+
+    /// One broker that can be reached by every protocol and mechanism.
+    pub fn secured() -> Self {
+        Self { secured: true, ..Self::default() }
     }
 
     /// The metadata log soon begins with a snapshot, as that of any cluster that has lived for a while.
@@ -165,8 +174,10 @@ pub struct Cluster {
     controllers: Vec<Node>,
     /// Where the user who may do everything connects, where there is one.
     admin: Option<u16>,
+    /// Of a broker that can be reached in every way.
+    secured: Option<Secured>,
     /// Ports of further listeners, ours as long as the cluster.
-    _further_ports: Vec<Port>,
+    further_ports: Vec<Port>,
     scenario: Scenario,
     directory: PathBuf,
     /// Last: it removes the directory of all the others.
@@ -185,9 +196,10 @@ impl Cluster {
         let cluster_id = random_uuid();
         assert!(matches!(options.controllers, 1 | 3), "a quorum of {} controllers", options.controllers);
         let is_combined = options.brokers == 1 && !options.internal_listener;
-        let Nodes { controllers, brokers, admin, further_ports } =
+        assert!(is_combined || !options.secured, "a secured cluster is one broker");
+        let Nodes { controllers, brokers, admin, secured, further_ports } =
             if is_combined { combined(&directory, &options) } else { separate(&directory, &options) };
-        format_all(&cluster_id, &controllers, &brokers);
+        format_all(&cluster_id, &controllers, &brokers, options.secured);
         for node in controllers.iter().chain(&brokers) {
             node.launch(&watchdog);
         }
@@ -196,12 +208,31 @@ impl Cluster {
         for node in controllers.iter().chain(&brokers) {
             node.poll_until_ready();
         }
-        Self { brokers, controllers, admin, _further_ports: further_ports, scenario, directory, watchdog }
+        Self {
+            brokers,
+            controllers,
+            admin,
+            secured,
+            further_ports: further_ports,
+            scenario,
+            directory,
+            watchdog,
+        }
     }
 
     /// `host:port` of every broker, running or not, separated by commas.
     pub fn bootstrap(&self) -> String {
         addresses(&self.brokers)
+    }
+
+    /// Listeners and authority of a cluster that was started as [`ClusterOptions::secured`].
+    pub fn secured(&self) -> &Secured {
+        self.secured.as_ref().expect("the cluster is a secured one")
+    }
+
+    /// `host:port` of the controller that a single broker is.
+    pub fn own_controller(&self) -> String {
+        format!("127.0.0.1:{}", self.further_ports[0].number)
     }
 
     /// `host:port` of every controller that is a process of its own, separated by commas.
@@ -363,6 +394,7 @@ struct Nodes {
     controllers: Vec<Node>,
     brokers: Vec<Node>,
     admin: Option<u16>,
+    secured: Option<Secured>,
     further_ports: Vec<Port>,
 }
 
@@ -371,11 +403,16 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     let (port, quorum) = (ports::take(), ports::take());
     let mut properties = properties(options, &[quorum.number]);
     let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
-    let both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
+    let secured = options.secured.then(|| Secured::new(directory));
+    let mut both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
+    if let Some(secured) = &secured {
+        both.push_str(&secured.listeners());
+        properties.push_str(&secured.properties());
+    }
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
     let node = Node::create(1, port, directory_of(directory, 1), options.process(), &properties);
-    Nodes { controllers: Vec::new(), brokers: vec![node], admin: None, further_ports: vec![quorum] }
+    Nodes { controllers: Vec::new(), brokers: vec![node], admin: None, secured, further_ports: vec![quorum] }
 }
 
 /// Controllers and brokers, each a process of its own.
@@ -413,7 +450,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
         let properties = format!("{common}process.roles=controller\nlisteners={listener}\n");
         Node::create(id, port, directory_of(directory, id), controller, &properties)
     });
-    Nodes { controllers: controllers.collect(), brokers, admin, further_ports }
+    Nodes { controllers: controllers.collect(), brokers, admin, secured: None, further_ports }
 }
 
 fn properties(options: &ClusterOptions, quorum_ports: &[u16]) -> String {
@@ -431,11 +468,14 @@ fn properties(options: &ClusterOptions, quorum_ports: &[u16]) -> String {
 }
 
 /// Formats every node at once: each costs the start of a JVM.
-fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node]) {
+fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node], is_secured: bool) {
     // Every controller has to be told of all, with the ids that their directories will have.
     let voter = |node: &Node| format!("{}@127.0.0.1:{}:{}", node.id, node.port.number, random_uuid());
     let voters: Vec<String> = controllers.iter().map(voter).collect();
     let voters = voters.join(",");
+    let users = if is_secured { Secured::format_arguments() } else { Vec::new() };
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let users = &users;
     thread::scope(|scope| {
         for node in controllers.iter().chain(brokers) {
             let is_controller = node.id >= CONTROLLER_ID || controllers.is_empty();
@@ -444,7 +484,7 @@ fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node]) {
                 (true, 0 | 1) => vec!["--standalone"],
                 (true, _) => vec!["--initial-controllers", &voters],
             };
-            scope.spawn(move || node.format(cluster_id, &arguments));
+            scope.spawn(move || node.format(cluster_id, &[&arguments[..], users].concat()));
         }
     });
 }

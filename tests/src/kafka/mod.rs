@@ -12,6 +12,7 @@ mod node;
 pub mod ports;
 pub mod raw_producer;
 pub mod scenario;
+pub mod security;
 mod watchdog;
 pub mod zoo;
 

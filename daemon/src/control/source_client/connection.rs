@@ -46,6 +46,7 @@ pub struct Connection {
     correlation_id: i32,
     /// When the broker has to be told anew who we are.
     renew_at: Option<Instant>,
+    logins: u32,
 }
 
 impl Connection {
@@ -65,6 +66,7 @@ impl Connection {
             versions: BTreeMap::new(),
             correlation_id: 0,
             renew_at: None,
+            logins: 0,
         };
         connection.log_in(exchange).await?;
         let request = ApiVersionsRequest::default();
@@ -83,6 +85,11 @@ impl Connection {
     /// The address that accepted.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How often the broker has believed us on this connection.
+    pub fn logins(&self) -> u32 {
+        self.logins
     }
 
     /// What the broker said of one request.
@@ -130,6 +137,7 @@ impl Connection {
                 return Err(ClientError::TimedOut { server, request, after });
             }
         }
+        self.logins += 1;
         self.renew_at = exchange.renew_after().map(|after| Instant::now() + after);
         Ok(())
     }
