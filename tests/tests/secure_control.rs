@@ -166,7 +166,8 @@ fn each_mistake_of_tls_is_told_with_its_cure(world: &World) {
     let foreign = others.sign("client.pem", "twin", false);
     let foreign = format!("{ssl}ssl.keystore.location = \"{}\"\n", foreign.display());
     world.fails(&secured.address("MTLS"), &foreign, &["ssl.keystore.location"]);
-    world.fails(&world.cluster.bootstrap(), &ssl, &["TLS"]);
+    world.fails(&world.cluster.bootstrap(), &ssl, &["is the port a listener with TLS"]);
+    world.fails(&secured.address("SSL"), "", &["and security.protocol the listener's?"]);
     let gone = "security.protocol = \"SSL\"\nssl.truststore.location = \"/nowhere/ca.pem\"\n";
     let told = world.check(&secured.address("SSL"), gone).expect_code(2).stderr;
     assert!(

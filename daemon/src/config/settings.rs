@@ -241,6 +241,12 @@ impl LinkSettings {
         Ok(settings)
     }
 
+    /// How each cluster of the link is connected: source, destination, controllers.
+    pub fn securities(&self) -> impl Iterator<Item = &ClientSecurity> {
+        let guest = self.guest.iter().flat_map(|guest| [&guest.security, &guest.controller_security]);
+        std::iter::once(&self.source.security).chain(guest)
+    }
+
     fn check_pairs(&self) -> Result<(), ConfigError> {
         let exceeds = |key, value: u64, other, other_value: u64, why| {
             let wrong = value > other_value;

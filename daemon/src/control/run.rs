@@ -172,6 +172,10 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
         _ => None,
     };
     let _ = yield_to_data_threads();
+    for security in settings.link.securities() {
+        // Data threads cannot wait for a token: one is kept ready for them. Ends with the runtime.
+        runtime.spawn(security.clone().keep_ready());
+    }
     let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap, member);
     supervisor.listen_for_followers();
     let end = runtime.block_on(async {

@@ -26,6 +26,8 @@ pub enum SecurityError {
     ServerName { host: String },
     /// The handshake, or a record after it.
     Tls { error: rustls::Error },
+    /// The connection ended before TLS stood, without a word of why.
+    HandshakeBroken { error: std::io::ErrorKind },
     /// Neither finished nor failed in time.
     HandshakeTimedOut { after: Duration },
     /// `sasl.jaas.config` is not understood.
@@ -80,6 +82,11 @@ impl fmt::Display for SecurityError {
                 )
             }
             Self::Tls { error } => write_tls(f, error),
+            Self::HandshakeBroken { error } => write!(
+                f,
+                "the connection ended during the TLS handshake ({error}); is the port a listener with TLS, as \
+                 security.protocol says?"
+            ),
             Self::HandshakeTimedOut { after } => write!(
                 f,
                 "the TLS handshake did not end within {} ms; is the port a listener with TLS?",

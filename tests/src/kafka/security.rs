@@ -143,6 +143,8 @@ impl Secured {
         let module = "org.apache.kafka.common.security";
         let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\"");
         let as_itself = format!("{plain} username=\"{USER}\" password=\"{PASSWORD}\";");
+        // Each mechanism that a listener offers must be described for it.
+        line("listener.name.controller.sasl.enabled.mechanisms", "PLAIN");
         line("listener.name.controller.plain.sasl.jaas.config", &as_itself);
         for listener in ["sasl_plaintext", "sasl_ssl"] {
             let key = |mechanism: &str| format!("listener.name.{listener}.{mechanism}.sasl.jaas.config");

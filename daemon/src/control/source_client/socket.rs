@@ -54,10 +54,10 @@ pub(super) async fn secured(
     let name = security.server_name(&server.host).map_err(refused)?;
     match timeout(HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
-        Ok(Err(error)) => Err(match tls_error(&error) {
-            Some(error) => refused(error),
-            None => ClientError::Network { server: server.clone(), error: error.kind() },
-        }),
+        Ok(Err(error)) => {
+            let broken = SecurityError::HandshakeBroken { error: error.kind() };
+            Err(refused(tls_error(&error).unwrap_or(broken)))
+        }
         Err(_) => Err(refused(SecurityError::HandshakeTimedOut { after: HANDSHAKE_TIMEOUT })),
     }
 }
