@@ -147,19 +147,9 @@ impl fmt::Display for ConfigError {
             Self::Conflict { key, value, other, other_value, why } => {
                 write!(f, "{key} = {value} does not go with {other} = {other_value}: {why}")
             }
-            Self::Security { scope, why } => write!(f, "{scope}: {why}"),
-            Self::NotForRun { scope, protocol } => write!(
-                f,
-                "security.protocol = {protocol} in {scope}: records are carried over PLAINTEXT only so far; \
-                 check and verify speak it, run needs a listener without TLS and SASL"
-            ),
-            Self::SecretsReadable { path, mode, key } => write!(
-                f,
-                "{key} stands in {}, which others can read (mode {mode:o}): chmod 600 {}, or put a reference \
-                 such as ${{env:NAME}} there",
-                path.display(),
-                path.display()
-            ),
+            Self::Security { .. } | Self::NotForRun { .. } | Self::SecretsReadable { .. } => {
+                self.write_security(f)
+            }
             Self::LinkName { name, why } => {
                 write!(f, "link name {name:?} is refused, it becomes a directory: {why}")
             }
@@ -175,6 +165,28 @@ impl fmt::Display for ConfigError {
             Self::NoSuchLink { name, known } => {
                 write!(f, "link {name:?} is not in the file, which has {}", known.join(", "))
             }
+        }
+    }
+}
+
+impl ConfigError {
+    /// The reasons that have to do with security.
+    fn write_security(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Security { scope, why } => write!(f, "{scope}: {why}"),
+            Self::NotForRun { scope, protocol } => write!(
+                f,
+                "security.protocol = {protocol} in {scope}: records are carried over PLAINTEXT only so far; \
+                 check and verify speak it, run needs a listener without TLS and SASL"
+            ),
+            Self::SecretsReadable { path, mode, key } => write!(
+                f,
+                "{key} stands in {}, which others can read (mode {mode:o}): chmod 600 {}, or put a reference \
+                 such as ${{env:NAME}} there",
+                path.display(),
+                path.display()
+            ),
+            _ => unreachable!("the others are written by Display itself"),
         }
     }
 }
