@@ -157,5 +157,5 @@ fn read_oauth(
     };
     let tls = url.is_https().then(|| endpoint_config(tls).map(Arc::new)).transpose()?;
     let endpoint = TokenEndpoint::new(url, credentials, tls);
-    Ok(Source::Token { user: client_id, tokens: TokenSource::Endpoint(endpoint) })
+    Ok(Source::Token { user: client_id, tokens: TokenSource::Endpoint(Box::new(endpoint)) })
 }

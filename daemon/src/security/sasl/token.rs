@@ -80,7 +80,7 @@ impl fmt::Display for EndpointFault {
 pub(super) enum TokenSource {
     /// Read for each exchange: whoever renews it replaces it.
     File(PathBuf),
-    Endpoint(TokenEndpoint),
+    Endpoint(Box<TokenEndpoint>),
 }
 
 impl TokenSource {
