@@ -208,16 +208,7 @@ impl Cluster {
         for node in controllers.iter().chain(&brokers) {
             node.poll_until_ready();
         }
-        Self {
-            brokers,
-            controllers,
-            admin,
-            secured,
-            further_ports: further_ports,
-            scenario,
-            directory,
-            watchdog,
-        }
+        Self { brokers, controllers, admin, secured, further_ports, scenario, directory, watchdog }
     }
 
     /// `host:port` of every broker, running or not, separated by commas.
