@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use twinlog_daemon::embedded::EmbeddedSource;
 use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
+use twinlog_daemon::security::ClientSecurity;
 use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
 use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
 use twinlog_io::{EngineOptions, EnginePreference, RealDisk, pin_current_thread};
@@ -201,6 +202,8 @@ fn shard_options(copy: &Path) -> Result<ShardOptions, BenchError> {
     Ok(ShardOptions {
         index: 0,
         lane: Arc::new(lane),
+        source: ClientSecurity::plaintext(),
+        destination: ClientSecurity::plaintext(),
         bytes_per_second: 0,
         partition_bytes_max: 4 << 20,
         segment_bytes: 256 << 20,
@@ -247,7 +250,7 @@ fn add_partitions(
     let topic = Arc::new(Topic { name: STREAM.to_owned(), id });
     let bootstrap = source.bootstrap();
     let address = bootstrap.parse().expect("one broker has one address");
-    send(shard, Command::Broker { id: BROKER, address });
+    send(shard, Command::Broker { id: BROKER, address, host: "localhost".into() });
     let mut all = Vec::new();
     for index in 0..load.shape.partitions as i32 {
         let partition = TopicPartition::new(STREAM, index).expect("a legal name");

@@ -22,6 +22,7 @@ pub mod security;
 pub mod segment_writer;
 pub mod shard;
 pub mod store;
+mod transport;
 pub mod verify;
 
 use std::process::ExitCode;

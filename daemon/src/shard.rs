@@ -19,11 +19,13 @@ mod disk_io;
 mod flush;
 mod guest;
 mod lane_io;
+mod lane_security;
 pub mod mailbox;
 mod operations;
 mod partition_log;
 mod receive;
 mod routing;
+mod secure_socket;
 mod served_log;
 mod thread;
 
@@ -31,6 +33,7 @@ pub use guest::spool::spool_segment_bytes;
 pub use thread::{ShardHandle, spawn};
 
 use crate::pool::Pool;
+use crate::security::ClientSecurity;
 use flush::Flusher;
 use guest::Guests;
 use guest::leading::Lead;
@@ -76,6 +79,10 @@ pub struct ShardOptions {
     /// Number among the shards; names its thread and its journal.
     pub index: usize,
     pub lane: Arc<LaneOptions>,
+    /// How connections to the source's brokers are made.
+    pub source: ClientSecurity,
+    /// The same for the destination's.
+    pub destination: ClientSecurity,
     /// This shard's share of `link.bytes.per.second`; 0 for no cap.
     pub bytes_per_second: u64,
     /// `replica.fetch.max.bytes`
@@ -135,7 +142,8 @@ pub struct Shard<E: Engine> {
     by_key: HashMap<PartitionKey, u32>,
     topics_by_id: HashMap<TopicId, u32>,
     topics_by_name: HashMap<Vec<u8>, u32>,
-    brokers: BTreeMap<i32, SocketAddr>,
+    /// Where each broker of the source listens, and its name.
+    brokers: BTreeMap<i32, (SocketAddr, Arc<str>)>,
     lanes: Vec<LaneIo>,
     lane_index: BTreeMap<(i32, LaneKind), u32>,
     free_sockets: Vec<SocketKey>,
@@ -385,7 +393,7 @@ impl<E: Engine> Shard<E> {
     pub fn command(&mut self, command: Command) {
         self.commanded = true;
         match command {
-            Command::Broker { id, address } => self.broker_is(id, address),
+            Command::Broker { id, address, host } => self.broker_is(id, address, host),
             Command::AddPartition(add) => self.add_partition(*add),
             Command::Leader { key, leader } => self.with_partition(key, |partition| match leader {
                 Some(leader) => partition.leader_is(leader),

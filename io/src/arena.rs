@@ -142,6 +142,27 @@ impl Arena {
         unsafe { std::ptr::copy(self.address(from), self.address(destination), from.length as usize) }
     }
 
+    /// A span to read from and others to write to at the same moment; none of them may touch another.
+    pub fn apart<const WRITTEN: usize>(
+        &mut self,
+        read: Span,
+        written: [Span; WRITTEN],
+    ) -> (&[u8], [&mut [u8]; WRITTEN]) {
+        self.bytes(read);
+        for (index, span) in written.iter().enumerate() {
+            self.bytes_mut(*span);
+            let touched = written[..index].iter().chain([&read]).find(|other| other.overlaps(*span));
+            assert!(touched.is_none(), "{span:?} is written while {touched:?} is in use");
+        }
+        // SAFETY: in bounds, ours, and apart from each other as just checked; the borrow of `self` keeps all others out.
+        let write = |span: Span| unsafe {
+            std::slice::from_raw_parts_mut(self.address(span), span.length as usize)
+        };
+        // SAFETY: the same.
+        let read = unsafe { std::slice::from_raw_parts(self.address(read), read.length as usize) };
+        (read, written.map(write))
+    }
+
     /// Marks a span as the kernel's. Only engines call it.
     pub fn lend(&mut self, span: Span, access: Access) -> Loan {
         self.assert_inside(span);
@@ -244,6 +265,21 @@ mod tests {
         assert_eq!(arena.bytes_mut(span(200, 100)).len(), 100);
         arena.give_back(loan);
         assert_eq!(arena.bytes(span(100, 100)).len(), 100);
+    }
+
+    #[test]
+    fn spans_that_are_used_together_are_apart() {
+        let mut arena = Arena::new(1).unwrap();
+        arena.bytes_mut(span(0, 4)).copy_from_slice(b"abcd");
+        let loan = arena.lend(span(0, 4), Access::KernelReads);
+        let (read, [first, second]) = arena.apart(span(0, 4), [span(4, 4), span(8, 2)]);
+        first.copy_from_slice(read);
+        second.copy_from_slice(&read[2..]);
+        assert_eq!(arena.bytes(span(4, 6)), b"abcdcd");
+        for bad in [[span(3, 2), span(8, 1)], [span(4, 4), span(7, 2)]] {
+            assert!(catch_unwind(AssertUnwindSafe(|| arena.apart(span(0, 4), bad).0.len())).is_err());
+        }
+        arena.give_back(loan);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! One connection to one source broker: connect, learn its Fetch version, fetch, back off.
 //!
 //! ```text
-//!   Idle --partitions--> Connecting --> Negotiating --> Ready <--> Fetching
-//!    ^                        \____________\______________\__________/  failure: close
-//!    |                                                               v
-//!    +-------------------- BackingOff <----------------------- Closing
+//!   Idle --partitions--> Connecting --> Securing --> Negotiating --> Ready <--> Fetching
+//!    ^                        \___________\_______________\______________\________/  failure: close
+//!    |                                                                      v
+//!    +-------------------- BackingOff <------------------------------ Closing
 //! ```
+//! `Securing` is TLS and SASL where they are spoken, once more from `Ready` when the session has to be renewed.
 //! A broker serves one request per connection at a time, so one fetch is under way per lane; tail and
 //! catch-up have a lane each, so that a large answer never stands before a small one. The machine
 //! knows nothing of sockets: it fills `outgoing` and says when to connect, send and close.
@@ -30,6 +31,8 @@ pub const THROTTLE_MAX: Nanoseconds = 30_000 * MILLISECOND;
 /// Largest answer asked for while tailing. A long poll holds its credits while it waits; raising this
 /// takes memory from catching up, once per source broker.
 const TAIL_RESPONSE_BYTES_MAX: u32 = 2 << 20;
+/// Shortest pause after a broker did not believe who we are. Lowered, a changed password locks the account.
+pub const AUTHENTICATION_PAUSE: Nanoseconds = 10_000 * MILLISECOND;
 /// What an answer may hold beside its records: partition heads of ten thousand partitions and more.
 const FRAME_OVERHEAD_BYTES: u32 = 16 << 20;
 
@@ -61,6 +64,10 @@ pub enum State {
     Connecting {
         deadline: Nanoseconds,
     },
+    /// TLS and SASL, by the owner.
+    Securing {
+        deadline: Nanoseconds,
+    },
     Negotiating {
         deadline: Nanoseconds,
     },
@@ -79,13 +86,15 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Connect,
+    /// Make the connection secure, then say [`Lane::secured`].
+    Secure,
     /// Send the whole of [`Lane::outgoing`].
     Send,
     Close,
 }
 
 /// Why a connection was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaneFault {
     /// errno of connect, send or receive.
     Network(i32),
@@ -98,6 +107,14 @@ pub enum LaneFault {
     },
     Refused {
         code: i16,
+    },
+    /// TLS or SASL failed, in the words of who speaks them.
+    Insecure {
+        why: Arc<str>,
+    },
+    /// The broker does not believe who we are.
+    AuthenticationFailed {
+        why: Arc<str>,
     },
     /// The broker's address changed or is not known any more.
     Moved,
@@ -119,6 +136,7 @@ impl fmt::Display for LaneFault {
                 api_versions::FETCH_VERSION_MAX
             ),
             Self::Refused { code } => write!(f, "the broker refused the request with error code {code}"),
+            Self::Insecure { why } | Self::AuthenticationFailed { why } => f.write_str(why),
             Self::Moved => write!(f, "the broker's address is not known or changed"),
             Self::Ended => write!(f, "no more is fetched"),
         }
@@ -169,8 +187,8 @@ impl Lane {
     }
 
     /// Why the last connection ended.
-    pub fn last_fault(&self) -> Option<LaneFault> {
-        self.last_fault
+    pub fn last_fault(&self) -> Option<&LaneFault> {
+        self.last_fault.as_ref()
     }
 
     /// The correlation id of the request under way.
@@ -196,6 +214,7 @@ impl Lane {
         match self.state {
             State::BackingOff { until } => Some(until),
             State::Connecting { deadline }
+            | State::Securing { deadline }
             | State::Negotiating { deadline }
             | State::Fetching { deadline, .. } => Some(deadline),
             State::Ready { not_before } if !self.session.is_empty() && not_before > 0 => Some(not_before),
@@ -212,6 +231,7 @@ impl Lane {
                 self.tick(now);
             }
             State::Connecting { deadline }
+            | State::Securing { deadline }
             | State::Negotiating { deadline }
             | State::Fetching { deadline, .. }
                 if now >= deadline =>
@@ -234,10 +254,40 @@ impl Lane {
         self.actions.push_back(Action::Connect);
     }
 
-    pub fn connected(&mut self, now: Nanoseconds) {
-        if !matches!(self.state, State::Connecting { .. }) {
+    /// The connection stands. With `secure` it has to be made so before anything is asked on it; the deadline
+    /// of connecting stays, so that a peer which dribbles through a handshake gains nothing.
+    pub fn connected(&mut self, now: Nanoseconds, secure: bool) {
+        let State::Connecting { deadline } = self.state else { return };
+        if secure {
+            self.state = State::Securing { deadline };
+            self.actions.push_back(Action::Secure);
+        } else {
+            self.negotiate(now);
+        }
+    }
+
+    /// Between two fetches the session is to be renewed (ref: KIP-368). False while something is under way.
+    pub fn renew(&mut self, now: Nanoseconds) -> bool {
+        let ready = matches!(self.state, State::Ready { .. });
+        if ready {
+            self.state = State::Securing { deadline: self.timeout(now) };
+            self.actions.push_back(Action::Secure);
+        }
+        ready
+    }
+
+    /// The connection is secure, for the first time or again.
+    pub fn secured(&mut self, now: Nanoseconds) {
+        if !matches!(self.state, State::Securing { .. }) {
             return;
         }
+        match self.decoder {
+            Some(_) => self.state = State::Ready { not_before: 0 },
+            None => self.negotiate(now),
+        }
+    }
+
+    fn negotiate(&mut self, now: Nanoseconds) {
         self.correlation_id = self.correlation_id.wrapping_add(1) & i32::MAX;
         self.outgoing.clear();
         api_versions::write_request(&mut self.outgoing, self.correlation_id, &self.options.client_id);
@@ -368,7 +418,11 @@ impl Lane {
         assert!(self.state == State::Closing, "closed in state {:?}", self.state);
         self.session.lost();
         self.decoder = None;
-        self.state = State::BackingOff { until: now + self.backoff.pause() };
+        let least = match self.last_fault {
+            Some(LaneFault::AuthenticationFailed { .. }) => AUTHENTICATION_PAUSE,
+            _ => 0,
+        };
+        self.state = State::BackingOff { until: now + least + self.backoff.pause() };
     }
 }
 

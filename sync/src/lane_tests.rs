@@ -33,7 +33,7 @@ fn lane() -> Lane {
 fn ready(lane: &mut Lane) {
     lane.tick(0);
     assert_eq!(lane.poll(), Some(Action::Connect));
-    lane.connected(1);
+    lane.connected(1, false);
     assert_eq!(lane.poll(), Some(Action::Send));
     lane.negotiated(Negotiated::Fetch(17));
 }
@@ -77,7 +77,7 @@ fn a_silent_broker_is_given_up_and_tried_again_later() {
     assert!(again > deadline);
     lane.tick(again);
     assert_eq!(lane.poll(), Some(Action::Connect));
-    lane.connected(again);
+    lane.connected(again, false);
     lane.negotiated(Negotiated::Fetch(17));
     lane.fetch(again, 1);
     // The new connection has a new session: everything is listed again.
@@ -108,15 +108,61 @@ fn a_lost_session_keeps_the_connection_and_an_unknown_error_gives_it_up() {
     while lane.poll().is_some() {}
     assert!(!lane.response(5, 0, -1, 0));
     assert_eq!(lane.poll(), Some(Action::Close));
-    assert_eq!(lane.last_fault(), Some(LaneFault::Refused { code: -1 }));
+    assert_eq!(lane.last_fault(), Some(&LaneFault::Refused { code: -1 }));
 }
 
 #[test]
 fn an_incompatible_broker_is_named() {
     let mut lane = lane();
     lane.tick(0);
-    lane.connected(1);
+    lane.connected(1, false);
     lane.negotiated(Negotiated::NoCommonVersion { lowest: 0, highest: 3 });
     let fault = lane.last_fault().unwrap();
     assert!(fault.to_string().contains("Fetch v0 to v3"), "{fault}");
+}
+
+#[test]
+fn a_secure_connection_is_negotiated_once_it_is_secure_and_renewed_between_fetches() {
+    let mut lane = lane();
+    lane.tick(0);
+    lane.poll();
+    let deadline = lane.deadline();
+    lane.connected(1, true);
+    assert_eq!((lane.poll(), lane.poll()), (Some(Action::Secure), None));
+    assert_eq!(lane.deadline(), deadline, "a handshake gets no time of its own");
+    lane.secured(5);
+    assert_eq!(lane.poll(), Some(Action::Send));
+    lane.negotiated(Negotiated::Fetch(17));
+    lane.fetch(6, 1);
+    assert!(!lane.renew(7), "an answer is under way");
+    lane.poll();
+    lane.response(8, 0, 0, 1);
+    lane.answered(8);
+    assert!(lane.renew(9) && lane.wants_to_fetch().is_none());
+    assert_eq!(lane.poll(), Some(Action::Secure));
+    lane.secured(10);
+    assert_eq!((lane.poll(), lane.wants_to_fetch().is_some()), (None, true));
+}
+
+#[test]
+fn a_broker_that_does_not_believe_us_is_left_alone_for_ten_seconds_at_least() {
+    let mut lane = lane();
+    for _ in 0..20 {
+        let now = lane.deadline().unwrap_or(0);
+        lane.tick(now);
+        lane.connected(now, true);
+        lane.failed(LaneFault::AuthenticationFailed { why: "SCRAM-SHA-512 as user".into() });
+        lane.closed(now);
+        assert!(lane.deadline().unwrap() >= now + AUTHENTICATION_PAUSE);
+    }
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_given_up() {
+    let mut lane = lane();
+    lane.tick(0);
+    lane.connected(1, true);
+    let deadline = lane.deadline().unwrap();
+    lane.tick(deadline);
+    assert_eq!(lane.last_fault(), Some(&LaneFault::TimedOut));
 }

@@ -19,6 +19,7 @@ use super::supervisor::{Standing, Supervisor};
 use crate::admin::{AdminSocket, REQUESTS_MAX, Readiness, SocketError, serve};
 use crate::config::{GuestSettings, Settings};
 use crate::journal;
+use crate::security::ClientSecurity;
 use crate::shard::{ShardOptions, spawn, spool_segment_bytes};
 use crate::store::StoreError;
 use sd_notify::NotifyState;
@@ -279,6 +280,8 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
         let options = ShardOptions {
             index,
             lane: lane.clone(),
+            source: ClientSecurity::plaintext(),
+            destination: ClientSecurity::plaintext(),
             // A cap that is not 0 must not become 0, which is none.
             bytes_per_second: link.bytes_per_second.div_ceil(shards),
             partition_bytes_max: link.fetch_bytes_max,

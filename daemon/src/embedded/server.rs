@@ -10,6 +10,7 @@
 
 use super::broker::{Cluster, Health, Reply};
 use bytes::Bytes;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, IoSlice, Read, Write};
@@ -57,6 +58,8 @@ struct Shared {
     connections: Mutex<BTreeMap<u64, TcpStream>>,
     accepted: AtomicU64,
     sent_bytes: AtomicU64,
+    /// `None`: plaintext.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Shared {
@@ -83,7 +86,19 @@ pub struct EmbeddedSource {
 
 impl EmbeddedSource {
     /// Listens on a free port of 127.0.0.1 for each broker of the cluster.
-    pub fn start(mut cluster: Cluster) -> Result<EmbeddedSource, ServerError> {
+    pub fn start(cluster: Cluster) -> Result<EmbeddedSource, ServerError> {
+        Self::start_with(cluster, None)
+    }
+
+    /// The same with TLS on every listener.
+    pub fn start_secure(cluster: Cluster, tls: Arc<ServerConfig>) -> Result<EmbeddedSource, ServerError> {
+        Self::start_with(cluster, Some(tls))
+    }
+
+    fn start_with(
+        mut cluster: Cluster,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<EmbeddedSource, ServerError> {
         let mut sockets = Vec::new();
         for broker in cluster.broker_ids() {
             let failed = |error| ServerError::Listen { broker, error };
@@ -100,6 +115,7 @@ impl EmbeddedSource {
             connections: Mutex::new(BTreeMap::new()),
             accepted: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
+            tls,
         });
         let mut source = EmbeddedSource { shared, addresses: Vec::new(), listeners: Vec::new() };
         for (broker, address, socket) in sockets {
@@ -182,7 +198,7 @@ fn accept(shared: &Arc<Shared>, broker: i32, socket: &TcpListener) {
         let of_thread = shared.clone();
         let spawned = thread::Builder::new().name(format!("source-{broker}-{number}")).spawn(move || {
             // An error here is the peer's going away; it has nobody to tell.
-            let _ = serve(&of_thread, broker, &stream);
+            let _ = serve_connection(&of_thread, broker, &stream);
             let _ = stream.shutdown(Shutdown::Both);
             of_thread.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         });
@@ -202,9 +218,19 @@ fn accept(shared: &Arc<Shared>, broker: i32, socket: &TcpListener) {
     }
 }
 
-/// One connection: requests in order, each answered before the next is read, as a broker does.
-fn serve(shared: &Shared, broker: i32, stream: &TcpStream) -> io::Result<()> {
+fn serve_connection(shared: &Shared, broker: i32, stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    match &shared.tls {
+        None => serve(shared, broker, stream),
+        Some(config) => {
+            let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+            serve(shared, broker, StreamOwned::new(connection, stream))
+        }
+    }
+}
+
+/// One connection: requests in order, each answered before the next is read, as a broker does.
+fn serve<S: Read + Write>(shared: &Shared, broker: i32, stream: S) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut length = [0; 4];
@@ -220,7 +246,7 @@ fn serve(shared: &Shared, broker: i32, stream: &TcpStream) -> io::Result<()> {
                 // Counted first: a reader that has the answer finds it in the count.
                 let bytes: usize = chunks.iter().map(Bytes::len).sum();
                 shared.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                send(stream, &chunks)?;
+                send(reader.get_mut(), &chunks)?;
             }
             Reply::Silence => {}
             Reply::Wait(_) | Reply::Close(_) => return Ok(()),
@@ -247,7 +273,7 @@ fn reply(shared: &Shared, broker: i32, frame: Bytes) -> Reply {
 }
 
 /// Sends all chunks in order, gathered by the kernel from where they lie.
-fn send(mut stream: &TcpStream, chunks: &[Bytes]) -> io::Result<()> {
+fn send<S: Write>(stream: &mut S, chunks: &[Bytes]) -> io::Result<()> {
     for group in chunks.chunks(SLICES_MAX) {
         let mut slices: Vec<IoSlice<'_>> = group.iter().map(|chunk| IoSlice::new(chunk)).collect();
         let mut left = &mut slices[..];
@@ -260,7 +286,8 @@ fn send(mut stream: &TcpStream, chunks: &[Bytes]) -> io::Result<()> {
             }
         }
     }
-    Ok(())
+    // TLS keeps the last records back until it is told to.
+    stream.flush()
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! A lane's socket: connecting, sending requests piece by piece, and the scratch its answers begin in.
 
 use super::Shard;
+use super::lane_security::{LaneSecurity, transport_fault};
 use super::operations::Pending;
+use super::receive::Step;
 use crate::pool::{Class, SLAB_BYTES};
+use crate::security::SecurityProtocol;
+use crate::transport::RECORD_PLAINTEXT_BYTES;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use twinlog_io::Engine;
 use twinlog_io::{Operation, SocketKey, Span, SystemError};
@@ -39,14 +44,18 @@ pub(super) enum Stall {
 pub(super) struct LaneIo {
     pub lane: Lane,
     pub address: Option<SocketAddr>,
+    /// The broker's name, which its certificate is for.
+    pub host: Arc<str>,
     pub socket: Option<SocketKey>,
+    pub security: LaneSecurity,
     pub scratch: Option<Span>,
     /// Received and not yet consumed bytes of the scratch.
     pub start: u32,
     pub end: u32,
-    /// The request's buffer, and how much of the request was sent.
+    /// The request's buffer, what of it the socket has not accepted yet, and how much of the request was put there.
     send: Option<Span>,
-    sent: usize,
+    unsent: Option<Span>,
+    staged: usize,
     pub receiving: bool,
     sending: bool,
     pub walk: BatchWalk,
@@ -67,12 +76,15 @@ impl LaneIo {
         Self {
             lane,
             address: None,
+            host: Arc::from(""),
             socket: None,
+            security: LaneSecurity::default(),
             scratch: None,
             start: 0,
             end: 0,
             send: None,
-            sent: 0,
+            unsent: None,
+            staged: 0,
             receiving: false,
             sending: false,
             walk: BatchWalk::new(batch_bytes_max),
@@ -129,6 +141,9 @@ impl<E: Engine> Shard<E> {
 
     pub(super) fn fetch_if_ready(&mut self, index: u32, now: Nanoseconds) {
         let quiet = self.is_quiet_for(index);
+        if !quiet && self.renew_if_due(index, now) {
+            return;
+        }
         let lane = &mut self.lanes[index as usize];
         lane.waits_for_credit = false;
         let Some(wanted) = lane.lane.wants_to_fetch() else { return };
@@ -156,6 +171,7 @@ impl<E: Engine> Shard<E> {
         while let Some(action) = self.lanes[index as usize].lane.poll() {
             match action {
                 Action::Connect => self.connect(index),
+                Action::Secure => self.secure_lane(index),
                 Action::Send => self.send_request(index),
                 Action::Close => self.close_lane(index),
             }
@@ -164,19 +180,27 @@ impl<E: Engine> Shard<E> {
 
     fn connect(&mut self, index: u32) {
         let LaneIo { lane: Lane { broker, .. }, reads_from, .. } = &self.lanes[index as usize];
-        let address = match reads_from {
-            Some(Provider::Follower(follower)) => self.follower_address(*follower),
-            Some(Provider::Source) | None => self.brokers.get(broker).copied(),
+        let broker = *broker;
+        let server = match *reads_from {
+            Some(Provider::Follower(follower)) => self.follower_address(follower),
+            Some(Provider::Source) | None => self.brokers.get(&broker).cloned(),
         };
-        let Some((address, socket)) = address.and_then(|address| Some((address, self.free_sockets.pop()?)))
-        else {
-            self.lanes[index as usize].lane.failed(LaneFault::Moved);
-            return;
+        let Some((address, host)) = server else {
+            return self.lanes[index as usize].lane.failed(LaneFault::Moved);
+        };
+        let has_memory = match self.prepare_tls(index, &host) {
+            Ok(has_memory) => has_memory,
+            Err(fault) => return self.lanes[index as usize].lane.failed(fault),
+        };
+        let Some(socket) = self.free_sockets.pop() else {
+            return self.lanes[index as usize].lane.failed(LaneFault::Moved);
         };
         let lane = &mut self.lanes[index as usize];
-        lane.scratch = lane.scratch.or_else(|| self.pool.take(Class::Scratch));
-        lane.send = lane.send.or_else(|| self.pool.take(Class::Small));
-        lane.address = Some(address);
+        if has_memory {
+            lane.scratch = lane.scratch.or_else(|| self.pool.take(Class::Scratch));
+            lane.send = lane.send.or_else(|| self.pool.take(Class::Small));
+        }
+        (lane.address, lane.host) = (Some(address), host);
         lane.socket = Some(socket);
         if lane.scratch.is_none() || lane.send.is_none() {
             // Tried again after a pause, when memory has come back.
@@ -187,33 +211,53 @@ impl<E: Engine> Shard<E> {
 
     pub(super) fn connect_done(&mut self, index: u32, result: Result<u32, SystemError>) {
         let now = self.engine.now();
+        let secure = self.security_of(index).protocol() != SecurityProtocol::Plaintext;
         let lane = &mut self.lanes[index as usize];
         match result {
-            Ok(_) if lane.scratch.is_some() && lane.send.is_some() => lane.lane.connected(now),
+            Ok(_) if lane.scratch.is_some() && lane.send.is_some() => lane.lane.connected(now, secure),
             Ok(_) => lane.lane.failed(LaneFault::TimedOut),
             Err(error) => lane.lane.failed(LaneFault::Network(error.0)),
         }
         self.route_lane(index);
     }
 
-    fn send_request(&mut self, index: u32) {
-        self.lanes[index as usize].sent = 0;
+    /// Sends the whole of the lane's `outgoing`, and receives what is answered.
+    pub(super) fn send_request(&mut self, index: u32) {
+        self.lanes[index as usize].staged = 0;
         self.send_piece(index);
-        self.receive_scratch(index);
+        // Nothing can be answered yet; what a peer says unasked is looked at with its answer.
+        if let Step::Again = self.receive_more(index) {
+            self.advance_lane(index);
+        }
     }
 
-    fn send_piece(&mut self, index: u32) {
+    /// Sends the next piece of what there is to say, if nothing is being sent.
+    pub(super) fn send_piece(&mut self, index: u32) {
         let lane = &mut self.lanes[index as usize];
-        let (Some(buffer), Some(socket)) = (lane.send, lane.socket) else { return };
-        let rest = &lane.lane.outgoing[lane.sent..];
-        if rest.is_empty() || lane.sending {
-            return;
+        let (Some(buffer), Some(socket), false) = (lane.send, lane.socket, lane.sending) else { return };
+        let arena = self.engine.arena_mut();
+        let rest = &lane.lane.outgoing[lane.staged.min(lane.lane.outgoing.len())..];
+        let span = match (lane.unsent.take(), &mut lane.security.tls) {
+            (Some(unsent), _) => unsent,
+            (None, Some(tls)) => match tls.stage(arena, rest, buffer) {
+                Ok(staged) => {
+                    lane.staged += staged.taken as usize;
+                    Span { start: buffer.start, length: staged.written }
+                }
+                Err(error) => return lane.lane.failed(transport_fault(error)),
+            },
+            (None, None) => {
+                let length = rest.len().min(buffer.length as usize);
+                let span = Span { start: buffer.start, length: length as u32 };
+                arena.bytes_mut(span).copy_from_slice(&rest[..length]);
+                lane.staged += length;
+                span
+            }
+        };
+        if span.length > 0 {
+            lane.sending = true;
+            self.submit(Pending::Send { lane: index, span }, Operation::Send { socket, from: span });
         }
-        let length = rest.len().min(buffer.length as usize);
-        let span = Span { start: buffer.start, length: length as u32 };
-        self.engine.arena_mut().bytes_mut(span).copy_from_slice(&rest[..length]);
-        lane.sending = true;
-        self.submit(Pending::Send { lane: index, span }, Operation::Send { socket, from: span });
     }
 
     pub(super) fn send_done(&mut self, index: u32, span: Span, result: Result<u32, SystemError>) {
@@ -221,30 +265,32 @@ impl<E: Engine> Shard<E> {
         lane.sending = false;
         match result {
             Ok(sent) => {
-                assert!(sent <= span.length);
-                lane.sent += sent as usize;
+                lane.unsent = (sent < span.length).then(|| span.after(sent));
                 if !matches!(lane.lane.state(), State::Closing) {
                     self.send_piece(index);
                 }
             }
-            Err(error) => {
-                lane.lane.failed(LaneFault::Network(error.0));
-                self.route_lane(index);
-            }
+            Err(error) => lane.lane.failed(LaneFault::Network(error.0)),
         }
+        self.route_lane(index);
     }
 
-    /// Receives the next piece of an answer into the scratch.
-    pub(super) fn receive_scratch(&mut self, index: u32) {
+    /// Gets more of an answer into the scratch: what is decrypted at once, or the next piece from the socket.
+    pub(super) fn receive_more(&mut self, index: u32) -> Step {
         let lane = &mut self.lanes[index as usize];
-        let (Some(scratch), Some(socket)) = (lane.scratch, lane.socket) else { return };
+        let (Some(scratch), Some(socket)) = (lane.scratch, lane.socket) else { return Step::Wait };
         if lane.receiving || matches!(lane.lane.state(), State::Closing) {
-            return;
+            return Step::Wait;
         }
         if lane.start > 0 {
             let kept = lane.arrived();
             self.engine.arena_mut().copy_within(kept, scratch.start);
             (lane.start, lane.end) = (0, kept.length);
+        }
+        if lane.security.tls.is_some() {
+            let room = scratch.after(lane.end);
+            assert!(room.length as usize >= RECORD_PLAINTEXT_BYTES, "the decoder left a full scratch unconsumed");
+            return self.receive_ciphertext(index, room);
         }
         // A head is far below 4 KiB; what comes with it of a large field is copied once.
         let wanted = if lane.bulk { Class::Block.bytes() } else { scratch.length };
@@ -256,12 +302,16 @@ impl<E: Engine> Shard<E> {
             Pending::ReceiveScratch { lane: index },
             Operation::Receive { socket, into, fill: false },
         );
+        Step::Wait
     }
 
     pub(super) fn scratch_received(&mut self, index: u32, result: Result<u32, SystemError>) {
         let now = self.engine.now();
         let lane = &mut self.lanes[index as usize];
         lane.receiving = false;
+        if lane.security.tls.is_some() {
+            return self.ciphertext_received(index, result);
+        }
         match result {
             Ok(0) => lane.lane.failed(LaneFault::PeerClosed),
             Ok(bytes) => {
@@ -281,13 +331,14 @@ impl<E: Engine> Shard<E> {
         self.credits.settle(lane.lane.kind, granted, lane.granted_received.min(granted));
         if let Some(fault) = lane.lane.last_fault()
             && !matches!(lane.reads_from, Some(Provider::Follower(_)))
-            && fault != LaneFault::Ended
+            && *fault != LaneFault::Ended
         {
-            let (broker, kind) = (lane.lane.broker, lane.lane.kind);
+            let (broker, kind, fault) = (lane.lane.broker, lane.lane.kind, fault.clone());
             self.events.push_back(super::mailbox::Event::LaneFailed { broker, kind, fault });
         }
         match self.lanes[index as usize].socket {
             Some(socket) => {
+                self.say_goodbye(index);
                 self.submit(Pending::CloseSocket { lane: index }, Operation::CloseSocket { socket })
             }
             None => self.socket_closed(index),
@@ -308,10 +359,12 @@ impl<E: Engine> Shard<E> {
         }
         let lane = &mut self.lanes[index as usize];
         lane.forget_answer();
+        (lane.unsent, lane.staged) = (None, 0);
         for span in [lane.scratch.take(), lane.send.take()].into_iter().flatten() {
             self.pool.give(span);
         }
         lane.lane.closed(now);
+        self.forget_security(index);
         self.read_lane_closed(index);
     }
 }

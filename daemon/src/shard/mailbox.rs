@@ -30,10 +30,11 @@ pub const EVENTS_MAX: usize = 4_096;
 
 /// From the control core to one shard.
 pub enum Command {
-    /// The broker's address, new or changed.
+    /// The broker's address, new or changed, and the name that its certificate is for.
     Broker {
         id: i32,
         address: SocketAddr,
+        host: Arc<str>,
     },
     AddPartition(Box<AddPartition>),
     /// Who leads the partition now; `None` while nobody does.
@@ -94,8 +95,8 @@ pub struct RegisteredBroker {
     pub epoch: i64,
     /// Addresses of its registered hosts; a follower connects from one of them.
     pub addresses: Vec<IpAddr>,
-    /// Of the listener where brokers meet.
-    pub port: Option<u16>,
+    /// Name and port of the listener where brokers meet.
+    pub meeting: Option<(Arc<str>, u16)>,
 }
 
 /// What the destination's metadata log says of a partition that we lead, or may lead.

@@ -7,6 +7,7 @@
 //!                        32 KiB or more to come               --> received straight into the image
 //!                      each piece: walk, check header, stamp epoch, CRC, index --> verified
 //! ```
+//! Where TLS is spoken, all of it comes through the scratch: decrypted into it, from there copied into the image.
 //! A partial batch at the end of a field is dropped by moving the fill position back. A field of a
 //! partition that does not want it (stopped, moved to another lane, refused) is consumed unread.
 
@@ -60,6 +61,7 @@ impl<E: Engine> Shard<E> {
             return Step::Wait;
         }
         match lane.lane.state() {
+            State::Securing { .. } => self.secure_step(index),
             State::Negotiating { .. } => self.negotiate(index),
             State::Fetching { .. } if lane.lane.decoder().records_left() > 0 => self.records_step(index),
             State::Fetching { .. } => self.decode_step(index),
@@ -71,7 +73,7 @@ impl<E: Engine> Shard<E> {
         let lane = &mut self.lanes[index as usize];
         let bytes = self.engine.arena().bytes(lane.arrived());
         match api_versions::read_response(bytes, lane.lane.correlation_id()) {
-            Ok(None) => self.receive_scratch(index),
+            Ok(None) => return self.receive_more(index),
             Ok(Some((consumed, negotiated))) => {
                 lane.consume(consumed as u32);
                 lane.lane.negotiated(negotiated);
@@ -96,10 +98,7 @@ impl<E: Engine> Shard<E> {
         };
         lane.consume(consumed as u32);
         match event {
-            None => {
-                self.receive_scratch(index);
-                Step::Wait
-            }
+            None => self.receive_more(index),
             Some(WireEvent::Response { throttle_ms, error, session_id }) => {
                 let now = self.engine.now();
                 match lane.lane.response(now, throttle_ms, error, session_id) {
@@ -220,8 +219,7 @@ impl<E: Engine> Shard<E> {
         let available = lane.arrived().length.min(lane.lane.decoder().records_left());
         if available == 0 {
             lane.bulk = false;
-            self.receive_scratch(index);
-            return Step::Wait;
+            return self.receive_more(index);
         }
         lane.consume(available);
         lane.lane.decoder().take_records(available);
@@ -242,9 +240,9 @@ impl<E: Engine> Shard<E> {
             self.ingest(index, slot, length);
             return Step::Again;
         }
-        if left < DIRECT_BYTES_MIN {
-            self.receive_scratch(index);
-            return Step::Wait;
+        // Ciphertext can only be received beside the image.
+        if left < DIRECT_BYTES_MIN || lane.security.tls.is_some() {
+            return self.receive_more(index);
         }
         let socket = lane.socket.expect("an answer arrives on a socket");
         lane.receiving = true;

@@ -11,6 +11,7 @@ use super::partition_log::{FileState, PartitionLog};
 use super::served_log::ServedLog;
 use super::{Shard, Slot};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use twinlog_io::Engine;
 use twinlog_sync::credits::LaneKind;
@@ -21,9 +22,9 @@ use twinlog_sync::partition::{Action, Partition, Recovered, State};
 use twinlog_sync::session::PartitionKey;
 
 impl<E: Engine> Shard<E> {
-    pub(super) fn broker_is(&mut self, id: i32, address: SocketAddr) {
-        let known = self.brokers.insert(id, address);
-        if known.is_some_and(|known| known != address) {
+    pub(super) fn broker_is(&mut self, id: i32, address: SocketAddr, host: Arc<str>) {
+        let known = self.brokers.insert(id, (address, host));
+        if known.is_some_and(|(known, _)| known != address) {
             for index in 0..self.lanes.len() as u32 {
                 let lane = &mut self.lanes[index as usize];
                 let of_source = !matches!(lane.reads_from, Some(Provider::Follower(_)));

@@ -78,7 +78,11 @@ impl Control {
         let journal = journal::load(&mut self.disk, &journal_directory())?;
         journal::rewrite(&mut self.disk, &journal_directory(), &journal)?;
         for broker in cluster.broker_ids() {
-            shard.command(Command::Broker { id: broker, address: Network::address_of(broker) });
+            shard.command(Command::Broker {
+                id: broker,
+                address: Network::address_of(broker),
+                host: "simulated".into(),
+            });
         }
         let names: Vec<(String, i32, Offset)> = cluster
             .partitions()

@@ -105,8 +105,9 @@ impl Supervisor {
         match result {
             Ok(address) => {
                 self.addresses.insert(broker, address);
+                let host: Arc<str> = self.servers.get(&broker).map_or("", |server| &server.host).into();
                 for shard in &mut self.shards {
-                    shard.send(Command::Broker { id: broker, address });
+                    shard.send(Command::Broker { id: broker, address, host: host.clone() });
                 }
                 self.tell_leaders();
             }

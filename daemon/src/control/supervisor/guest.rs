@@ -347,7 +347,7 @@ impl Supervisor {
 
     fn look_at_brokers(&mut self) {
         let Some(guest) = &mut self.guest else { return };
-        let mut wanted: BTreeMap<i32, (i64, Option<u16>, Vec<String>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<i32, (i64, Option<(Arc<str>, u16)>, Vec<String>)> = BTreeMap::new();
         let meeting = &guest.settings.inter_broker_listener_name;
         for broker in guest.member.image().brokers().values() {
             if !guest.is_ours(broker.broker) {
@@ -355,7 +355,8 @@ impl Supervisor {
                 hosts.sort();
                 hosts.dedup();
                 let listener = broker.listeners.iter().find(|listener| listener.name == *meeting);
-                wanted.insert(broker.broker, (broker.epoch, listener.map(|listener| listener.port), hosts));
+                let meeting = listener.map(|listener| (Arc::from(&*listener.host), listener.port));
+                wanted.insert(broker.broker, (broker.epoch, meeting, hosts));
             }
         }
         let mut resolve = Vec::new();
@@ -365,9 +366,9 @@ impl Supervisor {
                 resolve.push((*broker, hosts.clone()));
             }
         }
-        let registered = wanted.iter().filter_map(|(id, (epoch, port, _))| {
+        let registered = wanted.iter().filter_map(|(id, (epoch, meeting, _))| {
             let (_, addresses) = guest.resolved.get(id)?;
-            Some(RegisteredBroker { id: *id, epoch: *epoch, addresses: addresses.clone(), port: *port })
+            Some(RegisteredBroker { id: *id, epoch: *epoch, addresses: addresses.clone(), meeting: meeting.clone() })
         });
         let registered: Vec<RegisteredBroker> = registered.collect();
         if registered != guest.brokers_told {

@@ -241,12 +241,14 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Where a broker of the destination answers consumers; its addresses are tried in turn.
-    pub(in crate::shard) fn follower_address(&mut self, broker: i32) -> Option<SocketAddr> {
+    pub(in crate::shard) fn follower_address(&mut self, broker: i32) -> Option<(SocketAddr, Arc<str>)> {
         let reads = &mut self.guests.reads;
         let registered = self.guests.brokers.iter().find(|registered| registered.id == broker)?;
         reads.attempts = reads.attempts.wrapping_add(1);
         let count = registered.addresses.len().max(1);
-        Some(SocketAddr::new(*registered.addresses.get(reads.attempts % count)?, registered.port?))
+        let (host, port) = registered.meeting.as_ref()?;
+        let address = *registered.addresses.get(reads.attempts % count)?;
+        Some((SocketAddr::new(address, *port), host.clone()))
     }
 
     /// An answer's only partition begins.

@@ -1,0 +1,279 @@
+//! Lanes with TLS against brokers in memory: the same bytes as in plaintext, and every hostile beginning named.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use twinlog_daemon::embedded::batch_text::BatchText;
+use twinlog_daemon::embedded::{Cluster, EmbeddedSource, TopicOptions};
+use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
+use twinlog_daemon::security::{
+    ClientSecurity, SecurityProtocol, SecuritySettings, TlsSettings, TrustSource,
+};
+use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
+use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
+use twinlog_io::{EngineOptions, EnginePreference, RealDisk};
+use twinlog_log_segment::files::{TopicId, TopicPartition};
+use twinlog_log_segment::offset::{LeaderEpoch, Offset};
+use twinlog_sync::lane::{LaneFault, LaneOptions};
+use twinlog_sync::partition::Leader;
+use twinlog_sync::session::PartitionKey;
+use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
+
+const TOPIC: &str = "secured";
+const PARTITIONS: i32 = 3;
+/// Longer than any of this takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A certificate for 127.0.0.1 that vouches for itself.
+struct Identity {
+    pem: String,
+    certificate: rustls::pki_types::CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+fn identity(host: &str) -> Identity {
+    let key = KeyPair::generate().expect("a key");
+    let certificate = CertificateParams::new(vec![host.to_owned()]).expect("a name").self_signed(&key);
+    let certificate = certificate.expect("a certificate");
+    Identity { pem: certificate.pem(), certificate: certificate.der().clone(), key: key.serialize_der() }
+}
+
+fn server(identity: &Identity, version: &'static SupportedProtocolVersion) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
+    let builder = builder.expect("a version").with_no_client_auth();
+    let key = PrivateKeyDer::try_from(identity.key.clone()).expect("a key");
+    Arc::new(builder.with_single_cert(vec![identity.certificate.clone()], key).expect("they belong together"))
+}
+
+fn trusting(identity: &Identity) -> ClientSecurity {
+    let trust = TrustSource::Inline(identity.pem.clone());
+    let tls = TlsSettings { trust, ..TlsSettings::default() };
+    let settings = SecuritySettings { protocol: SecurityProtocol::Ssl, tls, ..SecuritySettings::default() };
+    ClientSecurity::from_settings(&settings).expect("a certificate is given")
+}
+
+/// Batches from a few bytes to a megabyte, so that records begin and end everywhere.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::new(1);
+    let options = TopicOptions { partitions: PARTITIONS as u32, ..TopicOptions::default() };
+    cluster.create_topic(TOPIC, options);
+    for index in 0..PARTITIONS {
+        for (number, value_bytes) in
+            [10, 1_000, 16_300, 16_384, 40_000, 100_000, 900_000].into_iter().cycle().take(42).enumerate()
+        {
+            let batch = BatchText::at(0).timestamp(number as i64).values(2 + index as usize, value_bytes);
+            cluster.append(TOPIC, index, batch.build());
+        }
+    }
+    cluster
+}
+
+struct Running {
+    shard: ShardHandle,
+    counters: Vec<Arc<PartitionCounters>>,
+}
+
+fn start(directory: &Path, address: SocketAddr, topic_id: TopicId, source: ClientSecurity) -> Running {
+    std::fs::create_dir_all(directory.join("journal")).expect("a directory");
+    let lane = LaneOptions {
+        client_id: "twinlog-test".to_owned(),
+        rack: String::new(),
+        isolation_level: IsolationLevel::ReadCommitted,
+        wait_max_ms: 100,
+        bytes_min: 1,
+        response_bytes_max: 16 << 20,
+        batch_bytes_max: 16 << 20,
+        request_timeout_ms: 1_500,
+    };
+    let options = ShardOptions {
+        index: 0,
+        lane: Arc::new(lane),
+        source,
+        destination: ClientSecurity::plaintext(),
+        bytes_per_second: 0,
+        partition_bytes_max: 4 << 20,
+        segment_bytes: 64 << 20,
+        batch_bytes_max: 16 << 20,
+        flush_ms: 50,
+        flush_catch_up_ms: 500,
+        flush_catch_up_bytes: 8 << 20,
+        checkpoint_ms: 300,
+        fsync: FsyncPolicy::Interval,
+        direct_io: true,
+        journal: directory.join("journal").join("journal-0"),
+        sockets_max: 16,
+        files_max: 64,
+        is_guest: false,
+        spool_bytes: 0,
+    };
+    // Little memory: lanes stall in the middle of their records.
+    let engine = EngineOptions { arena_bytes: 8 << 20, sockets_max: 16, files_max: 64, ..EngineOptions::default() };
+    let shard = spawn(options, engine, EnginePreference::Auto, None).expect("an engine");
+    send(&shard, Command::Broker { id: 0, address, host: "127.0.0.1".into() });
+    let topic = Arc::new(Topic { name: TOPIC.to_owned(), id: topic_id });
+    let counters = (0..PARTITIONS).map(|index| add(&shard, directory, &topic, index)).collect();
+    Running { shard, counters }
+}
+
+fn add(shard: &ShardHandle, directory: &Path, topic: &Arc<Topic>, index: i32) -> Arc<PartitionCounters> {
+    let partition = TopicPartition::new(TOPIC, index).expect("a legal name");
+    let directory = directory.join(partition.directory_name());
+    let request = RecoverRequest {
+        directory: directory.clone(),
+        partition,
+        topic_id: topic.id,
+        checkpoint: None,
+        start_offset: Offset::ZERO,
+        followed: false,
+        batch_bytes_max: 16 << 20,
+    };
+    let recovered = recover_partition(&mut RealDisk, &request).expect("an empty directory");
+    let (key, counters) = (PartitionKey { topic: 0, index }, Arc::new(PartitionCounters::default()));
+    let add = AddPartition { key, topic: topic.clone(), directory, recovered, counters: counters.clone() };
+    send(shard, Command::AddPartition(Box::new(add)));
+    send(shard, Command::Leader { key, leader: Some(Leader { broker: 0, epoch: LeaderEpoch(0) }) });
+    counters
+}
+
+fn send(shard: &ShardHandle, command: Command) {
+    shard.commands.send(command).expect("the shard lives");
+    shard.waker.wake();
+}
+
+/// Waits for an event that is wanted.
+fn wait_for<T>(shard: &ShardHandle, wanted: impl Fn(Event) -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let event = shard.events.recv_timeout(left).expect("the event comes in time");
+        if let Some(found) = wanted(event) {
+            return found;
+        }
+    }
+}
+
+fn end(running: Running) {
+    send(&running.shard, Command::Drain);
+    wait_for(&running.shard, |event| matches!(event, Event::Drained).then_some(()));
+    running.shard.thread.join().expect("no panic").expect("no failure");
+}
+
+fn mirrored_over(version: &'static SupportedProtocolVersion) {
+    let identity = identity("127.0.0.1");
+    let source = EmbeddedSource::start_secure(cluster(), server(&identity, version)).expect("the loopback");
+    let address = source.bootstrap().parse().expect("one broker");
+    let id = source.with_cluster(|cluster| cluster.topic_id(TOPIC)).expect("just created");
+    let directory = tempfile::tempdir().expect("a directory");
+    let running = start(directory.path(), address, id, trusting(&identity));
+    let ends = |index| source.with_cluster(|cluster| cluster.partition(TOPIC, index).unwrap().log_end_offset());
+    let deadline = Instant::now() + PATIENCE;
+    while !(0..PARTITIONS).all(|index| {
+        running.counters[index as usize].log_end.load(Relaxed) == ends(index).value()
+    }) {
+        assert!(Instant::now() < deadline, "the copy does not end");
+        // Whatever the shard says is looked at, so that its mailbox stays empty.
+        let _ = running.shard.events.recv_timeout(Duration::from_millis(20));
+    }
+    let counters = running.shard.counters.clone();
+    end(running);
+    assert_eq!(counters.direct_bytes.load(Relaxed), 0, "nothing but plaintext is received in place");
+    for index in 0..PARTITIONS {
+        let file = directory.path().join(format!("{TOPIC}-{index}")).join("00000000000000000000.log");
+        let expected: Vec<_> = source.with_cluster(|cluster| {
+            cluster.partition(TOPIC, index).unwrap().batches_from(Offset::ZERO).collect()
+        });
+        assert!(std::fs::read(&file).expect("readable") == expected.concat(), "{TOPIC}-{index} differs");
+    }
+    source.stop();
+}
+
+#[test]
+fn a_copy_over_tls_1_3_has_the_same_bytes() {
+    mirrored_over(&TLS13);
+}
+
+#[test]
+fn a_copy_over_tls_1_2_has_the_same_bytes() {
+    mirrored_over(&TLS12);
+}
+
+/// The first failure of a lane with TLS towards whoever `behave` is.
+fn fault_against(identity: &Identity, behave: impl Fn(TcpStream) + Send + 'static) -> LaneFault {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            behave(stream);
+        }
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let running = start(directory.path(), address, TopicId([7; 16]), trusting(identity));
+    let fault = wait_for(&running.shard, |event| match event {
+        Event::LaneFailed { fault, .. } => Some(fault),
+        _ => None,
+    });
+    end(running);
+    fault
+}
+
+fn words(fault: &LaneFault) -> String {
+    assert!(matches!(fault, LaneFault::Insecure { .. }), "{fault:?}");
+    fault.to_string()
+}
+
+#[test]
+fn a_broker_without_tls_and_garbage_are_named_as_what_they_are() {
+    let identity = identity("127.0.0.1");
+    let plaintext = fault_against(&identity, |mut stream| {
+        // What a broker without TLS says to a frame that it cannot read: nothing, and it closes.
+        let _ = stream.read(&mut [0; 4]);
+    });
+    assert!(words(&plaintext).contains("TLS"), "{plaintext}");
+    let garbage = fault_against(&identity, |mut stream| {
+        let _ = stream.write_all(&[0, 0, 0, 40, 0, 18, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.read(&mut [0; 4096]);
+    });
+    assert!(words(&garbage).contains("PLAINTEXT"), "{garbage}");
+}
+
+#[test]
+fn a_handshake_that_dribbles_is_given_up_at_the_deadline_of_connecting() {
+    let fault = fault_against(&identity("127.0.0.1"), |mut stream| {
+        // A handshake record of 4,000 bytes that never ends.
+        let _ = stream.write_all(&[22, 3, 3, 0x0f, 0xa0]);
+        while stream.write_all(&[2]).is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(fault, LaneFault::TimedOut);
+}
+
+#[test]
+fn a_certificate_of_an_unknown_authority_or_another_host_is_refused_with_its_cure() {
+    let (known, other, elsewhere) = (identity("127.0.0.1"), identity("127.0.0.1"), identity("10.0.0.1"));
+    for (server_of, trusted, cure) in [
+        (&other, &known, "ssl.truststore.location"),
+        (&elsewhere, &elsewhere, "ssl.endpoint.identification.algorithm"),
+    ] {
+        let source = EmbeddedSource::start_secure(cluster(), server(server_of, &TLS13)).expect("the loopback");
+        let address = source.bootstrap().parse().expect("one broker");
+        let directory = tempfile::tempdir().expect("a directory");
+        let running = start(directory.path(), address, TopicId([7; 16]), trusting(trusted));
+        let fault = wait_for(&running.shard, |event| match event {
+            Event::LaneFailed { fault, .. } => Some(fault),
+            _ => None,
+        });
+        assert!(words(&fault).contains(cure), "{fault}");
+        end(running);
+        source.stop();
+    }
+}
