@@ -92,16 +92,13 @@ fn bytes(count: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Lets both talk until nothing moves; `piece` says how many bytes arrive at once.
-fn talk(
-    client: &mut End,
-    server: &mut End,
-    mut piece: impl FnMut() -> usize,
-) -> Result<(), TransportError> {
+fn talk(client: &mut End, server: &mut End, mut piece: impl FnMut() -> usize) -> Result<(), TransportError> {
     client.turn(&[])?;
     loop {
         let mut moved = false;
         for to_server in [true, false] {
-            let (from, to) = if to_server { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
+            let (from, to) =
+                if to_server { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
             let count = piece().min(from.wire.len());
             let arrived: Vec<u8> = from.wire.drain(..count).collect();
             moved |= count > 0;

@@ -155,9 +155,8 @@ impl Arena {
             assert!(touched.is_none(), "{span:?} is written while {touched:?} is in use");
         }
         // SAFETY: in bounds, ours, and apart from each other as just checked; the borrow of `self` keeps all others out.
-        let write = |span: Span| unsafe {
-            std::slice::from_raw_parts_mut(self.address(span), span.length as usize)
-        };
+        let write =
+            |span: Span| unsafe { std::slice::from_raw_parts_mut(self.address(span), span.length as usize) };
         // SAFETY: the same.
         let read = unsafe { std::slice::from_raw_parts(self.address(read), read.length as usize) };
         (read, written.map(write))

@@ -1,15 +1,15 @@
 //! Lanes with TLS against brokers in memory: the same bytes as in plaintext, and every hostile beginning named.
 
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConfig, SupportedProtocolVersion};
 use twinlog_daemon::embedded::batch_text::BatchText;
 use twinlog_daemon::embedded::{Cluster, EmbeddedSource, TopicOptions};
 use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
@@ -69,7 +69,8 @@ fn cluster() -> Cluster {
         for (number, value_bytes) in
             [10, 1_000, 16_300, 16_384, 40_000, 100_000, 900_000].into_iter().cycle().take(42).enumerate()
         {
-            let batch = BatchText::at(0).timestamp(number as i64).values(2 + index as usize, value_bytes);
+            let batch =
+                BatchText::at(0).timestamp(number as i64).values(2 + index.unsigned_abs(), value_bytes);
             cluster.append(TOPIC, index, batch.build());
         }
     }
@@ -115,7 +116,8 @@ fn start(directory: &Path, address: SocketAddr, topic_id: TopicId, source: Clien
         spool_bytes: 0,
     };
     // Little memory: lanes stall in the middle of their records.
-    let engine = EngineOptions { arena_bytes: 8 << 20, sockets_max: 16, files_max: 64, ..EngineOptions::default() };
+    let engine =
+        EngineOptions { arena_bytes: 8 << 20, sockets_max: 16, files_max: 64, ..EngineOptions::default() };
     let shard = spawn(options, engine, EnginePreference::Auto, None).expect("an engine");
     send(&shard, Command::Broker { id: 0, address, host: "127.0.0.1".into() });
     let topic = Arc::new(Topic { name: TOPIC.to_owned(), id: topic_id });
@@ -173,11 +175,12 @@ fn mirrored_over(version: &'static SupportedProtocolVersion) {
     let id = source.with_cluster(|cluster| cluster.topic_id(TOPIC)).expect("just created");
     let directory = tempfile::tempdir().expect("a directory");
     let running = start(directory.path(), address, id, trusting(&identity));
-    let ends = |index| source.with_cluster(|cluster| cluster.partition(TOPIC, index).unwrap().log_end_offset());
+    let ends =
+        |index| source.with_cluster(|cluster| cluster.partition(TOPIC, index).unwrap().log_end_offset());
     let deadline = Instant::now() + PATIENCE;
-    while !(0..PARTITIONS).all(|index| {
-        running.counters[index as usize].log_end.load(Relaxed) == ends(index).value()
-    }) {
+    while !(0..PARTITIONS)
+        .all(|index| running.counters[index as usize].log_end.load(Relaxed) == ends(index).value())
+    {
         assert!(Instant::now() < deadline, "the copy does not end");
         // Whatever the shard says is looked at, so that its mailbox stays empty.
         let _ = running.shard.events.recv_timeout(Duration::from_millis(20));
@@ -264,7 +267,8 @@ fn a_certificate_of_an_unknown_authority_or_another_host_is_refused_with_its_cur
         (&other, &known, "ssl.truststore.location"),
         (&elsewhere, &elsewhere, "ssl.endpoint.identification.algorithm"),
     ] {
-        let source = EmbeddedSource::start_secure(cluster(), server(server_of, &TLS13)).expect("the loopback");
+        let source =
+            EmbeddedSource::start_secure(cluster(), server(server_of, &TLS13)).expect("the loopback");
         let address = source.bootstrap().parse().expect("one broker");
         let directory = tempfile::tempdir().expect("a directory");
         let running = start(directory.path(), address, TopicId([7; 16]), trusting(trusted));

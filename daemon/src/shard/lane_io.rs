@@ -289,7 +289,10 @@ impl<E: Engine> Shard<E> {
         }
         if lane.security.tls.is_some() {
             let room = scratch.after(lane.end);
-            assert!(room.length as usize >= RECORD_PLAINTEXT_BYTES, "the decoder left a full scratch unconsumed");
+            assert!(
+                room.length as usize >= RECORD_PLAINTEXT_BYTES,
+                "the decoder left a full scratch unconsumed"
+            );
             return self.receive_ciphertext(index, room);
         }
         // A head is far below 4 KiB; what comes with it of a large field is copied once.

@@ -198,7 +198,8 @@ impl<E: Engine> Shard<E> {
         let lane = &mut self.lanes[index as usize];
         let tls = lane.security.tls.as_mut().expect("ciphertext is received by a lane with TLS");
         match result {
-            Ok(0) if !tls.transport.is_open() => {
+            // A listener without TLS takes the hello for a frame that is too long, and closes.
+            Ok(0) | Err(SystemError::CONNECTION_RESET) if !tls.transport.is_open() => {
                 let why = "the broker closed the connection during the TLS handshake; is the port a listener with \
                            TLS, and does it ask for no client certificate?";
                 lane.lane.failed(LaneFault::Insecure { why: why.into() });

@@ -368,7 +368,12 @@ impl Supervisor {
         }
         let registered = wanted.iter().filter_map(|(id, (epoch, meeting, _))| {
             let (_, addresses) = guest.resolved.get(id)?;
-            Some(RegisteredBroker { id: *id, epoch: *epoch, addresses: addresses.clone(), meeting: meeting.clone() })
+            Some(RegisteredBroker {
+                id: *id,
+                epoch: *epoch,
+                addresses: addresses.clone(),
+                meeting: meeting.clone(),
+            })
         });
         let registered: Vec<RegisteredBroker> = registered.collect();
         if registered != guest.brokers_told {
