@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use twinlog_daemon::embedded::EmbeddedSource;
 use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
-use twinlog_daemon::security::ClientSecurity;
+use twinlog_daemon::security::{ClientSecurity, ListenerSecurity};
 use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
 use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
 use twinlog_io::{EngineOptions, EnginePreference, RealDisk, pin_current_thread};
@@ -204,6 +204,7 @@ fn shard_options(copy: &Path) -> Result<ShardOptions, BenchError> {
         lane: Arc::new(lane),
         source: ClientSecurity::plaintext(),
         destination: ClientSecurity::plaintext(),
+        listener: ListenerSecurity::plaintext(),
         bytes_per_second: 0,
         partition_bytes_max: 4 << 20,
         segment_bytes: 256 << 20,

@@ -272,9 +272,6 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return refuse(USAGE, &error),
     };
-    if let Err(error) = settings.check_for_run() {
-        return refuse(USAGE, &error);
-    }
     for text in &arguments.restart_from {
         if let Err(error) = instruction::parse_restart_from(text) {
             return refuse(USAGE, &error);

@@ -33,7 +33,7 @@ pub use guest::spool::spool_segment_bytes;
 pub use thread::{ShardHandle, spawn};
 
 use crate::pool::Pool;
-use crate::security::ClientSecurity;
+use crate::security::{ClientSecurity, ListenerSecurity};
 use flush::Flusher;
 use guest::Guests;
 use guest::leading::Lead;
@@ -83,6 +83,8 @@ pub struct ShardOptions {
     pub source: ClientSecurity,
     /// The same for the destination's.
     pub destination: ClientSecurity,
+    /// What is asked of followers.
+    pub listener: ListenerSecurity,
     /// This shard's share of `link.bytes.per.second`; 0 for no cap.
     pub bytes_per_second: u64,
     /// `replica.fetch.max.bytes`
@@ -407,6 +409,7 @@ impl<E: Engine> Shard<E> {
             Command::Remove { key } => self.remove_partition(key),
             Command::Listen { guest, address } => self.listen(guest, address),
             Command::Brokers(brokers) => self.brokers_are(brokers),
+            Command::Credentials(credentials) => self.guests.credentials = credentials,
             Command::Lead { key, assignment } => self.lead(key, *assignment),
             Command::ForgetLead { key } => self.forget_lead(key),
             Command::Freeze { key, at } => self.freeze(key, at),

@@ -9,6 +9,8 @@ use crate::kafka::dump::{Gaps, assert_clean};
 use crate::kafka::indexes::aborted_transactions;
 use crate::kafka::{Cluster, Isolation};
 use serde_json::Value;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -49,6 +51,8 @@ impl Mirror {
     pub fn with_configuration(self, text: &str) -> Self {
         let file = self.root.path().join("twinlog.toml");
         std::fs::write(&file, text).expect("written");
+        // Secrets may stand in it.
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("ours");
         self.with(&["--config", file.to_str().expect("paths of tests are UTF-8")])
     }
 

@@ -14,7 +14,7 @@ use twinlog_daemon::embedded::batch_text::BatchText;
 use twinlog_daemon::embedded::{Cluster, EmbeddedSource, TopicOptions};
 use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
 use twinlog_daemon::security::{
-    ClientSecurity, SecurityProtocol, SecuritySettings, TlsSettings, TrustSource,
+    ClientSecurity, ListenerSecurity, SecurityProtocol, SecuritySettings, TlsSettings, TrustSource,
 };
 use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
 use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
@@ -99,6 +99,7 @@ fn start(directory: &Path, address: SocketAddr, topic_id: TopicId, source: Clien
         lane: Arc::new(lane),
         source,
         destination: ClientSecurity::plaintext(),
+        listener: ListenerSecurity::plaintext(),
         bytes_per_second: 0,
         partition_bytes_max: 4 << 20,
         segment_bytes: 64 << 20,

@@ -2,7 +2,7 @@
 
 use super::key::{Key, Scope};
 use super::value::ValueError;
-use crate::security::{SecurityError, SecurityProtocol};
+use crate::security::SecurityError;
 use std::fmt;
 use std::path::PathBuf;
 use twinlog_log_segment::files::NameError;
@@ -74,11 +74,6 @@ pub enum ConfigError {
         scope: Scope,
         why: SecurityError,
     },
-    /// A run cannot carry records over such connections yet.
-    NotForRun {
-        scope: Scope,
-        protocol: SecurityProtocol,
-    },
     /// Others than its owner can read a file in which a secret stands.
     SecretsReadable {
         path: PathBuf,
@@ -147,9 +142,7 @@ impl fmt::Display for ConfigError {
             Self::Conflict { key, value, other, other_value, why } => {
                 write!(f, "{key} = {value} does not go with {other} = {other_value}: {why}")
             }
-            Self::Security { .. } | Self::NotForRun { .. } | Self::SecretsReadable { .. } => {
-                self.write_security(f)
-            }
+            Self::Security { .. } | Self::SecretsReadable { .. } => self.write_security(f),
             Self::LinkName { name, why } => {
                 write!(f, "link name {name:?} is refused, it becomes a directory: {why}")
             }
@@ -174,11 +167,6 @@ impl ConfigError {
     fn write_security(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Security { scope, why } => write!(f, "{scope}: {why}"),
-            Self::NotForRun { scope, protocol } => write!(
-                f,
-                "security.protocol = {protocol} in {scope}: records are carried over PLAINTEXT only so far; \
-                 check and verify speak it, run needs a listener without TLS and SASL"
-            ),
             Self::SecretsReadable { path, mode, key } => write!(
                 f,
                 "{key} stands in {}, which others can read (mode {mode:o}): chmod 600 {}, or put a reference \

@@ -6,8 +6,8 @@ use super::error::ConfigError;
 use super::key::{Scope, key_in};
 use super::settings::Values;
 use crate::security::{
-    ClientSecurity, KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol,
-    SecuritySettings, StoreType, TlsSettings, TrustSource,
+    ClientCertificates, ClientSecurity, KeySource, ListenerSecurity, ListenerSettings, OauthSettings,
+    SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType, TlsSettings, TrustSource,
 };
 use std::path::PathBuf;
 
@@ -15,6 +15,51 @@ use std::path::PathBuf;
 pub(super) fn client_security(values: &Values, scope: Scope) -> Result<ClientSecurity, ConfigError> {
     let settings = security_settings(values, scope)?;
     ClientSecurity::from_settings(&settings).map_err(|why| ConfigError::Security { scope, why })
+}
+
+/// The same of the listener that followers reach.
+pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, ConfigError> {
+    let scope = Scope::Destination;
+    let protocol = SecurityProtocol::named(values.choice_or_empty("guest.listener.security.protocol"));
+    let protocol = protocol.unwrap_or_default();
+    let path = |name| Some(values.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let key = path("guest.listener.ssl.keystore.location").map(|path| KeySource::File {
+        path,
+        store_type: StoreType::ByContent,
+        password: values.secret("guest.listener.ssl.keystore.password"),
+    });
+    let trust = path("guest.listener.ssl.truststore.location").map(|path| TrustSource::File {
+        path,
+        store_type: StoreType::ByContent,
+        password: values.secret("guest.listener.ssl.truststore.password"),
+    });
+    let principals = values.text("guest.listener.principals");
+    let principals = principals.split(';').map(str::trim).filter(|name| !name.is_empty());
+    let (user, password) = (
+        values.text("guest.listener.sasl.plain.username"),
+        values.secret("guest.listener.sasl.plain.password"),
+    );
+    let settings = ListenerSettings {
+        protocol,
+        tls: TlsSettings {
+            key,
+            key_password: values.secret("guest.listener.ssl.key.password"),
+            trust: trust.unwrap_or_default(),
+            ..TlsSettings::default()
+        },
+        clients: match values.choice_or_empty("guest.listener.ssl.client.auth") {
+            "required" => ClientCertificates::Required,
+            "requested" => ClientCertificates::Requested,
+            _ => ClientCertificates::NotAsked,
+        },
+        plain_users: (!user.is_empty()).then_some((user, password)).into_iter().collect(),
+        principals: principals.map(str::to_owned).collect(),
+    };
+    if protocol != SecurityProtocol::Plaintext && settings.principals.is_empty() {
+        let key = key_in(scope, "guest.listener.principals").expect("a key of the table");
+        return Err(ConfigError::MissingFor { key, because: "guest.listener.security.protocol" });
+    }
+    ListenerSecurity::from_settings(&settings).map_err(|why| ConfigError::Security { scope, why })
 }
 
 fn security_settings(values: &Values, scope: Scope) -> Result<SecuritySettings, ConfigError> {

@@ -5,13 +5,13 @@
 use super::error::{ConfigError, LinkNameFault};
 use super::file::{RawConfig, RawLink};
 use super::key::{KEYS, Kind, Scope, key_in};
-use super::security::client_security;
+use super::security::{client_security, listener_security};
 use super::security_keys::completed;
 use super::topic_filter::TopicFilters;
 use super::topic_pattern::TopicPattern;
 use super::value::{HostPort, RawValue, Value};
 use crate::journal::OWN_DIRECTORY;
-use crate::security::{ClientSecurity, Secret, SecurityProtocol, TlsVersions};
+use crate::security::{ClientSecurity, ListenerSecurity, Secret, TlsVersions};
 use crate::shard::FsyncPolicy;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,8 @@ pub struct GuestSettings {
     pub security: ClientSecurity,
     /// Of connections to controllers.
     pub controller_security: ClientSecurity,
+    /// What is asked of followers.
+    pub listener_security: ListenerSecurity,
 }
 
 /// One link.
@@ -114,23 +116,6 @@ impl Settings {
 
     pub fn cuts_directory(&self) -> PathBuf {
         self.data_dir.join(OWN_DIRECTORY).join(CUTS_DIRECTORY).join(&self.link.name)
-    }
-
-    /// Refuses what a run cannot do: its data threads speak neither TLS nor SASL.
-    pub fn check_for_run(&self) -> Result<(), ConfigError> {
-        let guest = self.link.guest.iter();
-        let of_guest = guest.flat_map(|guest| {
-            [(Scope::Destination, &guest.security), (Scope::Controllers, &guest.controller_security)]
-        });
-        let refused = [(Scope::Source, &self.link.source.security)]
-            .into_iter()
-            .chain(of_guest)
-            .map(|(scope, security)| (scope, security.protocol()))
-            .find(|(_, protocol)| *protocol != SecurityProtocol::Plaintext);
-        match refused {
-            Some((scope, protocol)) => Err(ConfigError::NotForRun { scope, protocol }),
-            None => Ok(()),
-        }
     }
 
     /// Parses everything that was said. `link` chooses among several links.
@@ -314,6 +299,7 @@ impl GuestSettings {
             request_timeout: Duration::from_millis(values.number("request.timeout.ms")),
             security: client_security(values, Scope::Destination)?,
             controller_security: client_security(controllers, Scope::Controllers)?,
+            listener_security: listener_security(values)?,
         })
     }
 }
@@ -626,8 +612,6 @@ mod tests {
         let _ = step("sasl.username", "twin");
         let settings = step("sasl.password", "hunter2").unwrap();
         assert_eq!(settings.link.source.security.protocol().number(), 2);
-        let text = settings.check_for_run().unwrap_err().to_string();
-        assert!(text.contains("SASL_PLAINTEXT in [link.NAME.source]"), "{text}");
         assert!(!format!("{settings:?}").contains("hunter2"));
         let text = step("sasl.password", &"hunter2".repeat(20_000)).unwrap_err().to_string();
         assert!(text.contains("140000 bytes") && !text.contains("hunter2"), "{text}");

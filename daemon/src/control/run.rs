@@ -19,7 +19,7 @@ use super::supervisor::{Standing, Supervisor};
 use crate::admin::{AdminSocket, REQUESTS_MAX, Readiness, SocketError, serve};
 use crate::config::{GuestSettings, Settings};
 use crate::journal;
-use crate::security::ClientSecurity;
+use crate::security::{ClientSecurity, ListenerSecurity};
 use crate::shard::{ShardOptions, spawn, spool_segment_bytes};
 use crate::store::StoreError;
 use sd_notify::NotifyState;
@@ -223,6 +223,7 @@ fn join(
     options.client_id.clone_from(&guest.client_id);
     options.request_timeout = guest.request_timeout;
     options.security = guest.controller_security.clone();
+    options.listener_protocol = guest.listener_security.protocol();
     if is_new_host {
         options.incarnations = guest.serving_ids.iter().map(|(id, _)| (*id, random_uuid())).collect();
     }
@@ -275,13 +276,15 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
         batch_bytes_max: link.batch_bytes_max,
         request_timeout_ms: u32::try_from(link.source.request_timeout.as_millis()).expect("at most an hour"),
     });
-    let spool_bytes = link.guest.as_ref().map_or(0, |guest| guest.store_retention_bytes / shards);
+    let guest = link.guest.as_ref();
+    let spool_bytes = guest.map_or(0, |guest| guest.store_retention_bytes / shards);
     let start = |(index, core): (usize, &usize)| {
         let options = ShardOptions {
             index,
             lane: lane.clone(),
-            source: ClientSecurity::plaintext(),
-            destination: ClientSecurity::plaintext(),
+            source: link.source.security.clone(),
+            destination: guest.map_or_else(ClientSecurity::plaintext, |guest| guest.security.clone()),
+            listener: guest.map_or_else(ListenerSecurity::plaintext, |guest| guest.listener_security.clone()),
             // A cap that is not 0 must not become 0, which is none.
             bytes_per_second: link.bytes_per_second.div_ceil(shards),
             partition_bytes_max: link.fetch_bytes_max,

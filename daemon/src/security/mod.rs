@@ -10,9 +10,11 @@
 
 mod attempts;
 mod error;
+mod listener;
 mod material;
 mod reload;
 pub mod sasl;
+mod scram_server;
 mod secret;
 mod settings;
 mod tls;
@@ -20,8 +22,10 @@ mod tls;
 mod tls_tests;
 
 pub use error::SecurityError;
+pub use listener::{ListenerSecurity, ListenerSettings, SaslAcceptor, principal_of};
 pub use material::MaterialFault;
 pub use sasl::{JaasFault, SaslExchange, TokenFault};
+pub use scram_server::{Answer, Credentials, ProofFault};
 pub use secret::{ReferenceError, Secret};
 pub use settings::{
     KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType,

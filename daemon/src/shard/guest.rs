@@ -7,7 +7,7 @@
 //!   leading.rs   which partitions, at which epoch     follower.rs   one connection: frames in, answers out
 //!          |                                                |
 //!          +-- news: bytes were appended ---> answer.rs ----+  judge, locate, write the answer's head
-//!                                              send.rs         head from a buffer, records from the images
+//!        (follower_security.rs: TLS, SASL)     send.rs         head from a buffer, records from the images
 //!                                              cold.rs         what is only on disk; where offsets lie there
 //!   read_through.rs  what is held no more, fetched from elsewhere for who lacks it
 //!   spool.rs     what enough followers hold is given up when the budget of the disk is used
@@ -19,11 +19,13 @@
 pub(super) mod answer;
 pub(super) mod cold;
 pub(super) mod follower;
+pub(super) mod follower_security;
 pub(super) mod leading;
 pub(super) mod read_through;
 pub(super) mod send;
 pub(super) mod spool;
 
+use crate::security::Credentials;
 use crate::shard::mailbox::RegisteredBroker;
 use crate::shard::operations::SegmentKey;
 use cold::Reader;
@@ -68,6 +70,8 @@ pub(super) struct Guests {
     pub led: HashMap<(TopicId, i32), Led>,
     pub topics_by_name: HashMap<Vec<u8>, TopicId>,
     pub brokers: Arc<[RegisteredBroker]>,
+    /// What followers prove themselves by where SASL is spoken.
+    pub credentials: Credentials,
     /// When each follower is to be looked at again.
     pub timers: BTreeSet<(Nanoseconds, u32)>,
     /// Connections that wait for memory.

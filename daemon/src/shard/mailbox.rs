@@ -5,6 +5,7 @@
 //! its own schedule and may stall for seconds without slowing a shard.
 
 use crate::recovery::RecoveredPartition;
+use crate::security::{Credentials, ProofFault};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub enum Command {
         guest: i32,
         address: SocketAddr,
     },
+    /// Who may log in as a follower where SASL is spoken.
+    Credentials(Credentials),
     /// Who may fetch: the destination's registered brokers.
     Brokers(Arc<[RegisteredBroker]>),
     /// The destination's metadata log says this of a partition that is here.
@@ -252,7 +255,7 @@ pub enum Event {
 }
 
 /// Why a follower's connection was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FollowerRefusal {
     /// No broker of the destination has this id, or it is a consumer.
     NotABroker,
@@ -264,12 +267,26 @@ pub enum FollowerRefusal {
         api_key: i16,
         version: i16,
     },
-    /// A request began and did not end in time.
+    /// A request, a handshake or an authentication began and did not end in time.
     TimedOut,
     /// It has not asked as a broker, and others need its place or its memory.
     Unproven,
     /// It takes nothing of its answer any more.
     NotReading,
+    /// TLS failed.
+    Insecure {
+        why: Arc<str>,
+    },
+    /// It asked before it had proven who it is.
+    NotAuthenticated,
+    /// It could not prove who it is.
+    WrongProof {
+        fault: ProofFault,
+    },
+    /// It is somebody, and not one of those that may fetch.
+    NotAllowed {
+        principal: Arc<str>,
+    },
 }
 
 impl fmt::Display for FollowerRefusal {
@@ -281,9 +298,15 @@ impl fmt::Display for FollowerRefusal {
             Self::Unsupported { api_key, version } => {
                 write!(f, "request {api_key} v{version} is none that followers send")
             }
-            Self::TimedOut => write!(f, "its request did not end in time"),
+            Self::TimedOut => write!(f, "its request or handshake did not end in time"),
             Self::Unproven => write!(f, "it has not asked as a broker yet, and others need its place"),
             Self::NotReading => write!(f, "it does not read its answer"),
+            Self::Insecure { why } => f.write_str(why),
+            Self::NotAuthenticated => write!(f, "it asked for something before it logged in"),
+            Self::WrongProof { fault } => write!(f, "it could not log in: {fault}"),
+            Self::NotAllowed { principal } => {
+                write!(f, "it is {principal}, which guest.listener.principals does not name")
+            }
         }
     }
 }

@@ -197,6 +197,11 @@ impl ClusterImage {
         self.next_producer_id
     }
 
+    /// Every credential, by user and mechanism.
+    pub fn credentials(&self) -> &BTreeMap<(String, i8), ScramCredential> {
+        &self.credentials
+    }
+
     pub fn credential(&self, name: &str, mechanism: i8) -> Option<&ScramCredential> {
         self.credentials.get(&(String::from(name), mechanism))
     }

@@ -2,7 +2,8 @@
 //!
 //! Followers of Kafka 4.0 send Fetch v17 and ListOffsets v10, those of 4.1 Fetch v18, those of 4.3 also
 //! ListOffsets v11, which has the layout of v10: the version only says that the timestamp -6 (earliest
-//! offset that waits for its upload, ref: KIP-1023) may be asked. On plaintext they never ask ApiVersions.
+//! offset that waits for its upload, ref: KIP-1023) may be asked. Only where SASL is spoken they ask ApiVersions, and
+//! then in version 0; SaslHandshake and SaslAuthenticate follow in the highest versions that it named.
 //! OffsetForLeaderEpoch is served although followers that truncate while fetching do not need it.
 //!
 //! ```text
@@ -26,13 +27,17 @@ pub const REQUEST_BYTES_MAX: u32 = 4 << 20;
 
 pub const API_KEY_LIST_OFFSETS: i16 = 2;
 pub const API_KEY_OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+pub const API_KEY_SASL_HANDSHAKE: i16 = 17;
+pub const API_KEY_SASL_AUTHENTICATE: i16 = 36;
 
 /// What is served: key, lowest and highest version. ApiVersions advertises exactly this.
-pub const SERVED: [(i16, i16, i16); 4] = [
+pub const SERVED: [(i16, i16, i16); 6] = [
     (API_KEY_FETCH, 17, 18),
     (API_KEY_LIST_OFFSETS, 10, 11),
+    (API_KEY_SASL_HANDSHAKE, 1, 1),
     (API_KEY_API_VERSIONS, 0, 4),
     (API_KEY_OFFSET_FOR_LEADER_EPOCH, 4, 4),
+    (API_KEY_SASL_AUTHENTICATE, 2, 2),
 ];
 
 /// First version of ApiVersions in compact, tagged form.
@@ -59,6 +64,16 @@ pub enum Request<'a> {
     Fetch(FetchRequest<'a>),
     ListOffsets(ListOffsetsRequest<'a>),
     OffsetForLeaderEpoch(EpochEndRequest<'a>),
+    /// The mechanism that the follower wants to prove itself by.
+    SaslHandshake {
+        header: RequestHeader<'a>,
+        mechanism: &'a [u8],
+    },
+    /// One message of that mechanism.
+    SaslAuthenticate {
+        header: RequestHeader<'a>,
+        message: &'a [u8],
+    },
     /// Answer ApiVersions with error 35; close the connection for everything else.
     Unsupported {
         api_key: i16,
@@ -186,7 +201,12 @@ pub fn read_request(frame: &[u8]) -> Result<Request<'_>, WireError> {
     // The client id keeps its classic form in header v2 (ref: KIP-482).
     let client_id = reader.classic_nullable("client_id")?;
     let header = RequestHeader { api_key, version, correlation_id, client_id };
-    if api_key != API_KEY_API_VERSIONS || version >= API_VERSIONS_FLEXIBLE {
+    let is_flexible = match api_key {
+        API_KEY_SASL_HANDSHAKE => false,
+        API_KEY_API_VERSIONS => version >= API_VERSIONS_FLEXIBLE,
+        _ => true,
+    };
+    if is_flexible {
         reader.skip_tags()?;
     }
     let request = match api_key {
@@ -194,6 +214,15 @@ pub fn read_request(frame: &[u8]) -> Result<Request<'_>, WireError> {
         API_KEY_LIST_OFFSETS => Request::ListOffsets(read_list_offsets(&mut reader, header)?),
         API_KEY_OFFSET_FOR_LEADER_EPOCH => {
             Request::OffsetForLeaderEpoch(read_epoch_end(&mut reader, header)?)
+        }
+        API_KEY_SASL_HANDSHAKE => {
+            let mechanism = reader.classic_nullable("mechanism")?.unwrap_or_default();
+            Request::SaslHandshake { header, mechanism }
+        }
+        API_KEY_SASL_AUTHENTICATE => {
+            let message = reader.compact("auth_bytes")?;
+            reader.skip_tags()?;
+            Request::SaslAuthenticate { header, message }
         }
         _ => {
             if version >= API_VERSIONS_FLEXIBLE {

@@ -243,6 +243,40 @@ pub fn write_api_versions(out: &mut Vec<u8>, version: i16, correlation_id: i32) 
     writer.finish();
 }
 
+/// Answers SaslHandshake v1 with the mechanisms that are accepted.
+pub fn write_sasl_handshake(out: &mut Vec<u8>, correlation_id: i32, error: i16, mechanisms: &[&str]) {
+    let mut writer = Writer::start(out);
+    writer.i32(correlation_id);
+    writer.i16(error);
+    writer.array_length(false, mechanisms.len());
+    mechanisms.iter().for_each(|mechanism| writer.string(false, mechanism));
+    writer.finish();
+}
+
+/// Answers SaslAuthenticate v2: the mechanism's message, or an error and its text. The session has no end but
+/// that of the connection.
+pub fn write_sasl_authenticate(
+    out: &mut Vec<u8>,
+    correlation_id: i32,
+    error: i16,
+    text: &str,
+    message: &[u8],
+) {
+    let mut writer = Writer::start(out);
+    writer.i32(correlation_id);
+    writer.no_tags(true);
+    writer.i16(error);
+    match text {
+        "" => writer.unsigned_varint(0),
+        text => writer.string(true, text),
+    }
+    writer.unsigned_varint(count(message.len()) + 1);
+    writer.raw(message);
+    writer.i64(0);
+    writer.no_tags(true);
+    writer.finish();
+}
+
 /// One partition of a ListOffsets answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OffsetAnswer<'a> {

@@ -5,7 +5,7 @@ use alloc::vec;
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsResponse, FetchResponse, ListOffsetsResponse, OffsetForLeaderEpochResponse,
-    ResponseHeader,
+    ResponseHeader, SaslAuthenticateResponse, SaslHandshakeResponse,
 };
 use kafka_protocol::protocol::Decodable;
 use proptest::prelude::*;
@@ -149,6 +149,21 @@ fn api_versions_says_what_is_served() {
         let keys = read.api_keys.iter().map(|key| (key.api_key, key.min_version, key.max_version));
         let keys: Vec<_> = keys.collect();
         assert_eq!((read.error_code, &keys[..]), (0, &SERVED[..]));
+    }
+}
+
+#[test]
+fn answers_to_an_authentication_are_read_by_anybody() {
+    let mut out = Vec::new();
+    write_sasl_handshake(&mut out, CORRELATION_ID, 33, &["SCRAM-SHA-512", "PLAIN"]);
+    let read: SaslHandshakeResponse = decode(&out, ApiKey::SaslHandshake, 1);
+    assert_eq!((read.error_code, read.mechanisms.len()), (33, 2));
+    for (error, text, message) in [(0, "", &b"v=proof"[..]), (58, "Authentication failed", b"")] {
+        out.clear();
+        write_sasl_authenticate(&mut out, CORRELATION_ID, error, text, message);
+        let read: SaslAuthenticateResponse = decode(&out, ApiKey::SaslAuthenticate, 2);
+        assert_eq!((read.error_code, &read.auth_bytes[..]), (error, message));
+        assert_eq!(read.error_message.as_ref().map_or("", |text| text.as_str()), text);
     }
 }
 

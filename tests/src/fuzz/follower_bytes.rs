@@ -8,6 +8,7 @@
 //!   stream ─▶ frame ─▶ request ─▶ session ─▶ leadership ─▶ answer with holes ─▶ decoder of source answers
 //! ```
 
+use twinlog_daemon::security::{Credentials, ListenerSecurity, SaslAcceptor};
 use twinlog_log_segment::epoch::EpochHistory;
 use twinlog_log_segment::files::TopicId;
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
@@ -19,7 +20,8 @@ use twinlog_sync::wire::follower_request::{
 };
 use twinlog_sync::wire::follower_response::{
     AnswerLine, EpochEndAnswer, ErrorCode, FetchAnswerHead, OffsetAnswer, PartitionAnswer,
-    write_api_versions, write_epoch_ends, write_fetch_response, write_list_offsets,
+    write_api_versions, write_epoch_ends, write_fetch_response, write_list_offsets, write_sasl_authenticate,
+    write_sasl_handshake,
 };
 use twinlog_sync::wire::{API_KEY_API_VERSIONS, API_KEY_FETCH, Writer};
 
@@ -144,6 +146,20 @@ impl Connection {
                     EpochEndAnswer { topic, index: asked.index, error, leader_epoch, end_offset }
                 });
                 write_epoch_ends(&mut out, ends.header.correlation_id, &answers.collect::<Vec<_>>());
+            }
+            Request::SaslHandshake { header, mechanism } => {
+                let listener = ListenerSecurity::plaintext();
+                let error = if SaslAcceptor::default().choose(mechanism, &listener) { 0 } else { 33 };
+                write_sasl_handshake(&mut out, header.correlation_id, error, listener.mechanisms());
+            }
+            Request::SaslAuthenticate { header, message } => {
+                let (listener, nobody) = (ListenerSecurity::plaintext(), Credentials::default());
+                for mechanism in listener.mechanisms() {
+                    let mut acceptor = SaslAcceptor::default();
+                    assert!(acceptor.choose(mechanism.as_bytes(), &listener));
+                    acceptor.answer(message, &listener, &nobody).expect_err("nobody has a password");
+                }
+                write_sasl_authenticate(&mut out, header.correlation_id, 58, "refused", &[]);
             }
         }
         let length = i32::from_be_bytes(*out.first_chunk().expect("an answer has a length"));

@@ -264,6 +264,12 @@ impl Cluster {
         addresses(&self.brokers[broker - 1..broker])
     }
 
+    /// `host:port` of one broker at the listener where brokers meet.
+    pub fn internal_address(&self, broker: usize) -> String {
+        let listeners_each = if self.admin.is_some() { 2 } else { 1 };
+        format!("127.0.0.1:{}", self.further_ports[(broker - 1) * listeners_each].number)
+    }
+
     pub fn scenario(&self) -> &Scenario {
         &self.scenario
     }

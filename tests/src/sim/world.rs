@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use twinlog_daemon::embedded::{Cluster, Health, TopicOptions};
-use twinlog_daemon::security::ClientSecurity;
+use twinlog_daemon::security::{ClientSecurity, ListenerSecurity};
 use twinlog_daemon::shard::mailbox::{Command, ShardCounters};
 use twinlog_daemon::shard::{FsyncPolicy, Shard, ShardOptions};
 use twinlog_io::{Disk, Step};
@@ -129,6 +129,7 @@ impl World {
             lane: Arc::new(lane),
             source: ClientSecurity::plaintext(),
             destination: ClientSecurity::plaintext(),
+            listener: ListenerSecurity::plaintext(),
             bytes_per_second: 0,
             partition_bytes_max: 64 << 10,
             segment_bytes: 128 << 10,

@@ -16,6 +16,7 @@ use super::wire_form::{random_uuid, wire_id, wire_text};
 use super::{CORDON_METADATA_VERSION, GuestError};
 use crate::config::HostPort;
 use crate::control::source_client::ConnectionOptions;
+use crate::security::SecurityProtocol;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::broker_registration_request::{Feature, Listener};
 use kafka_protocol::messages::{
@@ -47,6 +48,8 @@ const CORDON_TAG: i32 = 1;
 
 pub struct MemberOptions {
     pub listener_name: String,
+    /// What is spoken there.
+    pub listener_protocol: SecurityProtocol,
     pub ids: Vec<(i32, HostPort)>,
     pub incarnations: BTreeMap<i32, Uuid>,
     pub heartbeat_interval: Duration,
@@ -360,7 +363,8 @@ impl Member {
         let listener = Listener::default()
             .with_name(wire_text(&self.options.listener_name))
             .with_host(wire_text(&self.address.host))
-            .with_port(self.address.port);
+            .with_port(self.address.port)
+            .with_security_protocol(self.options.listener_protocol.number());
         let feature = |feature: &FeatureRange| {
             Feature::default()
                 .with_name(wire_text(&feature.name))

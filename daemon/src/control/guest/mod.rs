@@ -33,7 +33,7 @@ pub use wire_form::{random_uuid, wire_id, wire_text};
 
 use super::source_client::ConnectionOptions;
 use crate::config::HostPort;
-use crate::security::ClientSecurity;
+use crate::security::{ClientSecurity, SecurityProtocol};
 use membership_thread::{Command, MemberOptions, MembershipThread};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,6 +56,8 @@ pub struct GuestOptions {
     pub bootstrap_controllers: Vec<HostPort>,
     /// The listener on which the cluster's brokers reach each other.
     pub listener_name: String,
+    /// What followers speak with us there.
+    pub listener_protocol: SecurityProtocol,
     /// Each id and where followers reach it. The first one is also the observer of the metadata log.
     pub ids: Vec<(i32, HostPort)>,
     pub client_id: String,
@@ -76,6 +78,7 @@ impl GuestOptions {
         Self {
             bootstrap_controllers,
             listener_name: listener_name.to_owned(),
+            listener_protocol: SecurityProtocol::Plaintext,
             ids,
             client_id: "twinlog-guest".to_owned(),
             request_timeout: Duration::from_secs(30),
@@ -148,6 +151,7 @@ impl GuestMember {
         };
         let membership = MembershipThread::spawn(MemberOptions {
             listener_name: options.listener_name,
+            listener_protocol: options.listener_protocol,
             ids: options.ids,
             incarnations: options.incarnations,
             heartbeat_interval: options.heartbeat_interval,

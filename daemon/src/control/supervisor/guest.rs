@@ -21,6 +21,7 @@ use crate::control::guest::topic_requests::{PartitionCodes, TopicAnswers};
 use crate::control::guest::{
     CORDON_METADATA_VERSION, ControllerError, GuestEvent, GuestMember, destination_view,
 };
+use crate::security::Credentials;
 use crate::shard::mailbox::{Command, Event, LeadAssignment, RegisteredBroker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -35,6 +36,7 @@ use twinlog_sync::guest::leadership::Registration;
 use twinlog_sync::guest::placement::{Candidate, TooFewBrokers};
 use twinlog_sync::metadata::ClusterImage;
 use twinlog_sync::metadata::image::{Partition, Topic};
+use twinlog_sync::metadata::record::Listener;
 use twinlog_sync::session::PartitionKey;
 
 /// How often everything is looked at even when the image stands still: lost answers and refusals are retried.
@@ -97,6 +99,8 @@ pub(super) struct GuestLink {
     /// What each shard was told last.
     told: HashMap<PartitionKey, LeadAssignment>,
     brokers_told: Vec<RegisteredBroker>,
+    /// What the shards know that followers log in with.
+    credentials_told: Credentials,
     resolved: BTreeMap<i32, (Vec<String>, Vec<IpAddr>)>,
     resolving: BTreeSet<i32>,
     /// Version of the image at the last look.
@@ -126,6 +130,7 @@ impl GuestLink {
             topics: BTreeMap::new(),
             told: HashMap::new(),
             brokers_told: Vec::new(),
+            credentials_told: Credentials::default(),
             resolved: BTreeMap::new(),
             resolving: BTreeSet::new(),
             seen_version: None,
@@ -335,6 +340,7 @@ impl Supervisor {
             return;
         }
         self.look_at_brokers();
+        self.look_at_credentials();
         self.look_at_topics();
         self.tell_leads();
         self.create_due(now);
@@ -345,16 +351,35 @@ impl Supervisor {
         self.bump_due(now);
     }
 
+    /// A password that changed or was taken away counts from the next login on.
+    fn look_at_credentials(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        let shared = guest.member.shared_image();
+        let image = shared.read();
+        if guest.settings.listener_security.protocol().has_sasl()
+            && *guest.credentials_told != *image.credentials()
+        {
+            guest.credentials_told = Arc::new(image.credentials().clone());
+            for shard in &mut self.shards {
+                shard.send(Command::Credentials(guest.credentials_told.clone()));
+            }
+        }
+    }
+
     fn look_at_brokers(&mut self) {
         let Some(guest) = &mut self.guest else { return };
         let mut wanted: BTreeMap<i32, (i64, Option<(Arc<str>, u16)>, Vec<String>)> = BTreeMap::new();
         let meeting = &guest.settings.inter_broker_listener_name;
+        let protocol = guest.settings.security.protocol().number();
         for broker in guest.member.image().brokers().values() {
             if !guest.is_ours(broker.broker) {
                 let mut hosts: Vec<String> = broker.listeners.iter().map(|each| each.host.clone()).collect();
                 hosts.sort();
                 hosts.dedup();
-                let listener = broker.listeners.iter().find(|listener| listener.name == *meeting);
+                // Where brokers meet, or wherever what we speak is spoken.
+                let speaks = |listener: &&Listener| listener.security_protocol == protocol;
+                let known = broker.listeners.iter().filter(speaks);
+                let listener = known.max_by_key(|listener| listener.name == *meeting);
                 let meeting = listener.map(|listener| (Arc::from(&*listener.host), listener.port));
                 wanted.insert(broker.broker, (broker.epoch, meeting, hosts));
             }

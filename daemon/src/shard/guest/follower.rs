@@ -16,6 +16,7 @@ use super::super::Shard;
 use super::super::mailbox::{Event, FollowerRefusal};
 use super::super::operations::Pending;
 use super::cold::{Cold, Walk};
+use super::follower_security::{FollowerSecurity, UNPROVEN_BYTES_MAX};
 use super::send::Outgoing;
 use super::{FOLLOWERS_MAX, Listener};
 use crate::pool::Class;
@@ -69,9 +70,9 @@ pub(in crate::shard) struct FollowerIo {
     /// The socket is closed; a read of a file may still be under way.
     pub closed: bool,
     /// Where requests are received.
-    scratch: Option<Span>,
+    pub scratch: Option<Span>,
     /// The frame that is arriving, its length included.
-    frame: Vec<u8>,
+    pub frame: Vec<u8>,
     frame_deadline: Option<Nanoseconds>,
     pub session: FollowerSession,
     accepted_at: Nanoseconds,
@@ -83,7 +84,8 @@ pub(in crate::shard) struct FollowerIo {
     pub outgoing: Outgoing,
     pub cold: Cold,
     pub walks: Vec<Walk>,
-    receiving: bool,
+    pub receiving: bool,
+    pub security: FollowerSecurity,
     timer: Option<Nanoseconds>,
 }
 
@@ -108,6 +110,7 @@ impl FollowerIo {
             cold: Cold::default(),
             walks: Vec::new(),
             receiving: false,
+            security: FollowerSecurity::default(),
             timer: None,
         }
     }
@@ -206,10 +209,16 @@ impl<E: Engine> Shard<E> {
                 follower.peer = Some(peer);
                 follower.scratch = Some(scratch);
                 follower.accepted_at = now;
-                match self.guests.knows_address(peer) {
-                    true => self.receive_request(index),
-                    false => self.refuse_follower(index, FollowerRefusal::OtherAddress),
+                // Who proves who it is may come from anywhere.
+                let secured = self.options.listener.protocol() != SecurityProtocol::Plaintext;
+                if !secured && !self.guests.knows_address(peer) {
+                    self.refuse_follower(index, FollowerRefusal::OtherAddress);
+                } else if self.secure_follower(index) {
+                    self.receive_request(index);
+                } else {
+                    self.close_follower(index);
                 }
+                self.set_follower_timer(index);
                 self.accept(listener);
             }
             (result, scratch) => {
@@ -263,6 +272,9 @@ impl<E: Engine> Shard<E> {
         if follower.receiving || !follower.is_open() {
             return;
         }
+        if follower.security.tls.is_some() {
+            return self.receive_secure(index);
+        }
         let into = follower.scratch.expect("an open connection has its scratch");
         let socket = follower.socket;
         follower.receiving = true;
@@ -273,24 +285,34 @@ impl<E: Engine> Shard<E> {
     }
 
     pub(in crate::shard) fn request_received(&mut self, index: u32, result: Result<u32, SystemError>) {
-        let now = self.engine.now();
         let follower =
             self.guests.followers[index as usize].as_mut().expect("a connection with operations stays");
         follower.receiving = false;
         match result {
             Ok(bytes @ 1..) if follower.is_open() => {
+                if let Some(tls) = &mut follower.security.tls {
+                    tls.arrived(bytes);
+                    return self.receive_secure(index);
+                }
                 let scratch = follower.scratch.expect("an open connection has its scratch");
                 let arrived = Span { start: scratch.start, length: bytes };
                 follower.frame.extend_from_slice(self.engine.arena().bytes(arrived));
-                follower.frame_deadline.get_or_insert(now + FRAME_NS);
-                if !follower.proven && self.guests.unproven_bytes() > UNPROVEN_BYTES_MAX {
-                    return self.refuse_follower(index, FollowerRefusal::Unproven);
-                }
-                self.next_request(index);
+                self.request_arrived(index);
             }
             // Closed by the peer, or not open any more.
             _ => self.close_follower(index),
         }
+    }
+
+    /// More of a request is in the frame.
+    pub(in crate::shard) fn request_arrived(&mut self, index: u32) {
+        let now = self.engine.now();
+        let follower = self.follower_mut(index);
+        follower.frame_deadline.get_or_insert(now + FRAME_NS);
+        if !follower.proven && self.guests.unproven_bytes() > UNPROVEN_BYTES_MAX {
+            return self.refuse_follower(index, FollowerRefusal::Unproven);
+        }
+        self.next_request(index);
     }
 
     /// Handles the next whole frame, or goes on receiving.
@@ -307,6 +329,10 @@ impl<E: Engine> Shard<E> {
             Ok(length) => length as usize,
             Err(error) => return self.refuse_follower(index, FollowerRefusal::Malformed(error)),
         };
+        if length > UNPROVEN_BYTES_MAX && !self.has_proven_itself(index) {
+            return self.refuse_follower(index, FollowerRefusal::NotAuthenticated);
+        }
+        let follower = self.follower_mut(index);
         if follower.frame.len() < 4 + length {
             self.set_follower_timer(index);
             return self.receive_request(index);
@@ -353,6 +379,8 @@ impl<E: Engine> Shard<E> {
                 self.answer_epoch_ends(index, &request);
                 self.send_plain(index);
             }
+            Request::SaslHandshake { header, mechanism } => self.choose_mechanism(index, header, mechanism),
+            Request::SaslAuthenticate { header, message } => self.authenticate(index, header, message),
             Request::Unsupported { api_key: API_VERSIONS, version, correlation_id } => {
                 let follower = self.follower_mut(index);
                 write_api_versions(&mut follower.outgoing.out, version, correlation_id);
@@ -366,11 +394,17 @@ impl<E: Engine> Shard<E> {
 
     /// Only registered brokers may ask, from where they are registered (decisions 20). Closes on anybody else.
     fn admits(&mut self, index: u32, replica_id: i32) -> bool {
+        if !self.has_proven_itself(index) {
+            self.refuse_replica(index, replica_id, FollowerRefusal::NotAuthenticated);
+            return false;
+        }
+        // Who has proven who it is may come from anywhere.
+        let authenticated = self.follower_mut(index).security.principal.is_some();
         let from = self.follower_mut(index).peer.map(|peer| peer.ip().to_canonical());
         let broker = self.guests.brokers.iter().find(|broker| broker.id == replica_id);
         let why = match broker {
             None => FollowerRefusal::NotABroker,
-            Some(broker) if from.is_some_and(|from| broker.addresses.contains(&from)) => {
+            Some(broker) if authenticated || from.is_some_and(|from| broker.addresses.contains(&from)) => {
                 self.follower_mut(index).proven = true;
                 return true;
             }
@@ -380,7 +414,7 @@ impl<E: Engine> Shard<E> {
         false
     }
 
-    fn refuse_follower(&mut self, index: u32, why: FollowerRefusal) {
+    pub(in crate::shard) fn refuse_follower(&mut self, index: u32, why: FollowerRefusal) {
         let broker = self.follower_mut(index).replica.map_or(-1, |(id, _)| id);
         self.refuse_replica(index, broker, why);
     }
@@ -399,7 +433,8 @@ impl<E: Engine> Shard<E> {
         let Some(follower) = self.guests.followers[index as usize].as_mut() else { return };
         let parked = follower.parked.map(|parked| parked.until);
         let held = parked.and(follower.session.deadline());
-        let deadline = [parked, held, follower.frame_deadline].into_iter().flatten().min();
+        let login = follower.security.deadline;
+        let deadline = [parked, held, follower.frame_deadline, login].into_iter().flatten().min();
         if follower.timer != deadline {
             if let Some(old) = follower.timer.take() {
                 self.guests.timers.remove(&(old, index));
@@ -420,7 +455,11 @@ impl<E: Engine> Shard<E> {
             if follower.state == State::Accepting {
                 // An accept failed: its row is closed, and the next one is waited for.
                 self.close_follower(index);
-            } else if follower.frame_deadline.is_some_and(|deadline| deadline <= now) {
+            } else if [follower.frame_deadline, follower.security.deadline]
+                .into_iter()
+                .flatten()
+                .any(|deadline| deadline <= now)
+            {
                 self.refuse_follower(index, FollowerRefusal::TimedOut);
             } else {
                 follower.session.expire(now);
@@ -461,10 +500,12 @@ impl<E: Engine> Shard<E> {
         follower.state = State::Closing;
         follower.parked = None;
         follower.frame_deadline = None;
+        follower.security.deadline = None;
         follower.walks.clear();
         let socket = follower.socket;
         self.set_follower_timer(index);
         self.guests.waiting_for_memory.remove(&index);
+        self.say_goodbye_to_follower(index);
         self.submit(Pending::CloseFollower { follower: index }, Operation::CloseSocket { socket });
     }
 
@@ -489,7 +530,8 @@ impl<E: Engine> Shard<E> {
         self.release_sent(index);
         self.release_reads(index);
         let follower = self.guests.followers[index as usize].take().expect("just seen");
-        let spans = [follower.scratch, follower.outgoing.buffer, follower.cold.buffer];
+        let ciphertext = follower.security.tls.map(|tls| tls.buffer());
+        let spans = [follower.scratch, follower.outgoing.buffer, follower.cold.buffer, ciphertext];
         spans.into_iter().flatten().for_each(|span| self.pool.give(span));
         if let Some(at) = follower.timer {
             self.guests.timers.remove(&(at, index));

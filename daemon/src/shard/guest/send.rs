@@ -8,6 +8,7 @@
 //! the buffer: looking up a loan and another entry for the kernel cost more than that.
 
 use super::super::Shard;
+use super::super::mailbox::FollowerRefusal;
 use super::super::operations::{Pending, SegmentKey};
 use super::Guests;
 use crate::pool::Class;
@@ -34,6 +35,10 @@ pub(in crate::shard) enum Part {
         position: u64,
         length: u64,
     },
+    /// Records that were read from their file and are to be encrypted.
+    Cold {
+        span: Span,
+    },
     /// Records that were fetched for followers.
     Read {
         id: u64,
@@ -54,6 +59,10 @@ impl Part {
                 let (position, length) = (position + sent, length - sent);
                 (length > 0).then_some(Self::Records { slot, segment, position, length })
             }
+            Self::Cold { span } => {
+                let span = span.after(sent as u32);
+                (span.length > 0).then_some(Self::Cold { span })
+            }
             Self::Read { id, position, length } => {
                 let (position, length) = (position + sent, length - sent);
                 (length > 0).then_some(Self::Read { id, position, length })
@@ -71,7 +80,7 @@ pub(in crate::shard) struct Outgoing {
     /// Where heads are copied to, for the kernel.
     pub buffer: Option<Span>,
     /// What is being sent now, in order, and not yet accepted.
-    spans: VecDeque<Span>,
+    pub spans: VecDeque<Span>,
     /// Images that are lent: slot, segment, span.
     lent: Vec<(SegmentKey, Span)>,
     /// Pieces that were fetched, held until the answer is out.
@@ -89,7 +98,7 @@ impl Outgoing {
     }
 
     /// `sent` bytes of a part are on their way; what is left of it comes next.
-    fn goes_on(&mut self, part: Part, sent: u64) {
+    pub fn goes_on(&mut self, part: Part, sent: u64) {
         if let Some(rest) = part.after(sent) {
             self.parts.push_front(rest);
         }
@@ -101,7 +110,7 @@ impl Outgoing {
 }
 
 /// What the next piece of the answer needs before it can be sent.
-enum Next {
+pub(in crate::shard) enum Next {
     Gathered,
     /// Records that are only in their file.
     Cold {
@@ -111,6 +120,8 @@ enum Next {
     },
     /// The segment is not there any more.
     Lost,
+    /// It cannot be encrypted.
+    Refused(FollowerRefusal),
 }
 
 impl<E: Engine> Shard<E> {
@@ -137,10 +148,12 @@ impl<E: Engine> Shard<E> {
             }
         }
         if follower.outgoing.spans.is_empty() {
-            match self.gather(index) {
+            let secure = self.follower_mut(index).security.tls.is_some();
+            match if secure { self.gather_secure(index) } else { self.gather(index) } {
                 Next::Gathered => {}
                 Next::Cold { key, position, length } => return self.read_cold(index, key, position, length),
                 Next::Lost => return self.close_follower(index),
+                Next::Refused(why) => return self.refuse_follower(index, why),
             }
         }
         let follower = self.follower_mut(index);
@@ -179,6 +192,7 @@ impl<E: Engine> Shard<E> {
                     push_span(&mut outgoing.spans, span);
                     outgoing.goes_on(part, length as u64);
                 }
+                Part::Cold { span } => outgoing.spans.push_back(span),
                 Part::Read { id, position, length } => {
                     let span = reads.read(id).part(position, length);
                     let sent = u64::from(span.length);
@@ -228,7 +242,7 @@ impl<E: Engine> Shard<E> {
         };
         let sent = u64::from(span.length);
         follower.outgoing.goes_on(part, sent);
-        follower.outgoing.spans.push_back(span);
+        follower.outgoing.parts.push_front(Part::Cold { span });
         self.counters.served_bytes.fetch_add(sent, Relaxed);
         self.counters.served_cold_bytes.fetch_add(sent, Relaxed);
         self.pump(index);
@@ -280,6 +294,9 @@ impl<E: Engine> Shard<E> {
         let buffers = [follower.outgoing.buffer.take(), follower.cold.buffer.take()];
         buffers.into_iter().flatten().for_each(|span| self.pool.give(span));
         self.release_reads(index);
+        if let Some(why) = self.follower_mut(index).security.ends.take() {
+            return self.refuse_follower(index, why);
+        }
         self.next_request(index);
     }
 }

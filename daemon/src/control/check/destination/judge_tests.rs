@@ -31,6 +31,7 @@ fn guest() -> GuestSettings {
         request_timeout: Duration::from_secs(1),
         security: ClientSecurity::plaintext(),
         controller_security: ClientSecurity::plaintext(),
+        listener_security: crate::security::ListenerSecurity::plaintext(),
     }
 }
 
