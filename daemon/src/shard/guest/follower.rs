@@ -16,7 +16,7 @@ use super::super::Shard;
 use super::super::mailbox::{Event, FollowerRefusal};
 use super::super::operations::Pending;
 use super::cold::{Cold, Walk};
-use super::follower_security::{FollowerSecurity, UNPROVEN_BYTES_MAX};
+use super::follower_security::{FollowerSecurity, UNPROVEN_REQUEST_BYTES_MAX};
 use super::send::Outgoing;
 use super::{FOLLOWERS_MAX, Listener};
 use crate::pool::Class;
@@ -329,7 +329,7 @@ impl<E: Engine> Shard<E> {
             Ok(length) => length as usize,
             Err(error) => return self.refuse_follower(index, FollowerRefusal::Malformed(error)),
         };
-        if length > UNPROVEN_BYTES_MAX && !self.has_proven_itself(index) {
+        if length > UNPROVEN_REQUEST_BYTES_MAX && !self.has_proven_itself(index) {
             return self.refuse_follower(index, FollowerRefusal::NotAuthenticated);
         }
         let follower = self.follower_mut(index);

@@ -27,7 +27,7 @@ use twinlog_sync::{Nanoseconds, SECOND};
 /// A handshake and a login must end within this time. Raised, strangers that dribble hold connections for longer.
 const HANDSHAKE_NS: Nanoseconds = 10 * SECOND;
 /// The largest request before a follower has proven who it is. Raised, strangers hold as much memory each.
-pub(in crate::shard) const UNPROVEN_BYTES_MAX: usize = 16 << 10;
+pub(in crate::shard) const UNPROVEN_REQUEST_BYTES_MAX: usize = 16 << 10;
 const UNSUPPORTED_MECHANISM: i16 = 33;
 const AUTHENTICATION_FAILED: i16 = 58;
 
