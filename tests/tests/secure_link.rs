@@ -170,9 +170,9 @@ fn followed_over(protocol: &str, keys: &[&str]) {
     let names: Vec<&str> = zoo::TOPICS.iter().map(|(name, _)| *name).collect();
     let own = quoted(&certificates.signed("guest"));
     let mirror = GuestMirror::new(PROGRAM, &source, &destination, &names, &[]).with_destination_keys(&[
-        &format!("guest.listener.security.protocol = \"{protocol}\""),
-        &format!("guest.listener.ssl.keystore.location = {own}"),
-        &format!("guest.listener.ssl.truststore.location = {}", quoted(&certificates.authority())),
+        &format!("guest.followers.security.protocol = \"{protocol}\""),
+        &format!("guest.followers.ssl.keystore.location = {own}"),
+        &format!("guest.followers.ssl.truststore.location = {}", quoted(&certificates.authority())),
     ]);
     let mirror = mirror.with_destination_keys(keys);
     for _ in 0..KILLS {
@@ -196,13 +196,13 @@ fn brokers_with_client_certificates_follow_a_guest() {
     followed_over(
         "SSL",
         &[
-            "guest.listener.ssl.client.auth = \"required\"",
-            "guest.listener.principals = \"User:CN=broker,O=twinlog\"",
+            "guest.followers.ssl.client.auth = \"required\"",
+            "guest.followers.principals = \"User:CN=broker,O=twinlog\"",
         ],
     );
 }
 
 #[test]
 fn brokers_that_log_in_by_scram_follow_a_guest() {
-    followed_over("SASL_SSL", &["guest.listener.principals = \"User:broker\""]);
+    followed_over("SASL_SSL", &["guest.followers.principals = \"User:broker\""]);
 }

@@ -20,34 +20,34 @@ pub(super) fn client_security(values: &Values, scope: Scope) -> Result<ClientSec
 /// The same of the listener that followers reach.
 pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, ConfigError> {
     let scope = Scope::Destination;
-    let protocol = SecurityProtocol::named(values.choice_or_empty("guest.listener.security.protocol"));
+    let protocol = SecurityProtocol::named(values.choice_or_empty("guest.followers.security.protocol"));
     let protocol = protocol.unwrap_or_default();
     let path = |name| Some(values.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let key = path("guest.listener.ssl.keystore.location").map(|path| KeySource::File {
+    let key = path("guest.followers.ssl.keystore.location").map(|path| KeySource::File {
         path,
         store_type: StoreType::ByContent,
-        password: values.secret("guest.listener.ssl.keystore.password"),
+        password: values.secret("guest.followers.ssl.keystore.password"),
     });
-    let trust = path("guest.listener.ssl.truststore.location").map(|path| TrustSource::File {
+    let trust = path("guest.followers.ssl.truststore.location").map(|path| TrustSource::File {
         path,
         store_type: StoreType::ByContent,
-        password: values.secret("guest.listener.ssl.truststore.password"),
+        password: values.secret("guest.followers.ssl.truststore.password"),
     });
-    let principals = values.text("guest.listener.principals");
+    let principals = values.text("guest.followers.principals");
     let principals = principals.split(';').map(str::trim).filter(|name| !name.is_empty());
     let (user, password) = (
-        values.text("guest.listener.sasl.plain.username"),
-        values.secret("guest.listener.sasl.plain.password"),
+        values.text("guest.followers.sasl.plain.username"),
+        values.secret("guest.followers.sasl.plain.password"),
     );
     let settings = ListenerSettings {
         protocol,
         tls: TlsSettings {
             key,
-            key_password: values.secret("guest.listener.ssl.key.password"),
+            key_password: values.secret("guest.followers.ssl.key.password"),
             trust: trust.unwrap_or_default(),
             ..TlsSettings::default()
         },
-        clients: match values.choice_or_empty("guest.listener.ssl.client.auth") {
+        clients: match values.choice_or_empty("guest.followers.ssl.client.auth") {
             "required" => ClientCertificates::Required,
             "requested" => ClientCertificates::Requested,
             _ => ClientCertificates::NotAsked,
@@ -56,8 +56,8 @@ pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, Con
         principals: principals.map(str::to_owned).collect(),
     };
     if protocol != SecurityProtocol::Plaintext && settings.principals.is_empty() {
-        let key = key_in(scope, "guest.listener.principals").expect("a key of the table");
-        return Err(ConfigError::MissingFor { key, because: "guest.listener.security.protocol" });
+        let key = key_in(scope, "guest.followers.principals").expect("a key of the table");
+        return Err(ConfigError::MissingFor { key, because: "guest.followers.security.protocol" });
     }
     ListenerSecurity::from_settings(&settings).map_err(|why| ConfigError::Security { scope, why })
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   TLS handshake, perhaps with a certificate --> principal User:CN=b1,O=...
 //!   SaslHandshake, SaslAuthenticate ...        --> principal User:name
-//!                                                  listed in guest.listener.principals? else closed
+//!                                                  listed in guest.followers.principals? else closed
 //! ```
 //! Passwords of SCRAM are never known here: the metadata log has what they are proven by. Must never believe
 //! anybody that is not listed.

@@ -305,7 +305,7 @@ impl fmt::Display for FollowerRefusal {
             Self::NotAuthenticated => write!(f, "it asked for something before it logged in"),
             Self::WrongProof { fault } => write!(f, "it could not log in: {fault}"),
             Self::NotAllowed { principal } => {
-                write!(f, "it is {principal}, which guest.listener.principals does not name")
+                write!(f, "it is {principal}, which guest.followers.principals does not name")
             }
         }
     }
