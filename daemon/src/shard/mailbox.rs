@@ -91,6 +91,9 @@ pub enum Command {
     Drain,
 }
 
+/// Where another broker is reached: the name that its certificate is for, and the port.
+pub type Meeting = (Arc<str>, u16);
+
 /// A broker of the destination, as its registration has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredBroker {
@@ -99,7 +102,7 @@ pub struct RegisteredBroker {
     /// Addresses of its registered hosts; a follower connects from one of them.
     pub addresses: Vec<IpAddr>,
     /// Name and port of the listener where brokers meet.
-    pub meeting: Option<(Arc<str>, u16)>,
+    pub meeting: Option<Meeting>,
 }
 
 /// What the destination's metadata log says of a partition that we lead, or may lead.

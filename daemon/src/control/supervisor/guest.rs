@@ -22,7 +22,7 @@ use crate::control::guest::{
     CORDON_METADATA_VERSION, ControllerError, GuestEvent, GuestMember, destination_view,
 };
 use crate::security::Credentials;
-use crate::shard::mailbox::{Command, Event, LeadAssignment, RegisteredBroker};
+use crate::shard::mailbox::{Command, Event, LeadAssignment, Meeting, RegisteredBroker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -368,7 +368,7 @@ impl Supervisor {
 
     fn look_at_brokers(&mut self) {
         let Some(guest) = &mut self.guest else { return };
-        let mut wanted: BTreeMap<i32, (i64, Option<(Arc<str>, u16)>, Vec<String>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<i32, (i64, Option<Meeting>, Vec<String>)> = BTreeMap::new();
         let meeting = &guest.settings.inter_broker_listener_name;
         let protocol = guest.settings.security.protocol().number();
         for broker in guest.member.image().brokers().values() {
