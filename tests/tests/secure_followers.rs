@@ -17,6 +17,7 @@ use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
 use twinlog_io::{EngineOptions, EnginePreference};
 use twinlog_sync::lane::LaneOptions;
 use twinlog_sync::wire::fetch_request::IsolationLevel;
+use twinlog_tests::poll;
 
 /// Longer than any of this takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -257,12 +258,7 @@ fn plaintext_garbage_and_a_handshake_that_dribbles_end_the_connection() {
     // A record that never ends, a byte at a time, until the other end closes.
     let mut dribbling = TcpStream::connect(listening.address).expect("it listens");
     dribbling.write_all(&[22, 3, 3, 0x0f, 0xa0]).expect("sent");
-    let patient = std::thread::spawn(move || {
-        while dribbling.write_all(&[1]).is_ok() {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    });
+    poll::poll_until("the other end closes", || dribbling.write_all(&[1]).is_err());
     assert_eq!(listening.refusal(), FollowerRefusal::TimedOut);
-    patient.join().expect("no panic");
     listening.end();
 }

@@ -25,6 +25,7 @@ use twinlog_sync::lane::{LaneFault, LaneOptions};
 use twinlog_sync::partition::Leader;
 use twinlog_sync::session::PartitionKey;
 use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
+use twinlog_tests::poll;
 
 const TOPIC: &str = "secured";
 const PARTITIONS: i32 = 3;
@@ -254,9 +255,7 @@ fn a_handshake_that_dribbles_is_given_up_at_the_deadline_of_connecting() {
     let fault = fault_against(&identity("127.0.0.1"), |mut stream| {
         // A handshake record of 4,000 bytes that never ends.
         let _ = stream.write_all(&[22, 3, 3, 0x0f, 0xa0]);
-        while stream.write_all(&[2]).is_ok() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        poll::poll_until("the other end closes", || stream.write_all(&[2]).is_err());
     });
     assert_eq!(fault, LaneFault::TimedOut);
 }
