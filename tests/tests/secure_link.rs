@@ -5,6 +5,7 @@ use rcgen::{
     IsCa, KeyPair,
 };
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use twinlog_tests::guest::GuestMirror;
 use twinlog_tests::kafka::scenario::Produce;
@@ -15,6 +16,8 @@ use twinlog_tests::poll;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const KILLS: usize = 3;
+/// How long a login lasts at brokers that ask for one.
+const SESSION: Duration = Duration::from_secs(3);
 const CONFIG_COMMAND: &str = "kafka.admin.ConfigCommand";
 
 /// An authority, and files of keys that it signed, in Kafka's PEM form: the key, then its certificate.
@@ -76,6 +79,7 @@ fn secured(options: ClusterOptions, protocol: &str, certificates: &Certificates)
         options = options
             .with_override("sasl.mechanism.inter.broker.protocol", "SCRAM-SHA-512")
             .with_override("listener.name.internal.sasl.enabled.mechanisms", "SCRAM-SHA-512")
+            .with_override("connections.max.reauth.ms", &SESSION.as_millis().to_string())
             .with_override("listener.name.internal.scram-sha-512.sasl.jaas.config", login);
     }
     options
@@ -129,12 +133,28 @@ fn mirrored_from(protocol: &str, keys: impl FnOnce(&Certificates) -> String) {
         });
         running.kill_hard();
     }
+    if protocol != "SSL" {
+        a_session_is_renewed_on_the_live_connection(&mirror);
+    }
     cluster.scenario().stop_producing("steady");
     mirror.caught_up();
     for topic in topics {
         mirror.assert_same(&cluster, 1, topic, Isolation::ReadCommitted);
     }
     mirror.verify(false).expect_code(0);
+}
+
+/// A broker closes a connection on which somebody asks after the session's end.
+fn a_session_is_renewed_on_the_live_connection(mirror: &Mirror) {
+    let mut running = mirror.tailing().spawn();
+    let started = Instant::now();
+    poll::poll_until("four sessions are over", || {
+        running.expect_running();
+        started.elapsed() > 4 * SESSION
+    });
+    running.terminate();
+    let finished = running.wait().expect_code(0);
+    assert!(!finished.stderr.contains("connection to broker"), "{}", finished.stderr);
 }
 
 /// Segment files below a directory.
