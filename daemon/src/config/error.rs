@@ -101,12 +101,11 @@ impl fmt::Display for ConfigError {
             Self::Syntax { path, line, message } => {
                 write!(f, "{} line {line} is not TOML: {message}", path.display())
             }
-            Self::UnknownKey { key, table, nearest } => {
-                write!(f, "{key} in {table} is not a key")?;
-                match nearest {
-                    Some(nearest) => write!(f, "; did you mean {nearest}?"),
-                    None => write!(f, "; `twinlog config explain` lists all keys"),
-                }
+            Self::UnknownKey { key, table, nearest: Some(nearest) } => {
+                write!(f, "{key} in {table} is not a key; did you mean {nearest}?")
+            }
+            Self::UnknownKey { key, table, nearest: None } => {
+                write!(f, "{key} in {table} is not a key; `twinlog config explain` lists all keys")
             }
             Self::Misplaced { key, table } => {
                 write!(f, "{} stands in {table}, its place is {}", key.name, key.scope)
