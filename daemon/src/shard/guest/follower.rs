@@ -20,6 +20,7 @@ use super::follower_security::{FollowerSecurity, UNPROVEN_REQUEST_BYTES_MAX};
 use super::send::Outgoing;
 use super::{FOLLOWERS_MAX, Listener};
 use crate::pool::Class;
+use crate::security::SecurityProtocol;
 use std::net::SocketAddr;
 use twinlog_io::{Engine, Operation, SocketKey, Span, SystemError};
 use twinlog_sync::guest::follower_session::FollowerSession;

@@ -1,5 +1,6 @@
 //! Connections of the control core to real brokers over TLS and SASL: what works, and what each mistake says.
 
+use crate::PROGRAM;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,6 @@ use twinlog_tests::kafka::security::{Authority, PASSWORD, USER};
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const MODULES: &str = "org.apache.kafka.common.security";
 
 /// One broker with every listener, and what the operator of a link to it writes.

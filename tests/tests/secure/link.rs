@@ -1,5 +1,6 @@
 //! Links between real clusters that speak TLS and SASL: the same bytes, for the source's records and for followers.
 
+use crate::PROGRAM;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair,
@@ -13,7 +14,6 @@ use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, Isolation, zoo};
 use twinlog_tests::mirror::Mirror;
 use twinlog_tests::poll;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
 const ALL: [usize; 3] = [1, 2, 3];
 const KILLS: usize = 3;
 /// How long a login lasts at brokers that ask for one.

@@ -1,0 +1,11 @@
+//! TLS and SASL on every connection: the control core's, the shards', the followers'.
+//!
+//! One binary, so that two of these run at a time: each waits for brokers more than it computes.
+
+mod control;
+mod followers;
+mod lane;
+mod link;
+
+/// The product, as these tests start it.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");
