@@ -18,8 +18,6 @@ pub(super) const UNCLEAN: &str = "unclean.leader.election.enable";
 const NAMES_SHOWN: usize = 10;
 /// Kafka's code of a listener that is not one of controllers. ref: KIP-919
 const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
-/// What we speak to followers, and they to us.
-const PLAINTEXT: i16 = 0;
 /// First metadata version of each release since 4.0.
 const RELEASES: [(i16, &str); 4] = [(30, "4.3"), (28, "4.2"), (26, "4.1"), (22, "4.0")];
 
@@ -208,12 +206,13 @@ fn listener_line(image: &ClusterImage, guest: &GuestSettings) -> Line {
     let wanted = &guest.inter_broker_listener_name;
     let stock = || image.brokers().values().filter(|broker| !guest.has_id(broker.broker));
     let mut names = BTreeSet::new();
-    let (mut without, mut protected) = (Vec::new(), Vec::new());
+    let spoken = guest.listener_security.protocol();
+    let (mut without, mut others) = (Vec::new(), Vec::new());
     for broker in stock() {
         names.extend(broker.listeners.iter().map(|listener| listener.name.as_str()));
         match broker.listeners.iter().find(|listener| listener.name == *wanted) {
             None => without.push(broker.broker),
-            Some(listener) if listener.security_protocol != PLAINTEXT => protected.push(broker.broker),
+            Some(listener) if listener.security_protocol != spoken.number() => others.push(broker.broker),
             Some(_) => {}
         }
     }
@@ -227,15 +226,15 @@ fn listener_line(image: &ClusterImage, guest: &GuestSettings) -> Line {
         );
         return fail("listener", text);
     }
-    if !protected.is_empty() {
+    if !others.is_empty() {
         let text = format!(
-            "{wanted} of brokers {} is not PLAINTEXT, which is all that followers and we can speak to each \
-             other yet",
-            shown(&protected)
+            "{wanted} of brokers {} is not {spoken}, as guest.followers.security.protocol has it: followers speak \
+             to us as to each other",
+            shown(&others)
         );
         return fail("listener", text);
     }
-    ok("listener", format!("{wanted} is a PLAINTEXT listener of all {} brokers", stock().count()))
+    ok("listener", format!("{wanted} is a {spoken} listener of all {} brokers", stock().count()))
 }
 
 fn replicas_line(image: &ClusterImage, guest: &GuestSettings, default_factor: Option<i16>) -> Line {

@@ -10,6 +10,9 @@ use twinlog_sync::metadata::MetadataRecord;
 use twinlog_sync::metadata::image::TOPIC_RESOURCE;
 use twinlog_sync::metadata::record::{Listener, NewPartition, RegisterBroker, Uuid};
 
+/// ref: org.apache.kafka.common.security.auth.SecurityProtocol
+const PLAINTEXT: i16 = 0;
+
 const CLUSTER: &str = "cluster-of-the-test";
 
 fn at(host: &str, port: u16) -> HostPort {
@@ -119,7 +122,7 @@ fn an_old_metadata_version_is_named_with_its_release() {
 }
 
 #[test]
-fn a_listener_must_be_there_and_plain_on_every_stock_broker() {
+fn a_listener_must_be_there_and_speak_as_we_do_on_every_stock_broker() {
     let with = |record| judged([good(), vec![record]].concat(), &guest(), Some(3)).0;
     let lines = with(broker(4, "OTHER", PLAINTEXT, [4; 16], false));
     assert_told(&lines, "fail", "brokers 4 have no such listener, there are INTERNAL, OTHER");
