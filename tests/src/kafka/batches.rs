@@ -227,6 +227,20 @@ pub fn assert_identical(source: &Path, mirror: &Path, from_offset: i64, bound: C
     }
 }
 
+/// Cuts the last `count` batches off the log of a stopped broker, as an unclean election or a torn disk does. All of
+/// them have to be in its last segment.
+pub fn lose_last_batches(directory: &Path, count: usize) {
+    let batches = concatenated_batches(directory, 0).expect("a stopped broker's files are readable");
+    let last_file = &batches.last().expect("it holds batches").file;
+    let in_last: Vec<_> = batches.iter().filter(|batch| batch.file == *last_file).collect();
+    let first_lost = in_last[in_last.len() - count];
+    let file = std::fs::OpenOptions::new().write(true).open(last_file).expect("it can be opened");
+    file.set_len(first_lost.position as u64).expect("it can be cut");
+    for extension in ["index", "timeindex"] {
+        std::fs::remove_file(last_file.with_extension(extension)).expect("indexes are made anew");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use crate::PROGRAM;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use twinlog_tests::guest::{GUEST, GuestMirror};
-use twinlog_tests::kafka::batches::concatenated_batches;
+use twinlog_tests::kafka::batches::{concatenated_batches, lose_last_batches};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, zoo};
 use twinlog_tests::poll;
@@ -174,21 +174,6 @@ fn what_protects_a_mirror_topic_is_set_back(source: &Cluster, destination: &Clus
     daemon.wait().expect_code(0);
 }
 
-/// Cuts the last batches off a stopped broker's log, as an unclean election or a torn disk does.
-fn lose_last_batches(source: &Cluster, topic: &str, partition: i32, count: usize) -> i64 {
-    let directory = source.partition_directory(1, topic, partition);
-    let batches = concatenated_batches(&directory, 0).expect("a stopped broker's files are readable");
-    let last_file = &batches.last().expect("it holds batches").file;
-    let in_last: Vec<_> = batches.iter().filter(|batch| batch.file == *last_file).collect();
-    let first_lost = in_last[in_last.len() - count];
-    let file = std::fs::OpenOptions::new().write(true).open(last_file).expect("it can be opened");
-    file.set_len(first_lost.position as u64).expect("it can be cut");
-    for extension in ["index", "timeindex"] {
-        std::fs::remove_file(last_file.with_extension(extension)).expect("indexes are made anew");
-    }
-    first_lost.base_offset
-}
-
 fn what_the_source_lost_is_cut_on_every_broker(source: &Cluster, destination: &Cluster) {
     source.scenario().create_topic("lossy", 1, 1, &[]);
     let produce = |seed: u32| {
@@ -206,14 +191,14 @@ fn what_the_source_lost_is_cut_on_every_broker(source: &Cluster, destination: &C
     mirror.poll_until_followed(source, destination, "lossy", &ALL);
     // Once while we watch, once while we are down.
     source.stop_broker(1);
-    lose_last_batches(source, "lossy", 0, 3);
+    lose_last_batches(&source.partition_directory(1, "lossy", 0), 3);
     source.restart_broker(1);
     produce(2);
     mirror.poll_until_followed(source, destination, "lossy", &ALL);
     mirror.assert_same_on(source, destination, "lossy", &ALL);
     daemon.kill_hard();
     source.stop_broker(1);
-    lose_last_batches(source, "lossy", 0, 2);
+    lose_last_batches(&source.partition_directory(1, "lossy", 0), 2);
     source.restart_broker(1);
     produce(9);
     let daemon = mirror.start();

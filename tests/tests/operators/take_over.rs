@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use twinlog_tests::cli::Running;
 use twinlog_tests::guest::GuestMirror;
-use twinlog_tests::kafka::batches::concatenated_batches;
+use twinlog_tests::kafka::batches::{self, concatenated_batches};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation, zoo};
 use twinlog_tests::poll;
@@ -70,16 +70,7 @@ fn the_first_host_is_lost(source: &Cluster, destination: &Cluster, host: &GuestM
 
 fn lose_last_batches(source: &Cluster, topic: &str, count: usize) {
     source.stop_broker(1);
-    let directory = source.partition_directory(1, topic, 0);
-    let batches = concatenated_batches(&directory, 0).expect("a stopped broker's files are readable");
-    let last_file = &batches.last().expect("it holds batches").file;
-    let in_last: Vec<_> = batches.iter().filter(|batch| batch.file == *last_file).collect();
-    let first_lost = in_last[in_last.len() - count];
-    let file = fs::OpenOptions::new().write(true).open(last_file).expect("it can be opened");
-    file.set_len(first_lost.position as u64).expect("it can be cut");
-    for extension in ["index", "timeindex"] {
-        fs::remove_file(last_file.with_extension(extension)).expect("indexes are made anew");
-    }
+    batches::lose_last_batches(&source.partition_directory(1, topic, 0), count);
     source.restart_broker(1);
 }
 

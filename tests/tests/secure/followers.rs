@@ -1,26 +1,21 @@
 //! Who connects to a guest's listener with TLS and SASL and may not fetch: each is closed, and named once.
 
+use crate::shard::{self, PATIENCE, send, wait_for};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use twinlog_daemon::security::{
-    ClientCertificates, ClientSecurity, KeySource, ListenerSecurity, ListenerSettings, ProofFault, Secret,
-    SecurityProtocol, TlsSettings, TrustSource,
+    ClientCertificates, KeySource, ListenerSecurity, ListenerSettings, ProofFault, Secret, SecurityProtocol,
+    TlsSettings, TrustSource,
 };
+use twinlog_daemon::shard::ShardHandle;
 use twinlog_daemon::shard::mailbox::{Command, Event, FollowerRefusal};
-use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
-use twinlog_io::{EngineOptions, EnginePreference};
-use twinlog_sync::lane::LaneOptions;
-use twinlog_sync::wire::fetch_request::IsolationLevel;
 use twinlog_tests::poll;
 
-/// Longer than any of this takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 const GUEST: i32 = 900;
 
 /// An authority, and what it signs.
@@ -75,62 +70,16 @@ struct Listening {
 
 fn listening(settings: &ListenerSettings) -> Listening {
     let directory = tempfile::tempdir().expect("a directory");
-    let lane = LaneOptions {
-        client_id: "twinlog-test".to_owned(),
-        rack: String::new(),
-        isolation_level: IsolationLevel::ReadCommitted,
-        wait_max_ms: 100,
-        bytes_min: 1,
-        response_bytes_max: 16 << 20,
-        batch_bytes_max: 16 << 20,
-        request_timeout_ms: 1_500,
-    };
-    let options = ShardOptions {
-        index: 0,
-        lane: Arc::new(lane),
-        source: ClientSecurity::plaintext(),
-        destination: ClientSecurity::plaintext(),
-        listener: ListenerSecurity::from_settings(settings).expect("usable keys"),
-        bytes_per_second: 0,
-        partition_bytes_max: 4 << 20,
-        segment_bytes: 64 << 20,
-        batch_bytes_max: 16 << 20,
-        flush_ms: 50,
-        flush_catch_up_ms: 500,
-        flush_catch_up_bytes: 8 << 20,
-        checkpoint_ms: 300,
-        fsync: FsyncPolicy::Interval,
-        direct_io: false,
-        journal: directory.path().join("journal-0"),
-        sockets_max: 16,
-        files_max: 16,
-        is_guest: true,
-        spool_bytes: 0,
-    };
-    let engine =
-        EngineOptions { arena_bytes: 8 << 20, sockets_max: 16, files_max: 16, ..EngineOptions::default() };
-    let shard = spawn(options, engine, EnginePreference::Auto, None).expect("an engine");
+    let shard = shard::start(&directory.path().join("journal-0"), |options| {
+        options.listener = ListenerSecurity::from_settings(settings).expect("usable keys");
+        (options.is_guest, options.direct_io, options.files_max) = (true, false, 16);
+    });
     send(&shard, Command::Listen { guest: GUEST, address: SocketAddr::from(([127, 0, 0, 1], 0)) });
     let address = wait_for(&shard, |event| match event {
         Event::Listening { address, .. } => Some(address),
         _ => None,
     });
     Listening { shard, address, _directory: directory }
-}
-
-fn send(shard: &ShardHandle, command: Command) {
-    shard.commands.send(command).expect("the shard lives");
-    shard.waker.wake();
-}
-
-fn wait_for<T>(shard: &ShardHandle, wanted: impl Fn(Event) -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Some(found) = wanted(shard.events.recv_timeout(left).expect("the event comes in time")) {
-            return found;
-        }
-    }
 }
 
 impl Listening {
@@ -142,9 +91,7 @@ impl Listening {
     }
 
     fn end(self) {
-        send(&self.shard, Command::Drain);
-        wait_for(&self.shard, |event| matches!(event, Event::Drained).then_some(()));
-        self.shard.thread.join().expect("no panic").expect("no failure");
+        shard::end(self.shard);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Lanes with TLS against brokers in memory: the same bytes as in plaintext, and every hostile beginning named.
 
+use crate::shard::{self, PATIENCE, send, wait_for};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::version::{TLS12, TLS13};
@@ -14,23 +15,21 @@ use twinlog_daemon::embedded::batch_text::BatchText;
 use twinlog_daemon::embedded::{Cluster, EmbeddedSource, TopicOptions};
 use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
 use twinlog_daemon::security::{
-    ClientSecurity, ListenerSecurity, SecurityProtocol, SecuritySettings, TlsSettings, TrustSource,
+    ClientSecurity, SecurityProtocol, SecuritySettings, TlsSettings, TrustSource,
 };
+use twinlog_daemon::shard::ShardHandle;
 use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
-use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
-use twinlog_io::{EngineOptions, EnginePreference, RealDisk};
+use twinlog_io::RealDisk;
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
-use twinlog_sync::lane::{LaneFault, LaneOptions};
+use twinlog_sync::lane::LaneFault;
 use twinlog_sync::partition::Leader;
 use twinlog_sync::session::PartitionKey;
-use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
+use twinlog_sync::wire::fetch_request::Topic;
 use twinlog_tests::poll;
 
 const TOPIC: &str = "secured";
 const PARTITIONS: i32 = 3;
-/// Longer than any of this takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A certificate for 127.0.0.1 that vouches for itself.
 struct Identity {
@@ -85,42 +84,8 @@ struct Running {
 
 fn start(directory: &Path, address: SocketAddr, topic_id: TopicId, source: ClientSecurity) -> Running {
     std::fs::create_dir_all(directory.join("journal")).expect("a directory");
-    let lane = LaneOptions {
-        client_id: "twinlog-test".to_owned(),
-        rack: String::new(),
-        isolation_level: IsolationLevel::ReadCommitted,
-        wait_max_ms: 100,
-        bytes_min: 1,
-        response_bytes_max: 16 << 20,
-        batch_bytes_max: 16 << 20,
-        request_timeout_ms: 1_500,
-    };
-    let options = ShardOptions {
-        index: 0,
-        lane: Arc::new(lane),
-        source,
-        destination: ClientSecurity::plaintext(),
-        listener: ListenerSecurity::plaintext(),
-        bytes_per_second: 0,
-        partition_bytes_max: 4 << 20,
-        segment_bytes: 64 << 20,
-        batch_bytes_max: 16 << 20,
-        flush_ms: 50,
-        flush_catch_up_ms: 500,
-        flush_catch_up_bytes: 8 << 20,
-        checkpoint_ms: 300,
-        fsync: FsyncPolicy::Interval,
-        direct_io: true,
-        journal: directory.join("journal").join("journal-0"),
-        sockets_max: 16,
-        files_max: 64,
-        is_guest: false,
-        spool_bytes: 0,
-    };
-    // Little memory: lanes stall in the middle of their records.
-    let engine =
-        EngineOptions { arena_bytes: 8 << 20, sockets_max: 16, files_max: 64, ..EngineOptions::default() };
-    let shard = spawn(options, engine, EnginePreference::Auto, None).expect("an engine");
+    let journal = directory.join("journal").join("journal-0");
+    let shard = shard::start(&journal, |options| options.source = source);
     send(&shard, Command::Broker { id: 0, address, host: "127.0.0.1".into() });
     let topic = Arc::new(Topic { name: TOPIC.to_owned(), id: topic_id });
     let counters = (0..PARTITIONS).map(|index| add(&shard, directory, &topic, index)).collect();
@@ -147,27 +112,8 @@ fn add(shard: &ShardHandle, directory: &Path, topic: &Arc<Topic>, index: i32) ->
     counters
 }
 
-fn send(shard: &ShardHandle, command: Command) {
-    shard.commands.send(command).expect("the shard lives");
-    shard.waker.wake();
-}
-
-/// Waits for an event that is wanted.
-fn wait_for<T>(shard: &ShardHandle, wanted: impl Fn(Event) -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let event = shard.events.recv_timeout(left).expect("the event comes in time");
-        if let Some(found) = wanted(event) {
-            return found;
-        }
-    }
-}
-
 fn end(running: Running) {
-    send(&running.shard, Command::Drain);
-    wait_for(&running.shard, |event| matches!(event, Event::Drained).then_some(()));
-    running.shard.thread.join().expect("no panic").expect("no failure");
+    shard::end(running.shard);
 }
 
 fn mirrored_over(version: &'static SupportedProtocolVersion) {

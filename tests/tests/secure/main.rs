@@ -6,6 +6,7 @@ mod control;
 mod followers;
 mod lane;
 mod link;
+mod shard;
 
 /// The product, as these tests start it.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlog-under-test");

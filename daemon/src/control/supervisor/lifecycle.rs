@@ -145,13 +145,7 @@ impl Supervisor {
                 mirror.phase = Phase::Parked;
                 return;
             }
-            Err(refusal) => {
-                mirror.phase = Phase::Parked;
-                let stopped = stopped_by(&refusal);
-                error!("{partition} is stopped ({}): {}", stopped.code, stopped.reason);
-                mirror.stopped = Some(stopped);
-                return;
-            }
+            Err(refusal) => return self.park(partition, stopped_by(&refusal)),
         };
         recovered.alarms.iter().for_each(|alarm| warn!("{alarm}"));
         match release {
@@ -239,14 +233,15 @@ impl Supervisor {
     ) {
         match result {
             Ok(recovered) => self.add_ready(partition, recovered),
-            Err(error) => {
-                let Some(mirror) = self.mirrors.get_mut(partition) else { return };
-                mirror.phase = Phase::Parked;
-                let stopped = stopped_by(&StoreRefusal::Store(error));
-                error!("{partition} is stopped ({}): {}", stopped.code, stopped.reason);
-                mirror.stopped = Some(stopped);
-            }
+            Err(error) => self.park(partition, stopped_by(&StoreRefusal::Store(error))),
         }
+    }
+
+    /// It stands still before any shard has it.
+    pub(super) fn park(&mut self, partition: &TopicPartition, stopped: Stopped) {
+        let Some(mirror) = self.mirrors.get_mut(partition) else { return };
+        error!("{partition} is stopped ({}): {}", stopped.code, stopped.reason);
+        (mirror.phase, mirror.stopped) = (Phase::Parked, Some(stopped));
     }
 
     /// Gives a recovered partition to its shard.

@@ -14,7 +14,7 @@ use crate::control::instruction::Release;
 use crate::control::mirror::{Phase, Stopped};
 use crate::control::store_work::{CheckpointFrom, StoreRefusal};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::Offset;
 use twinlog_sync::fault::Fault;
@@ -101,11 +101,5 @@ impl Supervisor {
         let mut job = self.store_job(partition);
         job.checkpoint = CheckpointFrom::Followers(Box::new(checkpoint));
         self.make_ready(job);
-    }
-
-    fn park(&mut self, partition: &TopicPartition, stopped: Stopped) {
-        let Some(mirror) = self.mirrors.get_mut(partition) else { return };
-        error!("{partition} is stopped ({}): {}", stopped.code, stopped.reason);
-        (mirror.phase, mirror.stopped) = (Phase::Parked, Some(stopped));
     }
 }
