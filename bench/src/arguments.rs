@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub const HELP: &str = "\
 cargo bench -p twinlog-bench --bench end_to_end -- [OPTIONS] [FILTER...]
 
-  FILTER             measure only what has this in its name: catch-up/1KiB/6, tail/16KiB, idle
+  FILTER             measure only what has this in its name: catch-up/1KiB/6, tls/1KiB, tail, idle
   --quick            fewer repeats and combinations, less data: some two minutes
   --directory DIR    where files are written; a directory below it is made and removed (default: target/tmp)
   --gigabytes N      10^9 bytes per run (default 4, quick 2)

@@ -12,7 +12,7 @@ use crate::children::{self, Beside, Role};
 use crate::error::BenchError;
 use crate::floor::{self, FloorRun};
 use crate::load::{Load, STREAM, Shape};
-use crate::mirror::{self, MirrorRun};
+use crate::mirror::{self, MirrorRun, Origin};
 use crate::proof;
 use crate::spread::Spread;
 use crate::table::Table;
@@ -89,8 +89,9 @@ fn combination(bench: &Bench<'_>, shape: Shape, repeats: u64) -> Result<Measured
     for repeat in 0..repeats {
         bench.scratch.clear(&copy)?;
         source.ask("stream")?;
+        let origin = Origin::Plaintext { bootstrap, topic: STREAM };
         let watch = |id| source.ask(&format!("watch {id}")).map(drop);
-        let mirror = mirror::run(bench.cores, bootstrap, STREAM, &copy, watch)?;
+        let mirror = mirror::run(bench.cores, origin, &copy, watch)?;
         let figures = children::numbers(Role::Source, &source.ask("stream")?, 3)?;
         if mirror.bytes != bytes {
             let problem = format!("{} bytes instead of {bytes}", mirror.bytes);

@@ -73,6 +73,10 @@ pub enum BenchError {
     Copy {
         problem: String,
     },
+    /// The source's certificate could not be made.
+    Certificate {
+        why: String,
+    },
     Store(StoreError),
     Source(ServerError),
     Engine(EngineError),
@@ -116,6 +120,7 @@ impl fmt::Display for BenchError {
             }
             Self::Malformed { what } => write!(f, "the answer to {what} cannot be read"),
             Self::Copy { problem } => write!(f, "the copy is wrong: {problem}"),
+            Self::Certificate { why } => write!(f, "the source has no certificate: {why}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Source(error) => write!(f, "{error}"),
             Self::Engine(error) => write!(f, "{error}"),

@@ -9,7 +9,7 @@ use crate::Bench;
 use crate::children::{self, Beside, Role};
 use crate::error::BenchError;
 use crate::load::{Load, STREAM, Shape};
-use crate::mirror;
+use crate::mirror::{self, Origin};
 use crate::standing::Standing;
 use crate::table::Table;
 use std::thread;
@@ -47,7 +47,8 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let bootstrap = hello.split(' ').next().unwrap_or_default();
     let copy = bench.scratch.place("idle", u64::from(PARTITIONS) << 20)?;
     let started = Instant::now();
-    let mirror = Beside::start(Role::Mirror, &mirror::words(bench.cores, bootstrap, STREAM, &copy))?;
+    let origin = Origin::Plaintext { bootstrap, topic: STREAM };
+    let mirror = Beside::start(Role::Mirror, &mirror::words(bench.cores, origin, &copy))?;
     poll_until_read(&mut source)?;
     let caught_up_seconds = started.elapsed().as_secs_f64();
     thread::sleep(SETTLE);

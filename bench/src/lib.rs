@@ -5,6 +5,7 @@
 //!   catch_up.rs  ─ starts ─▶ source.rs: embedded brokers ──────▶ mirror.rs: `twinlog run`, as it is shipped
 //!        │                              raw byte sender  ──────▶ floor.rs: receive, CRC-32C, write; no Kafka
 //!        └─ afterwards: proof.rs walks the copy; one that differs from the source counts as failed
+//!   secure.rs    the same with and without TLS, in turns
 //!   tail.rs      a shard in this process, appends at a fixed rate, whoever keeps up or not
 //!   idle.rs      ten thousand partitions, first still, then trickling
 //!   guest.rs     a bench of its own: the daemon as guest, between peers in memory and between real clusters
@@ -25,6 +26,7 @@ pub mod load;
 pub mod mirror;
 pub mod proof;
 pub mod scratch;
+pub mod secure;
 pub mod source;
 pub mod spread;
 pub mod standing;
@@ -50,6 +52,7 @@ pub struct Bench<'a> {
 pub fn end_to_end(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
     harness(&words.collect::<Vec<_>>(), HELP, target_directory, |bench| {
         catch_up::measure(bench)?;
+        secure::measure(bench)?;
         tail::measure(bench)?;
         idle::measure(bench)
     })

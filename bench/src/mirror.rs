@@ -12,13 +12,34 @@ use std::path::Path;
 use std::process::ExitCode;
 use twinlog_io::process_usage;
 
+/// Where the mirror reads from.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    Plaintext {
+        bootstrap: &'a str,
+        topic: &'a str,
+    },
+    /// A configuration file says it: only there is room for certificates.
+    Config(&'a Path),
+}
+
 /// The words of `twinlog run` for a measurement.
-pub fn words(cores: Cores, bootstrap: &str, topic: &str, data_directory: &Path) -> Vec<String> {
+pub fn words(cores: Cores, origin: Origin<'_>, data_directory: &Path) -> Vec<String> {
     let (data, control) = (cores.data.to_string(), cores.control.to_string());
-    let directory = data_directory.to_string_lossy();
-    let words = ["twinlog", "run", "--source", bootstrap, "--topic", topic, "--data-dir", &*directory];
-    let placed = ["--data-cores", &data, "--control-core", &control, "--output", "json"];
-    words.iter().chain(&placed).map(|word| (*word).to_owned()).collect()
+    let mut words = vec!["twinlog".to_owned(), "run".to_owned()];
+    let mut say = |option: &str, value: &str| words.extend([option.to_owned(), value.to_owned()]);
+    match origin {
+        Origin::Plaintext { bootstrap, topic } => {
+            say("--source", bootstrap);
+            say("--topic", topic);
+        }
+        Origin::Config(path) => say("--config", &path.to_string_lossy()),
+    }
+    say("--data-dir", &data_directory.to_string_lossy());
+    say("--data-cores", &data);
+    say("--control-core", &control);
+    say("--output", "json");
+    words
 }
 
 /// See the file's header. Words: a command line, the program's name first.
@@ -51,12 +72,11 @@ impl MirrorRun {
 /// Mirrors a topic until caught up. `started` is told the process.
 pub fn run(
     cores: Cores,
-    bootstrap: &str,
-    topic: &str,
+    origin: Origin<'_>,
     data_directory: &Path,
     started: impl FnOnce(u32) -> Result<(), BenchError>,
 ) -> Result<MirrorRun, BenchError> {
-    let mut words = words(cores, bootstrap, topic, data_directory);
+    let mut words = words(cores, origin, data_directory);
     words.push("--until-caught-up".to_owned());
     let output = children::run(Role::Mirror, &words, started)?;
     let refused = |answer: &str| BenchError::Answer { role: Role::Mirror.name(), answer: answer.to_owned() };

@@ -14,9 +14,11 @@
 use crate::children::Role;
 use crate::error::BenchError;
 use crate::load::{Load, STREAM, Shape};
+use crate::secure;
 use crate::standing::Standing;
 use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::thread;
@@ -45,17 +47,26 @@ struct Sent {
     cpu_seconds_before: f64,
 }
 
-/// See the file's header. Words: core, shape.
+/// See the file's header. Words: core, shape, and for brokers that speak TLS a file that their certificate is
+/// written to.
 pub fn play(words: &[String]) -> Result<(), BenchError> {
     let failed = |error| BenchError::Role { role: Role::Source.name(), error };
     let refused = || BenchError::Answer { role: Role::Source.name(), answer: words.join(" ") };
-    let [core, shape] = words else { return Err(refused()) };
+    let (core, shape, certificate) = match words {
+        [core, shape] => (core, shape, None),
+        [core, shape, certificate] => (core, shape, Some(Path::new(certificate))),
+        _ => return Err(refused()),
+    };
     let core: usize = core.parse().map_err(|_| refused())?;
     let shape: Shape = shape.parse().map_err(|_| refused())?;
     // Threads inherit it; a refused pin shows in the figures, not in the result.
     let _ = pin_current_thread(&[core]);
     let load = Load::new(shape);
-    let source = Arc::new(EmbeddedSource::start(cluster(&load)).map_err(BenchError::Source)?);
+    let source = match certificate {
+        None => EmbeddedSource::start(cluster(&load)),
+        Some(file) => EmbeddedSource::start_secure(cluster(&load), secure::identity(file)?),
+    };
+    let source = Arc::new(source.map_err(BenchError::Source)?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     println!("{} {}", source.bootstrap(), listener.local_addr().map_err(failed)?);
     let bytes = load.bytes();
