@@ -30,6 +30,7 @@ pub use server::{Readiness, serve};
 pub use socket::{AdminSocket, SocketError, socket_path};
 
 use crate::config::TopicPattern;
+use crate::control::instruction::Release;
 use answer::{ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, StatusView};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -80,6 +81,14 @@ impl Selection {
             Self::Pattern(pattern) => pattern.matches(topic, false),
         }
     }
+}
+
+/// How an operator lets stopped partitions go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleaseOrder {
+    pub release: Release,
+    /// `None`: every stopped partition of the topics.
+    pub partition: Option<i32>,
 }
 
 /// What a failover does with transactions that are open where the copy ends.
@@ -139,6 +148,27 @@ pub enum AdminRequest {
         validate_only: bool,
         open_transactions: OpenTransactions,
         reply: Reply<Vec<MirrorActionView>>,
+    },
+    PauseMirrors {
+        at: LinkAddress,
+        selection: Selection,
+        validate_only: bool,
+        reply: Reply<Vec<MirrorActionView>>,
+    },
+    ResumeMirrors {
+        at: LinkAddress,
+        selection: Selection,
+        /// `None`: what was paused. Otherwise: what is stopped, in this way.
+        release: Option<ReleaseOrder>,
+        validate_only: bool,
+        reply: Reply<Vec<MirrorActionView>>,
+    },
+    PauseLink {
+        at: LinkAddress,
+        /// False: it goes on.
+        paused: bool,
+        validate_only: bool,
+        reply: Reply<LinkView>,
     },
     DeleteMirrors {
         at: LinkAddress,

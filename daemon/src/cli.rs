@@ -9,22 +9,20 @@ mod mirror_command;
 mod operator;
 #[cfg(test)]
 mod operator_tests;
+mod pausing;
 mod status_command;
 mod table;
 mod verify_command;
 
-use crate::config::{
-    ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, check_link_name, explain,
-};
+use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain};
 use crate::control::check::{CheckRequest, check};
-use crate::control::instruction::Release;
-use crate::control::resume::{ResumeRequest, resume};
 use crate::control::run::{Output, RunOptions, run};
 use crate::control::{LogWriter, instruction};
 use crate::demo::DemoArguments;
 use clap::{Args, Parser, Subcommand};
 use hand_over_command::{FailoverArgs, PromoteArgs};
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
+use pausing::{LinkCommand, PauseArgs, ResumeArgs};
 use status_command::StatusArgs;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -59,6 +57,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Show what a running daemon does, and how old each figure is.
     Status(StatusArgs),
+    /// Look after links.
+    #[command(subcommand)]
+    Link(LinkCommand),
     /// Look after mirrored topics.
     #[command(subcommand)]
     Mirror(MirrorCommand),
@@ -181,34 +182,10 @@ pub enum MirrorCommand {
     Failover(FailoverArgs),
     /// Forget mirror topics.
     Delete(DeleteArgs),
-    /// Release stopped partitions.
+    /// Fetch mirror topics no more until they are resumed.
+    Pause(PauseArgs),
+    /// Let paused mirror topics go on, or release stopped partitions.
     Resume(ResumeArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("release").required(true).args(["retry", "accept_gap", "restart_from"])))]
-pub struct ResumeArgs {
-    /// A topic, or one partition as in orders-3.
-    #[arg(value_name = "TOPIC[-PARTITION]")]
-    pub target: String,
-    /// Directory of the store.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: PathBuf,
-    /// Name of the link.
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_LINK)]
-    pub link: String,
-    /// Try again as it is.
-    #[arg(long)]
-    pub retry: bool,
-    /// Go on behind the gap at the source.
-    #[arg(long)]
-    pub accept_gap: bool,
-    /// Cut or restart the log at this offset.
-    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
-    pub restart_from: Option<i64>,
-    /// Only say what would be dropped.
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -234,6 +211,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => main_check(&arguments),
         Command::Demo(arguments) => main_demo(&arguments),
         Command::Status(arguments) => status_command::status(&arguments),
+        Command::Link(command) => pausing::link(&command),
         Command::Mirror(command) => main_mirror(&command),
         Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
         Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {
@@ -381,32 +359,8 @@ fn main_mirror(command: &MirrorCommand) -> ExitCode {
         MirrorCommand::Promote(arguments) => hand_over_command::promote(arguments),
         MirrorCommand::Failover(arguments) => hand_over_command::failover(arguments),
         MirrorCommand::Delete(arguments) => mirror_command::delete(arguments),
-        MirrorCommand::Resume(arguments) => main_resume(arguments),
-    }
-}
-
-fn main_resume(arguments: &ResumeArgs) -> ExitCode {
-    if let Err(error) = check_link_name(&arguments.link) {
-        return refuse(USAGE, &error);
-    }
-    let release = match arguments.restart_from {
-        Some(offset) => Release::RestartFrom(offset),
-        None if arguments.accept_gap => Release::AcceptGap,
-        None => Release::Retry,
-    };
-    let request = ResumeRequest {
-        data_dir: arguments.data_dir.clone(),
-        link: arguments.link.clone(),
-        target: arguments.target.clone(),
-        release,
-        dry_run: arguments.dry_run,
-    };
-    match resume(&request) {
-        Ok(sentences) => {
-            sentences.iter().for_each(|sentence| println!("{sentence}"));
-            ExitCode::SUCCESS
-        }
-        Err(error) => refuse(FAILED, &error),
+        MirrorCommand::Pause(arguments) => pausing::pause(arguments),
+        MirrorCommand::Resume(arguments) => pausing::resume(arguments),
     }
 }
 
@@ -459,7 +413,7 @@ mod tests {
     #[test]
     fn usage_errors_have_code_2_and_help_has_0() {
         for line in
-            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror resume a"]
+            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror pause a"]
         {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
@@ -467,12 +421,12 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_exactly_one_of_three() {
+    fn a_release_is_at_most_one_of_three() {
         let resume = "twinlog mirror resume orders-3 --data-dir /d";
-        for good in ["--retry", "--accept-gap --dry-run", "--restart-from 1200 --link west"] {
+        for good in ["", "--retry", "--accept-gap --dry-run", "--restart-from 1200 --link west"] {
             assert!(parse(&format!("{resume} {good}")).is_ok(), "{good}");
         }
-        for bad in ["", "--retry --accept-gap", "--restart-from -1", "--restart-from x"] {
+        for bad in ["--retry --accept-gap", "--restart-from -1", "--restart-from x"] {
             assert!(parse(&format!("{resume} {bad}")).is_err(), "{bad}");
         }
     }

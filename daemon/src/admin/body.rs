@@ -4,6 +4,7 @@
 
 use super::{OpenTransactions, Selection};
 use crate::config::{PatternError, TopicPattern};
+use crate::control::instruction::Release;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,6 +12,8 @@ use twinlog_log_segment::files::{NameError, check_topic_name};
 
 /// Topics of one request. All of them are answered for in one body, and kept in one transaction.
 pub const TOPICS_MAX: usize = 10_000;
+/// The one key of a link that changes while it runs.
+pub const LINK_PAUSED: &str = "cluster.link.paused";
 /// Beyond it an error would repeat a whole body.
 const QUOTED_CHARS_MAX: usize = 100;
 
@@ -33,6 +36,28 @@ pub struct MirrorOrder {
     pub allow_producer_overlap: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_transactions: Option<OpenTransactions>,
+    /// How stopped partitions go on: `"retry"`, `"accept_gap"` or `{"restart_from": OFFSET}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
+    /// Which of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition_id: Option<i32>,
+}
+
+/// The body of `configs:alter`, as Cluster Linking has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigOrder {
+    pub data: Vec<ConfigChange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validate_only: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigChange {
+    pub name: String,
+    pub value: String,
 }
 
 /// The words behind the `?` of a path.
@@ -55,6 +80,15 @@ pub enum BodyError {
         field: &'static str,
     },
     NothingNamed,
+    /// A configuration that cannot be changed while the link runs.
+    NotAlterable {
+        name: String,
+    },
+    ConfigValue {
+        name: String,
+        value: String,
+        allowed: &'static str,
+    },
     NamesAndPattern,
     TooMany {
         topics: usize,
@@ -91,6 +125,12 @@ impl fmt::Display for BodyError {
             Self::Twice { topic } => write!(f, "topic {topic} is named twice"),
             Self::Name(error) => write!(f, "{error}"),
             Self::Pattern(error) => write!(f, "{error}"),
+            Self::NotAlterable { name } => {
+                write!(f, "{name} cannot be changed while the link runs; cluster.link.paused can")
+            }
+            Self::ConfigValue { name, value, allowed } => {
+                write!(f, "{name} = {value:?} is refused; allowed: {allowed}")
+            }
             Self::Undecided => {
                 write!(f, "validate_only is true in one of query and body, false in the other")
             }
@@ -115,6 +155,36 @@ impl Query {
     }
 }
 
+impl ConfigOrder {
+    pub fn parse(bytes: &[u8]) -> Result<Self, BodyError> {
+        serde_json::from_slice(bytes).map_err(|error| BodyError::Json { why: error.to_string() })
+    }
+
+    /// Whether the link is to stand still, and whether that is only to be looked at.
+    pub fn pause(&self, query: Query) -> Result<(bool, bool), BodyError> {
+        let quoted = |text: &str| text.chars().take(QUOTED_CHARS_MAX).collect::<String>();
+        let validate_only = is_dry_run(query, self.validate_only)?;
+        let [ConfigChange { name, value }] = &self.data[..] else { return Err(BodyError::NothingNamed) };
+        if name != LINK_PAUSED {
+            return Err(BodyError::NotAlterable { name: quoted(name) });
+        }
+        let paused = value.parse().map_err(|_| BodyError::ConfigValue {
+            name: quoted(name),
+            value: quoted(value),
+            allowed: "true | false",
+        })?;
+        Ok((paused, validate_only))
+    }
+}
+
+/// Whether nothing is to be changed: said in the query, in the body, or in both alike.
+fn is_dry_run(query: Query, in_body: Option<bool>) -> Result<bool, BodyError> {
+    match (query.validate_only, in_body) {
+        (true, Some(false)) => Err(BodyError::Undecided),
+        (in_query, in_body) => Ok(in_query || in_body.unwrap_or(false)),
+    }
+}
+
 impl MirrorOrder {
     pub fn parse(bytes: &[u8]) -> Result<Self, BodyError> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
@@ -125,10 +195,7 @@ impl MirrorOrder {
 
     /// Whether nothing is to be changed: said in the query, in the body, or in both alike.
     pub fn is_dry_run(&self, query: Query) -> Result<bool, BodyError> {
-        match (query.validate_only, self.validate_only) {
-            (true, Some(false)) => Err(BodyError::Undecided),
-            (in_query, in_body) => Ok(in_query || in_body.unwrap_or(false)),
-        }
+        is_dry_run(query, self.validate_only)
     }
 
     /// Refuses fields that belong to another order.
@@ -139,6 +206,8 @@ impl MirrorOrder {
             ("allow_moving_source", self.allow_moving_source.is_some()),
             ("allow_producer_overlap", self.allow_producer_overlap.is_some()),
             ("open_transactions", self.open_transactions.is_some()),
+            ("release", self.release.is_some()),
+            ("partition_id", self.partition_id.is_some()),
         ];
         match given.into_iter().find(|(field, is_given)| *is_given && !allowed.contains(field)) {
             Some((field, _)) => Err(BodyError::NotHere { field }),

@@ -125,6 +125,15 @@ impl AdminClient {
         self.request(Method::POST, path, Bytes::from(body)).await
     }
 
+    pub async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).expect("texts, numbers and lists of them are always JSON");
+        self.request(Method::PUT, path, Bytes::from(body)).await
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -5,15 +5,16 @@
 //!   GET    /kafka/v3/clusters/{cluster}/links[/{link}]              {cluster}: an id, or - for ours
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/mirrors[/{topic}]   {link}: a name; - for all lists
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors
-//!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors:promote | mirrors:failover
+//!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors:promote | :failover | :pause | :resume
+//!   PUT    /kafka/v3/clusters/{cluster}/links/{link}/configs:alter
 //!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
 //!   GET    /twinlog/v1/status     /healthz     /readyz
 //! ```
 //! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
 
-use super::body::{BodyError, MirrorOrder, Query};
-use super::{AdminError, Allowed, ErrorCode, LinkAddress, OpenTransactions, Selection};
+use super::body::{BodyError, ConfigOrder, MirrorOrder, Query};
+use super::{AdminError, Allowed, ErrorCode, LinkAddress, OpenTransactions, ReleaseOrder, Selection};
 use hyper::Method;
 use twinlog_log_segment::files::check_topic_name;
 
@@ -57,6 +58,22 @@ pub(super) enum Asked {
         selection: Selection,
         validate_only: bool,
         open_transactions: OpenTransactions,
+    },
+    Pause {
+        at: LinkAddress,
+        selection: Selection,
+        validate_only: bool,
+    },
+    Resume {
+        at: LinkAddress,
+        selection: Selection,
+        release: Option<ReleaseOrder>,
+        validate_only: bool,
+    },
+    PauseLink {
+        at: LinkAddress,
+        paused: bool,
+        validate_only: bool,
     },
     Delete {
         at: LinkAddress,
@@ -151,8 +168,13 @@ fn of_link(
         (&Method::GET, ["mirrors", topic]) if is_name(topic) => {
             Asked::Mirror { at, topic: (*topic).to_owned() }
         }
-        (&Method::POST, [order @ ("mirrors" | "mirrors:promote" | "mirrors:failover" | "guest:leave")]) => {
+        (&Method::POST, [order]) if ORDERS.contains(order) => {
             return ordered(order, at, query, body).map_err(malformed);
+        }
+        (&Method::PUT, ["configs:alter"]) => {
+            let said = ConfigOrder::parse(body).and_then(|order| order.pause(query)).map_err(malformed)?;
+            let (paused, validate_only) = said;
+            return Ok(Asked::PauseLink { at, paused, validate_only });
         }
         (&Method::DELETE, ["mirrors", topic]) if is_name(topic) => {
             if !body.is_empty() {
@@ -161,15 +183,18 @@ fn of_link(
             let Query { validate_only, delete_data } = query;
             return Ok(Asked::Delete { at, topic: (*topic).to_owned(), delete_data, validate_only });
         }
-        (_, [] | ["mirrors" | "mirrors:promote" | "mirrors:failover" | "guest:leave"]) => {
-            return Err(wrong_method(method, path));
-        }
+        (_, [] | ["configs:alter"]) => return Err(wrong_method(method, path)),
+        (_, [order]) if ORDERS.contains(order) => return Err(wrong_method(method, path)),
         (_, ["mirrors", topic]) if is_name(topic) => return Err(wrong_method(method, path)),
         _ => return Err(no_such_path(path)),
     };
     nothing_said(query, body)?;
     Ok(asked)
 }
+
+/// What is posted to a link.
+const ORDERS: [&str; 6] =
+    ["mirrors", "mirrors:promote", "mirrors:failover", "mirrors:pause", "mirrors:resume", "guest:leave"];
 
 fn ordered(order: &str, at: LinkAddress, query: Query, body: &[u8]) -> Result<Asked, BodyError> {
     let said = MirrorOrder::parse(body)?;
@@ -190,6 +215,18 @@ fn ordered(order: &str, at: LinkAddress, query: Query, body: &[u8]) -> Result<As
             };
             Ok(Asked::Promote { at, selection: said.selection()?, validate_only, allowed })
         }
+        "mirrors:pause" => {
+            said.allow(&["mirror_topic_name_pattern"])?;
+            Ok(Asked::Pause { at, selection: said.selection()?, validate_only })
+        }
+        "mirrors:resume" => {
+            said.allow(&["mirror_topic_name_pattern", "release", "partition_id"])?;
+            let release = said.release.map(|release| ReleaseOrder { release, partition: said.partition_id });
+            if release.is_none() && said.partition_id.is_some() {
+                return Err(BodyError::NotHere { field: "partition_id" });
+            }
+            Ok(Asked::Resume { at, selection: said.selection()?, release, validate_only })
+        }
         "mirrors:failover" => {
             said.allow(&["mirror_topic_name_pattern", "open_transactions"])?;
             let open_transactions = said.open_transactions.unwrap_or_default();
@@ -208,6 +245,8 @@ fn ordered(order: &str, at: LinkAddress, query: Query, body: &[u8]) -> Result<As
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::control::instruction::Release;
 
     const LINK: &str = "/kafka/v3/clusters/abc/links/dr";
 
@@ -236,6 +275,7 @@ mod tests {
         let post =
             |path: &str, body: &str| route(&Method::POST, &format!("{LINK}{path}"), None, body.as_bytes());
         let named = r#"{"mirror_topic_names":["orders"],"allow_moving_source":true}"#;
+        let named_only = r#"{"mirror_topic_names":["orders"]}"#;
         let promoted = post("/mirrors:promote", named);
         assert!(matches!(
             promoted,
@@ -260,7 +300,22 @@ mod tests {
         assert!(matches!(post("/guest:leave", ""), Ok(Asked::Leave { validate_only: false, .. })));
         assert_eq!(code(post("/guest:leave", named)), 40001);
         assert!(matches!(post("/mirrors", r#"{"source_topic_name":"a"}"#), Ok(Asked::Create { .. })));
-        assert_eq!(code(post("/mirrors:pause", "{}")), 40404);
+        assert_eq!(code(post("/mirrors:reverse", "{}")), 40404);
+        assert!(matches!(post("/mirrors:pause", named_only), Ok(Asked::Pause { .. })));
+        let released = r#"{"mirror_topic_names":["a"],"partition_id":3,"release":{"restart_from":12}}"#;
+        let release = ReleaseOrder { release: Release::RestartFrom(12), partition: Some(3) };
+        assert!(
+            matches!(post("/mirrors:resume", released), Ok(Asked::Resume { release: Some(found), .. }) if found == release)
+        );
+        let nothing = r#"{"mirror_topic_names":["a"],"partition_id":3}"#;
+        assert_eq!(code(post("/mirrors:resume", nothing)), 40001);
+        let put = |body: &str| route(&Method::PUT, &format!("{LINK}/configs:alter"), None, body.as_bytes());
+        let paused = r#"{"data":[{"name":"cluster.link.paused","value":"true"}]}"#;
+        assert!(matches!(put(paused), Ok(Asked::PauseLink { paused: true, validate_only: false, .. })));
+        for bad in [r#"{"data":[]}"#, &paused.replace("true", "yes"), &paused.replace("paused", "mode"), "{}"]
+        {
+            assert_eq!(code(put(bad)), 40001, "{bad}");
+        }
         let path = format!("{LINK}/mirrors/orders");
         let deleted = route(&Method::DELETE, &path, Some("delete_data=true&validate_only=true"), b"");
         assert!(matches!(deleted, Ok(Asked::Delete { delete_data: true, validate_only: true, .. })));

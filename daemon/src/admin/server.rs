@@ -178,6 +178,18 @@ async fn carry(
                     .await?;
             list(ACTIONS, path, begun)
         }
+        Asked::Pause { at, selection, validate_only } => {
+            let done = ask(to, |reply| R::PauseMirrors { at, selection, validate_only, reply }).await?;
+            list(ACTIONS, path, done)
+        }
+        Asked::Resume { at, selection, release, validate_only } => {
+            let done =
+                ask(to, |reply| R::ResumeMirrors { at, selection, release, validate_only, reply }).await?;
+            list(ACTIONS, path, done)
+        }
+        Asked::PauseLink { at, paused, validate_only } => {
+            one(&ask(to, |reply| R::PauseLink { at, paused, validate_only, reply }).await?)
+        }
         Asked::Delete { at, topic, delete_data, validate_only } => {
             let names = vec![topic];
             let done =

@@ -107,6 +107,13 @@ impl Backend {
             | AdminRequest::Failover { at, selection, validate_only, reply, .. } => {
                 reply.send(found(&at).map(|()| self.hand_over(&selection, validate_only))).unwrap();
             }
+            AdminRequest::PauseMirrors { at, selection, reply, .. }
+            | AdminRequest::ResumeMirrors { at, selection, reply, .. } => {
+                reply.send(found(&at).map(|()| self.hand_over(&selection, true))).unwrap();
+            }
+            AdminRequest::PauseLink { at, reply, .. } => {
+                reply.send(found(&at).map(|()| link())).unwrap();
+            }
             AdminRequest::GuestLeave { reply, .. } => {
                 let why = "2 mirror topics are left; promote or delete them first";
                 reply.send(Err(AdminError::new(ErrorCode::Refused, &why))).unwrap();

@@ -100,7 +100,7 @@ fn hand_over(
 }
 
 /// Legal names are literal; as soon as one is not, all of them become one pattern.
-fn order_of(topics: &[String]) -> Result<MirrorOrder, OperatorError> {
+pub(super) fn order_of(topics: &[String]) -> Result<MirrorOrder, OperatorError> {
     if topics.iter().all(|topic| check_topic_name(topic).is_ok()) {
         return Ok(MirrorOrder { mirror_topic_names: topics.to_vec(), ..MirrorOrder::default() });
     }

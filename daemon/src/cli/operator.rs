@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const FAILED: u8 = 1;
@@ -101,6 +101,7 @@ impl From<ClientError> for OperatorError {
 /// A daemon, and the link that was named.
 pub struct Operator {
     pub client: AdminClient,
+    data_dir: PathBuf,
     link: Option<String>,
     output: AnswerOutput,
 }
@@ -120,7 +121,11 @@ impl Operator {
             }
             (None, None) => unreachable!("one of the two is required"),
         };
-        Ok(Self { client: AdminClient::new(&data_dir), link, output: arguments.output })
+        Ok(Self { client: AdminClient::new(&data_dir), data_dir, link, output: arguments.output })
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// The link that was named, for lists that can be of all.

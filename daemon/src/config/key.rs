@@ -340,6 +340,18 @@ const OTHERS: &[Key] = &[
         "Largest record batch; a larger one stops its partition.",
     ),
     link(
+        "cluster.link.paused",
+        BOOLEAN,
+        "false",
+        "Fetch nothing until the link is resumed; a word of an operator counts more, for good.",
+    ),
+    link(
+        "cluster.link.retry.timeout.ms",
+        Kind::Milliseconds { min: 1_000, max: 24 * HOUR_MS },
+        "300000",
+        "Time without an answer of the source after which SOURCE_UNAVAILABLE is shown; retries never stop.",
+    ),
+    link(
         "link.bytes.per.second",
         bytes(0, TIB),
         "0",

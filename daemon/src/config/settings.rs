@@ -85,6 +85,10 @@ pub struct LinkSettings {
     pub batch_bytes_max: u32,
     /// 0 for no limit.
     pub bytes_per_second: u64,
+    /// Unless an operator said otherwise.
+    pub paused: bool,
+    /// After it a silent source is shown as unavailable.
+    pub retry_timeout: Duration,
     pub fetch_bytes_min: u32,
     pub fetch_wait_max_ms: u32,
     pub fetch_bytes_max: u32,
@@ -214,6 +218,8 @@ impl LinkSettings {
             segment_bytes: link.small("segment.bytes"),
             batch_bytes_max: link.small("batch.bytes.max"),
             bytes_per_second: link.number("link.bytes.per.second"),
+            paused: link.choice("cluster.link.paused") == "true",
+            retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),
             fetch_bytes_min: link.small("replica.fetch.min.bytes"),
             fetch_wait_max_ms: link.small("replica.fetch.wait.max.ms"),
             fetch_bytes_max: link.small("replica.fetch.max.bytes"),

@@ -152,8 +152,7 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let journal = journal::load(&mut RealDisk, &settings.journal_directory()).map_err(RunError::Store)?;
     journal::rewrite(&mut RealDisk, &settings.journal_directory(), &journal).map_err(RunError::Store)?;
     let instructions = instructions(&settings, options).map_err(RunError::Instruction)?;
-    let state = settings.link.guest.is_some().then(|| StateDatabase::open(&settings.data_dir));
-    let state = state.transpose().map_err(RunError::State)?;
+    let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
     let shards = start_shards(&settings, &placement)?;
     announce(&settings, &placement, &shards);
     // A refused pin or priority costs speed, not correctness; `twinlog check` tells.
@@ -164,13 +163,13 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
         .build()
         .map_err(|error| RunError::Runtime(error.kind()))?;
     // The thread of the heartbeats inherits this one's priority, which is still the normal one.
-    let member = match (&settings.link.guest, &state) {
-        (Some(guest), Some(state)) => {
+    let member = match &settings.link.guest {
+        Some(guest) => {
             let known = runtime.block_on(state.guest_identities(&settings.link.name));
             let identities = known.map_err(RunError::State)?;
             Some(join(guest, identities, journal.checkpoints.is_empty(), &runtime)?)
         }
-        _ => None,
+        None => None,
     };
     let _ = yield_to_data_threads();
     for security in settings.link.securities() {
@@ -180,7 +179,7 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap, member);
     supervisor.listen_for_followers();
     let end = runtime.block_on(async {
-        let _operators = state.map(|state| open_to_operators(&mut supervisor, state)).transpose()?;
+        let _operators = open_to_operators(&mut supervisor, state)?;
         supervise(&mut supervisor, options).await
     })?;
     // Tasks that still wait for the network are given up; a file job that outlasts this is crash-safe.
@@ -188,14 +187,27 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     Ok(finish(&mut supervisor, end, options, started))
 }
 
-/// State and socket of a guest link. The socket's file goes with what is returned.
-fn open_to_operators(supervisor: &mut Supervisor, state: StateDatabase) -> Result<OperatorsTask, RunError> {
+/// State and socket of the link. The socket's file goes with what is returned.
+fn open_to_operators(
+    supervisor: &mut Supervisor,
+    state: StateDatabase,
+) -> Result<Option<OperatorsTask>, RunError> {
     let settings = supervisor.settings();
-    let socket = AdminSocket::bind(&settings.data_dir).map_err(RunError::Socket)?;
+    let is_store = settings.link.guest.is_none();
+    let bound = AdminSocket::bind(&settings.data_dir);
     let (requests, asked) = tokio::sync::mpsc::channel(REQUESTS_MAX);
-    let (_, readiness) = tokio::sync::watch::channel(Readiness::Ready);
     supervisor.keep_state(state, asked);
-    Ok(OperatorsTask(tokio::spawn(serve(socket, requests, readiness))))
+    let socket = match bound {
+        Ok(socket) => socket,
+        // A store can be mirrored into without an operator; a promote cannot be asked for without the socket.
+        Err(error) if is_store => {
+            warn!("operators cannot ask this daemon anything: {error}");
+            return Ok(None);
+        }
+        Err(error) => return Err(RunError::Socket(error)),
+    };
+    let (_, readiness) = tokio::sync::watch::channel(Readiness::Ready);
+    Ok(Some(OperatorsTask(tokio::spawn(serve(socket, requests, readiness)))))
 }
 
 /// Ends with its handle.

@@ -158,6 +158,8 @@ struct Refresh {
     /// Never answered yet: everything found in the first answer was there at the start.
     first: bool,
     last_error: Option<ClientError>,
+    /// Since when there is one.
+    lost_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -203,6 +205,7 @@ impl Supervisor {
                 backoff: Backoff::new(u64::from(std::process::id())),
                 first: true,
                 last_error: None,
+                lost_at: None,
             },
             halted: None,
             warned_at: BTreeMap::new(),

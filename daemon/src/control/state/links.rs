@@ -65,6 +65,22 @@ impl StateDatabase {
         .await
     }
 
+    /// Keeps that a link is paused, or goes on, whatever its configuration says.
+    pub async fn pause_link(&self, link: &str, paused: bool, now_ms: i64) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            let changed = transaction
+                .prepare_cached("UPDATE links SET paused = ?2 WHERE link = ?1")?
+                .execute(params![link, paused])?;
+            if changed == 0 {
+                return Err(StateError::NoSuchLink { link });
+            }
+            let event = if paused { "link paused" } else { "link resumed" };
+            record(transaction, now_ms, (&link, None), event, "an operator said so")
+        })
+        .await
+    }
+
     pub async fn links(&self) -> Result<Vec<Link>, StateError> {
         self.transact(|transaction| {
             let mut statement = transaction.prepare_cached("SELECT * FROM links ORDER BY link")?;

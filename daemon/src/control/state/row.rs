@@ -16,8 +16,10 @@ use twinlog_sync::lifecycle::{DeletionStep, HandOverStep, MirrorState};
 pub struct Link {
     pub link: String,
     pub source_cluster_id: String,
-    /// Empty in store mode.
+    /// Made up in store mode.
     pub destination_cluster_id: String,
+    /// What an operator said; `None`: nothing, the configuration counts.
+    pub paused: Option<bool>,
     pub created_ms: i64,
 }
 
@@ -189,6 +191,7 @@ impl Link {
             link: row.get("link")?,
             source_cluster_id: row.get("source_cluster_id")?,
             destination_cluster_id: row.get("destination_cluster_id")?,
+            paused: row.get("paused")?,
             created_ms: row.get("created_ms")?,
         })
     }

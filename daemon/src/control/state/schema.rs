@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
@@ -115,6 +115,8 @@ BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
 ",
     // As JSON: producer ids that the destination gave to us.
     "ALTER TABLE producer_id_floors ADD COLUMN skipped TEXT NOT NULL DEFAULT '[]'",
+    // What an operator said of the whole link; NULL: nothing.
+    "ALTER TABLE links ADD COLUMN paused INTEGER",
 ];
 
 /// The newest schema this program knows.

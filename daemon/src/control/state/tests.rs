@@ -22,7 +22,13 @@ fn open(directory: &TempDir) -> StateDatabase {
 
 fn link() -> Link {
     let (source, destination) = ("source-id".to_owned(), "destination-id".to_owned());
-    Link { link: "dr".into(), source_cluster_id: source, destination_cluster_id: destination, created_ms: 1 }
+    Link {
+        link: "dr".into(),
+        source_cluster_id: source,
+        destination_cluster_id: destination,
+        paused: None,
+        created_ms: 1,
+    }
 }
 
 fn new_mirror(topic: &str) -> NewMirror {

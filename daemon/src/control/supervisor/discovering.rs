@@ -51,10 +51,12 @@ impl Supervisor {
                 if self.refresh.last_error.as_ref() != Some(&failed) || self.may_warn("metadata") {
                     warn!("the source does not answer: {failed}; it is tried again");
                 }
+                self.refresh.lost_at.get_or_insert(now);
                 self.refresh.last_error = Some(failed);
                 return;
             }
         };
+        self.refresh.lost_at = None;
         if self.refresh.last_error.take().is_some() {
             info!("the source answers again");
         }

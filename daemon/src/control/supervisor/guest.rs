@@ -208,7 +208,7 @@ impl GuestLink {
         index.unwrap_or(0) % shards
     }
 
-    fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.member.image_moves().borrow().is_ready
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   state database --load--> rows of mirrors, open hand-overs, producer-id floor   (before discovery)
 //!   operator.rs    --promote, failover--> kept, then one machine for each topic
+//!   states.rs      --pause, resume------> kept, then told to the shards; what becomes of a topic by itself, too
 //!   commands.rs    --create, delete-----> kept, then found anew, or deleting.rs step by step
 //!   repairing.rs   brokers that were left out become replicas again
 //!   drive: image, time, standings --> machines --> carrying.rs: shards at once; requests of all machines
@@ -20,11 +21,12 @@ mod keeping;
 mod losses;
 mod operator;
 mod repairing;
+mod states;
 mod views;
 
 use super::{Outcome, Supervisor};
 use crate::admin::AdminRequest;
-use crate::config::GuestSettings;
+use crate::config::LinkSettings;
 use crate::control::mirror::Mirror;
 use crate::control::source_client::SourceClient;
 use crate::control::state::{
@@ -33,7 +35,7 @@ use crate::control::state::{
 };
 use crate::shard::mailbox::{Command, LeadStanding};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -85,6 +87,9 @@ pub enum HandOverOutcome {
         news: deleting::DeletionNews,
     },
     Repaired(repairing::Repaired),
+    /// States that were kept, or were not.
+    Changed(Box<states::Changed>),
+    LinkChanged(Box<states::LinkChanged>),
     /// What is about to be cut of a topic is kept, with the end of each partition.
     CutsKept {
         topic: String,
@@ -108,7 +113,8 @@ struct Running {
 pub(super) struct HandOvers {
     state: StateDatabase,
     link: String,
-    destination: SourceClient,
+    /// `None`: the copy is a store of ours, and nobody is handed anything.
+    destination: Option<SourceClient>,
     born: Instant,
     requests: mpsc::Receiver<AdminRequest>,
     loaded: bool,
@@ -146,20 +152,29 @@ pub(super) struct HandOvers {
     standings: BTreeMap<PartitionKey, (Instant, Option<LeadStanding>)>,
     standings_at: Instant,
     seen_version: Option<u64>,
+    /// What an operator said of the whole link; `None`: nothing.
+    link_paused: Option<bool>,
+    /// `cluster.link.paused`
+    paused_by_config: bool,
+    /// States of topics are being kept: until they are, no others are decided.
+    changing: bool,
+    states_at: Instant,
+    /// Orders that wait for that. Each holds a connection, of which there is a bounded number.
+    deferred: VecDeque<AdminRequest>,
 }
 
 impl HandOvers {
     pub fn new(
         state: StateDatabase,
         requests: mpsc::Receiver<AdminRequest>,
-        link: &str,
-        guest: &GuestSettings,
+        settings: &LinkSettings,
     ) -> Self {
+        let guest = settings.guest.as_ref();
         let now = Instant::now();
         Self {
             state,
-            link: link.to_owned(),
-            destination: SourceClient::of_destination(guest),
+            link: settings.name.clone(),
+            destination: guest.map(SourceClient::of_destination),
             born: now,
             requests,
             loaded: false,
@@ -190,6 +205,11 @@ impl HandOvers {
             standings: BTreeMap::new(),
             standings_at: now,
             seen_version: None,
+            link_paused: None,
+            paused_by_config: settings.paused,
+            changing: false,
+            states_at: now,
+            deferred: VecDeque::new(),
         }
     }
 
@@ -209,8 +229,11 @@ impl HandOvers {
     }
 
     /// A client of the destination's brokers.
+    ///
+    /// # Panics
+    /// Where there is none: only a guest asks.
     pub fn destination(&self) -> SourceClient {
-        self.destination.clone()
+        self.destination.clone().expect("a guest has a destination")
     }
 
     /// Topics of the destination that are mirrors of this link, or were.
@@ -237,11 +260,14 @@ impl HandOvers {
 
     /// Where appends of a partition stand still: its end, where that is known.
     pub fn freeze(&self, partition: &TopicPartition) -> Option<Option<Offset>> {
-        if self.is_stopped(partition.topic()) {
-            return Some(None);
+        let topic = partition.topic();
+        match self.running.get(topic) {
+            Some(running) => {
+                let ends = running.machine.is_frozen().then(|| running.machine.ends())?;
+                Some(ends.get(&partition.partition()).copied())
+            }
+            None => (self.is_stopped(topic) || self.stands_still(topic)).then_some(None),
         }
-        let running = self.running.get(partition.topic()).filter(|running| running.machine.is_frozen())?;
-        Some(running.machine.ends().get(&partition.partition()).copied())
     }
 
     fn handle_all(&mut self, events: Vec<(String, Event)>) {
@@ -314,11 +340,9 @@ fn standing_of(led: &LeadStanding, mirror: &Mirror) -> Standing {
 }
 
 impl Supervisor {
-    /// Attaches the state and the operators' requests of a guest link.
+    /// Attaches the state and the operators' requests of the link.
     pub fn keep_state(&mut self, state: StateDatabase, requests: mpsc::Receiver<AdminRequest>) {
-        if let Some(guest) = &self.settings.link.guest {
-            self.hand_overs = Some(HandOvers::new(state, requests, &self.settings.link.name, guest));
-        }
+        self.hand_overs = Some(HandOvers::new(state, requests, &self.settings.link));
     }
 
     /// Takes the parts out, so that everything else of the supervisor can be used meanwhile.
@@ -333,6 +357,7 @@ impl Supervisor {
         self.with_hand_overs(|supervisor, hand_overs| {
             supervisor.keep_up(hand_overs, now);
             if hand_overs.loaded {
+                supervisor.drive_states(hand_overs, now);
                 supervisor.answer_operators(hand_overs);
                 supervisor.ask_standings(hand_overs, now);
                 supervisor.drive_machines(hand_overs);
@@ -485,6 +510,8 @@ impl Supervisor {
             HandOverOutcome::Proven(proven) => supervisor.proven(hand_overs, proven),
             HandOverOutcome::Command(news) => supervisor.command_came(hand_overs, *news),
             HandOverOutcome::Deletion { topic, news } => supervisor.deletion_came(hand_overs, &topic, news),
+            HandOverOutcome::Changed(changed) => supervisor.changed(hand_overs, *changed),
+            HandOverOutcome::LinkChanged(changed) => supervisor.link_changed(hand_overs, *changed),
             HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),
             HandOverOutcome::CutsKept { topic, cuts, note, result } => {
                 supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);

@@ -178,7 +178,7 @@ impl Supervisor {
     }
 
     fn ask_destination(&self, hand_overs: &HandOvers, topic: &str) {
-        let (client, topic) = (hand_overs.destination.clone(), topic.to_owned());
+        let (client, topic) = (hand_overs.destination(), topic.to_owned());
         self.spawn(async move {
             let ends = requests::destination_ends(&client, &topic).await;
             one_event(topic, Event::DestinationEnds(ends.map_err(|error| error.to_string())))
@@ -186,7 +186,7 @@ impl Supervisor {
     }
 
     fn abort(&self, hand_overs: &HandOvers, topic: &str, ends: BTreeMap<i32, Offset>) {
-        let (client, topic) = (hand_overs.destination.clone(), topic.to_owned());
+        let (client, topic) = (hand_overs.destination(), topic.to_owned());
         self.spawn(async move {
             let aborted = requests::abort_transactions(&client, &topic, &ends).await;
             if let Ok(count @ 1..) = aborted {
@@ -230,7 +230,7 @@ impl Supervisor {
         let Some(guest) = &self.guest else { return };
         let wanted = hand_overs.rows.get(topic).map(|row| row.wanted_configs.clone()).unwrap_or_default();
         let (mut client, topic) = (guest.member.controller(), topic.to_owned());
-        let (destination, skipped) = (hand_overs.destination.clone(), hand_overs.floor.skipped.clone());
+        let (destination, skipped) = (hand_overs.destination(), hand_overs.floor.skipped.clone());
         self.spawn(async move {
             // While nobody can write: from the next line on somebody can.
             match fence(&destination, &mut client, &topic, &skipped).await {

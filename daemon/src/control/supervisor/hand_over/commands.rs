@@ -155,7 +155,6 @@ impl Supervisor {
         validate_only: bool,
     ) -> Result<MirrorActionView, Box<MirrorActionView>> {
         let refuse = |name: &str, code: &str, why: &dyn std::fmt::Display| Box::new(refused(name, code, why));
-        let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
         if hand_overs.deletions.contains_key(name) {
             return Err(refuse(name, "BEING_DELETED", &"it is being deleted; create it when that is over"));
         }
@@ -164,11 +163,12 @@ impl Supervisor {
                        destination's topic";
             return Err(refuse(name, MirrorState::Stopped.name(), &why));
         }
-        if let Some(TopicPhase::Refused(why)) = guest.topics.get(name).map(|topic| &topic.phase) {
+        if let Some(TopicPhase::Refused(why)) = self.guest_topic(name) {
             return Err(refuse(name, "REFUSED", why));
         }
         let commanded = hand_overs.commanded.get(name) == Some(&TopicCommand::Created);
-        if commanded || hand_overs.rows.contains_key(name) || guest.topics.contains_key(name) {
+        let is_here = hand_overs.rows.contains_key(name) || !self.partitions_of(name).is_empty();
+        if commanded || is_here || self.guest_topic(name).is_some() {
             return Err(Box::new(noted(name, "it is a mirror topic of this link already; nothing changes")));
         }
         let partitions = match found {
@@ -190,15 +190,17 @@ impl Supervisor {
                 }
             },
         };
-        if !guest.member.image_moves().borrow().is_ready {
-            let why = "the destination's metadata is not read yet; try again in a moment";
-            return Err(refuse(name, "NOT_READY", &why));
-        }
-        let image = guest.member.image();
-        if image.topic_named(name).is_some_and(|(_, topic)| !guest.is_mirror(&image, name, topic)) {
-            let why = "the destination has a topic of this name that is not a mirror of this link; delete or \
-                       rename it there first";
-            return Err(refuse(name, "EXISTS_AT_DESTINATION", &why));
+        if let Some(guest) = &self.guest {
+            if !guest.member.image_moves().borrow().is_ready {
+                let why = "the destination's metadata is not read yet; try again in a moment";
+                return Err(refuse(name, "NOT_READY", &why));
+            }
+            let image = guest.member.image();
+            if image.topic_named(name).is_some_and(|(_, topic)| !guest.is_mirror(&image, name, topic)) {
+                let why = "the destination has a topic of this name that is not a mirror of this link; delete or \
+                           rename it there first";
+                return Err(refuse(name, "EXISTS_AT_DESTINATION", &why));
+            }
         }
         let word = if validate_only { "would be" } else { "are" };
         Ok(noted(name, &format!("{partitions} partitions {word} mirrored from now on")))
@@ -243,7 +245,6 @@ impl Supervisor {
         delete_data: bool,
     ) -> Result<(Deletion, &'static str), Box<MirrorActionView>> {
         let refused = |code: &str, why: &dyn std::fmt::Display| Err(Box::new(refused(name, code, why)));
-        let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
         if let Some(known) = hand_overs.deletions.get(name) {
             if known.deletes_data() == delete_data {
                 return Err(Box::new(noted(name, "it is being deleted already; nothing changes")));
@@ -251,7 +252,8 @@ impl Supervisor {
             return refused("BEING_DELETED", &"it is being deleted in the other way; that goes on");
         }
         let commanded = hand_overs.commanded.get(name) == Some(&TopicCommand::Created);
-        if !hand_overs.rows.contains_key(name) && !guest.topics.contains_key(name) && !commanded {
+        let is_here = hand_overs.rows.contains_key(name) || !self.partitions_of(name).is_empty();
+        if !is_here && self.guest_topic(name).is_none() && !commanded {
             return refused("NO_SUCH_MIRROR_TOPIC", &"there is no mirror topic of this name");
         }
         if hand_overs.running.contains_key(name) {
@@ -272,10 +274,10 @@ impl Supervisor {
             };
             return Ok((row(None), note));
         }
-        if matches!(guest.topics.get(name).map(|topic| &topic.phase), Some(TopicPhase::Creating)) {
+        if let Some(TopicPhase::Creating) = self.guest_topic(name) {
             return refused("CREATING", &"it is being created at the destination; try again in a moment");
         }
-        if !guest.member.image_moves().borrow().is_ready {
+        if self.guest.as_ref().is_some_and(|guest| !guest.member.image_moves().borrow().is_ready) {
             return refused(
                 "NOT_READY",
                 &"the destination's metadata is not read yet; try again in a moment",
@@ -290,11 +292,17 @@ impl Supervisor {
             (Some(id), true) => {
                 Ok((row(Some(id)), "the destination's topic and what we hold of it are deleted"))
             }
+            (None, true) if self.guest.is_none() => Ok((row(None), "forgotten, and its files are deleted")),
             (None, true) => {
                 Ok((row(None), "forgotten with what we hold of it; the destination has none of it"))
             }
             (None, false) => Ok((row(None), "forgotten; what we hold of it stays")),
         }
+    }
+
+    /// How far a topic is at the destination; `None` also where that is a store.
+    fn guest_topic(&self, name: &str) -> Option<&TopicPhase> {
+        Some(&self.guest.as_ref()?.topics.get(name)?.phase)
     }
 
     /// The destination's topic, if it is still ours.

@@ -113,16 +113,13 @@ impl Supervisor {
     }
 
     fn go_on_deleting(&mut self, hand_overs: &mut HandOvers, topic: &str, now: Instant) {
-        let Some(guest) = &self.guest else { return };
         let deleting = hand_overs.deletions.get_mut(topic).expect("just listed");
         let event = match (deleting.row.step, deleting.row.destination_topic_id) {
             (DeletionStep::Marked, _) if !deleting.row.delete_data => DeletionEvent::Forget,
             (DeletionStep::Marked, Some(_)) => DeletionEvent::Delete,
             (DeletionStep::Marked, None) => DeletionEvent::Remove,
             (DeletionStep::Deleting, Some(id)) => {
-                if !guest.member.image_moves().borrow().is_ready {
-                    return;
-                }
+                let Some(guest) = self.guest.as_ref().filter(|guest| guest.is_ready()) else { return };
                 if guest.member.image().topic(id).is_some() {
                     (deleting.busy, deleting.retry_at) = (true, now + SEEN_PAUSE);
                     return self.send_deletion(topic, id);

@@ -93,7 +93,7 @@ impl Supervisor {
             hand_overs.running.get(topic).is_some_and(|each| each.kind == HandOverKind::Failover)
         };
         let may_lack_source = !topics.is_empty() && topics.iter().all(is_failover);
-        let (source, destination) = (self.client.clone(), hand_overs.destination.clone());
+        let (source, destination) = (self.client.clone(), hand_overs.destination());
         let (state, link) = (hand_overs.state.clone(), hand_overs.link.clone());
         let (floor, mirrored) = (hand_overs.floor.clone(), hand_overs.next_mirrored_id);
         let reached = hand_overs.reached.clone();
@@ -168,7 +168,7 @@ impl Supervisor {
             replicas.extend(targets.map(|(index, brokers)| ((topic.clone(), index), brokers)));
         }
         let proof = Proof {
-            destination: hand_overs.destination.clone(),
+            destination: hand_overs.destination(),
             replicas,
             own: hand_overs.rows.keys().cloned().collect(),
             skipped: hand_overs.floor.skipped.clone(),

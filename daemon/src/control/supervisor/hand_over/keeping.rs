@@ -4,9 +4,10 @@
 //! source has for it then. All of this is repeated until it is done; nothing here is urgent but the first
 //! reading, without which no partition is taken on.
 
-use super::super::guest::TopicPhase;
+use super::super::guest::{GuestLink, TopicPhase};
 use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, wall_clock_ms};
 use crate::control::guest::hand_over::source_configs;
+use crate::control::guest::random_uuid;
 use crate::control::state::{
     Change, Deletion, GuestIdentity, Link, MirrorTopic, NewMirror, ProducerIdFloor, ReplicaRepair,
     StateDatabase, StateError, TopicCommand,
@@ -33,10 +34,12 @@ pub struct Loaded {
     commanded: Vec<(String, TopicCommand)>,
     deletions: Vec<Deletion>,
     repairs: Vec<ReplicaRepair>,
+    link: Option<Link>,
 }
 
 async fn load(state: &StateDatabase, link: &str) -> Result<Box<Loaded>, StateError> {
     Ok(Box::new(Loaded {
+        link: known_link(state, link).await?,
         mirrors: state.mirrors(Some(link)).await?,
         hand_overs: state.hand_overs(link).await?,
         floor: state.producer_id_floor(link).await?,
@@ -51,7 +54,14 @@ impl HandOvers {
         self.rows = loaded.mirrors.into_iter().map(|row| (row.topic.clone(), row)).collect();
         self.hand_overs = loaded.hand_overs.into_iter().map(|row| (row.topic.clone(), row)).collect();
         self.floor = loaded.floor;
+        self.link_paused = loaded.link.and_then(|link| link.paused);
         self.take_repairs(loaded.repairs);
+    }
+
+    /// It is no mirror topic yet, or not shown as established, and nothing is under way with it.
+    fn wants_row(&self, topic: &str) -> bool {
+        let pending = self.rows.get(topic).is_none_or(|row| row.state == MirrorState::PendingMirror);
+        pending && !self.running.contains_key(topic) && !self.deletions.contains_key(topic)
     }
 }
 
@@ -59,7 +69,8 @@ impl HandOvers {
 struct Adoption {
     topic: String,
     source_id: TopicId,
-    destination_id: TopicId,
+    /// `None`: the copy is a store.
+    destination_id: Option<TopicId>,
     replicas: u16,
     is_new: bool,
 }
@@ -83,8 +94,10 @@ impl Supervisor {
             return;
         }
         self.adopt(hand_overs);
-        self.keep_identities(hand_overs);
-        self.keep_floor(hand_overs, now);
+        if self.guest.is_some() {
+            self.keep_identities(hand_overs);
+            self.keep_floor(hand_overs, now);
+        }
     }
 
     /// The rows changed in a way that is not known here.
@@ -126,11 +139,19 @@ impl Supervisor {
         self.spawn(async move {
             let kept = async {
                 let source = source.metadata(Some(&[])).await.map_err(|error| error.to_string())?;
-                let destination = destination.metadata(Some(&[])).await.map_err(|error| error.to_string())?;
+                let destination_cluster_id = match destination {
+                    Some(destination) => {
+                        let found =
+                            destination.metadata(Some(&[])).await.map_err(|error| error.to_string())?;
+                        found.cluster_id.unwrap_or_default()
+                    }
+                    None => store_id(&state, &link).await.map_err(|error| error.to_string())?,
+                };
                 let wanted = Link {
                     link,
                     source_cluster_id: source.cluster_id.unwrap_or_default(),
-                    destination_cluster_id: destination.cluster_id.unwrap_or_default(),
+                    destination_cluster_id,
+                    paused: None,
                     created_ms: wall_clock_ms(),
                 };
                 state.put_link(wanted.clone()).await.map_err(|error| error.to_string())?;
@@ -199,49 +220,79 @@ impl Supervisor {
     }
 
     fn adopt(&mut self, hand_overs: &mut HandOvers) {
-        let Some(guest) = &self.guest else { return };
         if hand_overs.adopting || Instant::now() < hand_overs.adopt_at {
             return;
         }
         hand_overs.adopt_at = Instant::now() + ADOPT_INTERVAL;
-        let mut due = Vec::new();
-        let image = guest.member.image();
-        for (topic, known) in &guest.topics {
-            let TopicPhase::Ours(destination_id) = known.phase else { continue };
-            let row = hand_overs.rows.get(topic);
-            let pending = row.is_none_or(|row| row.state == MirrorState::PendingMirror);
-            if !pending || hand_overs.running.contains_key(topic) || due.len() == ADOPTED_MAX {
-                continue;
-            }
-            let Some(mirror) = self.mirrors.values().find(|mirror| mirror.partition.topic() == topic) else {
-                continue;
-            };
-            let replicas = image.partition(destination_id, 0).map_or(1, |first| first.replicas.len() - 1);
-            due.push(Adoption {
-                topic: topic.clone(),
-                source_id: mirror.topic.id,
-                destination_id,
-                replicas: u16::try_from(replicas).unwrap_or(u16::MAX),
-                is_new: row.is_none(),
-            });
-        }
-        drop(image);
+        let due = match &self.guest {
+            Some(guest) => self.found_there(hand_overs, guest),
+            None => self.found_here(hand_overs),
+        };
         if due.is_empty() {
             return;
         }
         hand_overs.adopting = true;
+        let is_store = self.guest.is_none();
         let (client, state, link) = (self.client.clone(), hand_overs.state.clone(), hand_overs.link.clone());
         self.spawn(async move {
             let mut wanted = BTreeMap::new();
             for each in due.iter().filter(|each| each.is_new) {
                 match source_configs(&client, &each.topic).await {
                     Ok(configs) => wanted.insert(each.topic.clone(), configs),
+                    // A store needs none of them to be exact; they are read again while the link lives.
+                    Err(_) if is_store => None,
                     Err(error) => return outcome(HandOverOutcome::Adopted(Err(error.to_string()))),
                 };
             }
             let adopted = keep_adopted(&state, &link, due, wanted).await.map_err(|error| error.to_string());
             outcome(HandOverOutcome::Adopted(adopted))
         });
+    }
+
+    /// Mirror topics that the destination shows as ours, and that are not kept as such.
+    fn found_there(&self, hand_overs: &HandOvers, guest: &GuestLink) -> Vec<Adoption> {
+        let mut due = Vec::new();
+        let image = guest.member.image();
+        for (topic, known) in &guest.topics {
+            let TopicPhase::Ours(destination_id) = known.phase else { continue };
+            if !hand_overs.wants_row(topic) || due.len() == ADOPTED_MAX {
+                continue;
+            }
+            let Some(first) = self.partitions_of(topic).into_iter().next() else { continue };
+            let replicas = image.partition(destination_id, 0).map_or(1, |first| first.replicas.len() - 1);
+            due.push(Adoption {
+                topic: topic.clone(),
+                source_id: self.mirrors[&first].topic.id,
+                destination_id: Some(destination_id),
+                replicas: u16::try_from(replicas).unwrap_or(u16::MAX),
+                is_new: !hand_overs.rows.contains_key(topic),
+            });
+        }
+        due
+    }
+
+    /// Topics that have a partition in a shard, and are not kept as such.
+    fn found_here(&self, hand_overs: &HandOvers) -> Vec<Adoption> {
+        let mut due: Vec<Adoption> = Vec::new();
+        for mirror in self.mirrors.values().filter(|mirror| mirror.is_in_shard()) {
+            let topic = mirror.partition.topic();
+            // Partitions of a topic stand side by side.
+            let is_listed = due.last().is_some_and(|last| last.topic == topic);
+            if is_listed || !hand_overs.wants_row(topic) {
+                continue;
+            }
+            if due.len() == ADOPTED_MAX {
+                break;
+            }
+            due.push(Adoption {
+                topic: topic.to_owned(),
+                source_id: mirror.topic.id,
+                destination_id: None,
+                replicas: 0,
+                is_new: !hand_overs.rows.contains_key(topic),
+            });
+        }
+        due
     }
 
     pub(super) fn adopted(&mut self, hand_overs: &mut HandOvers, result: Result<Vec<MirrorTopic>, String>) {
@@ -260,6 +311,16 @@ impl Supervisor {
     }
 }
 
+async fn known_link(state: &StateDatabase, link: &str) -> Result<Option<Link>, StateError> {
+    Ok(state.links().await?.into_iter().find(|known| known.link == link))
+}
+
+/// The cluster id of a store: made up once, and the same ever after.
+async fn store_id(state: &StateDatabase, link: &str) -> Result<String, StateError> {
+    let known = known_link(state, link).await?;
+    Ok(known.map_or_else(|| TopicId(random_uuid()).to_string(), |known| known.destination_cluster_id))
+}
+
 async fn keep_adopted(
     state: &StateDatabase,
     link: &str,
@@ -272,15 +333,18 @@ async fn keep_adopted(
         source_topic_id: each.source_id,
         wanted_configs: wanted.remove(&each.topic).unwrap_or_default(),
         replication_factor: each.replicas,
-        reason: "the destination has it".to_owned(),
+        reason: "it was found".to_owned(),
     });
     state.create_mirrors(link, new.collect(), now_ms).await?;
-    let ids = due.iter().map(|each| (each.topic.clone(), each.destination_id)).collect();
-    state.set_destination_topic_ids(link, ids, now_ms).await?;
+    let ids = due.iter().filter_map(|each| Some((each.topic.clone(), each.destination_id?)));
+    state.set_destination_topic_ids(link, ids.collect(), now_ms).await?;
     let established = due.iter().map(|each| Change {
         topic: each.topic.clone(),
         event: MirrorEvent::Established,
-        reason: "led by us and followed".to_owned(),
+        reason: match each.destination_id {
+            Some(_) => "led by us and followed".to_owned(),
+            None => "written to the store".to_owned(),
+        },
         code: String::new(),
     });
     state.transition(link, established.collect(), now_ms).await?;

@@ -60,6 +60,11 @@ impl HandOvers {
         }
     }
 
+    fn next_request(&mut self) -> Option<AdminRequest> {
+        let deferred = if self.changing { None } else { self.deferred.pop_front() };
+        deferred.or_else(|| self.requests.try_recv().ok())
+    }
+
     fn check_cluster(&self, cluster: Option<&str>) -> Result<(), AdminError> {
         match (cluster, &self.cluster_id) {
             (None, _) => Ok(()),
@@ -73,8 +78,16 @@ impl HandOvers {
 
 impl Supervisor {
     pub(super) fn answer_operators(&mut self, hand_overs: &mut HandOvers) {
-        while let Ok(request) = hand_overs.requests.try_recv() {
-            self.answer_operator(hand_overs, request);
+        while let Some(request) = hand_overs.next_request() {
+            match request {
+                // Decided on states that are about to be others, it would be refused for no reason.
+                request @ (AdminRequest::PauseMirrors { .. } | AdminRequest::ResumeMirrors { .. })
+                    if hand_overs.changing =>
+                {
+                    hand_overs.deferred.push_back(request);
+                }
+                request => self.answer_operator(hand_overs, request),
+            }
         }
     }
 
@@ -114,6 +127,15 @@ impl Supervisor {
                 let order = Order { kind, selection, validate_only, allowed, open_transactions };
                 self.hand_over_order(hand_overs, &at, order, reply);
             }
+            AdminRequest::PauseMirrors { at, selection, validate_only, reply } => {
+                self.pause_order(hand_overs, &at, &selection, validate_only, reply);
+            }
+            AdminRequest::ResumeMirrors { at, selection, release, validate_only, reply } => {
+                self.resume_order(hand_overs, &at, (&selection, release), validate_only, reply);
+            }
+            AdminRequest::PauseLink { at, paused, validate_only, reply } => {
+                self.pause_link_order(hand_overs, &at, (paused, validate_only), reply);
+            }
             AdminRequest::DeleteMirrors { at, names, delete_data, validate_only, reply } => {
                 self.delete_order(hand_overs, &at, &names, (delete_data, validate_only), reply);
             }
@@ -132,14 +154,14 @@ impl Supervisor {
         })
     }
 
-    fn link_view(&self, hand_overs: &HandOvers) -> LinkView {
+    pub(super) fn link_view(&self, hand_overs: &HandOvers) -> LinkView {
         LinkView {
             link_name: hand_overs.link.clone(),
             source_cluster_id: hand_overs.source_cluster_id.clone(),
             destination_cluster_id: hand_overs.cluster_id.clone(),
-            link_state: self.link_state().to_owned(),
+            link_state: self.link_state(hand_overs).to_owned(),
             link_error: self.refresh.last_error.as_ref().map(ToString::to_string),
-            mode: "guest".to_owned(),
+            mode: self.mode().to_owned(),
             topic_names: hand_overs.rows.keys().cloned().collect(),
         }
     }
@@ -223,6 +245,10 @@ impl Supervisor {
         if hand_overs.deletions.contains_key(topic) {
             return refused(topic, "BEING_DELETED", &"it is being deleted");
         }
+        if self.guest.is_none() {
+            let why = "the destination is a store, which leads nothing: there is no leadership to hand over";
+            return refused(topic, "NOT_OFFERED", &why);
+        }
         if row.destination_topic_id.is_none() {
             return refused(topic, "NOT_CREATED", &"the destination does not have it yet");
         }
@@ -301,7 +327,10 @@ impl Supervisor {
     }
 
     fn leave(&self, hand_overs: &HandOvers, validate_only: bool) -> Result<GuestLeaveView, AdminError> {
-        let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
+        let Some(guest) = &self.guest else {
+            let why = "the destination of this link is a store: it has no guest brokers";
+            return Err(AdminError::new(ErrorCode::Refused, &why));
+        };
         let remaining = hand_overs.rows.values().filter(|row| row.state != MirrorState::Stopped).count();
         let ids = guest.ids();
         let image = guest.member.image();

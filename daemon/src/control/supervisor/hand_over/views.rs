@@ -9,6 +9,7 @@ use crate::admin::answer::{
 };
 use crate::control::mirror::Mirror;
 use crate::control::state::MirrorTopic;
+use crate::control::supervisor::guest::GuestLink;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use twinlog_sync::lifecycle::MirrorState;
@@ -74,10 +75,34 @@ impl HandOvers {
     }
 }
 
+fn guest_views(guest: &GuestLink) -> Vec<GuestView> {
+    let image = guest.member.image();
+    let view = |id| {
+        let state = guest.member.state(id);
+        let partitions = image.topics().values().flat_map(|topic| topic.partitions.values());
+        let slack = guest.member.heartbeat_figures(id).map(|figures| figures.last_slack_ms.load(Relaxed));
+        GuestView {
+            broker_id: id,
+            state: state.map_or("RESERVED", |state| word(state.state)).to_owned(),
+            broker_epoch: state.and_then(|state| state.broker_epoch()),
+            heartbeat_slack_ms: slack,
+            led_partitions: partitions.filter(|partition| partition.leader == Some(id)).count(),
+            age_ms: state.map(|_| 0),
+        }
+    };
+    guest.ids().into_iter().map(view).collect()
+}
+
 impl Supervisor {
-    pub(super) fn link_state(&self) -> &'static str {
+    /// What the mirror is kept as.
+    pub(super) fn mode(&self) -> &'static str {
+        if self.guest.is_some() { "guest" } else { "store" }
+    }
+
+    pub(super) fn link_state(&self, hand_overs: &HandOvers) -> &'static str {
         match (&self.halted, &self.refresh.last_error) {
             (Some(_), _) => "FAILED",
+            (None, _) if hand_overs.is_link_paused() => "PAUSED",
             (None, Some(_)) => "UNAVAILABLE",
             (None, None) => "ACTIVE",
         }
@@ -169,22 +194,7 @@ impl Supervisor {
     }
 
     pub(super) fn status_view(&self, hand_overs: &HandOvers) -> StatusView {
-        let guest = self.guest.as_ref().expect("hand-overs exist with a guest only");
-        let image = guest.member.image();
-        let guests = guest.ids().into_iter().map(|id| {
-            let state = guest.member.state(id);
-            let partitions = image.topics().values().flat_map(|topic| topic.partitions.values());
-            let slack = guest.member.heartbeat_figures(id).map(|figures| figures.last_slack_ms.load(Relaxed));
-            GuestView {
-                broker_id: id,
-                state: state.map_or("RESERVED", |state| word(state.state)).to_owned(),
-                broker_epoch: state.and_then(|state| state.broker_epoch()),
-                heartbeat_slack_ms: slack,
-                led_partitions: partitions.filter(|partition| partition.leader == Some(id)).count(),
-                age_ms: state.map(|_| 0),
-            }
-        });
-        let guests = guests.collect();
+        let guests = self.guest.as_ref().map(guest_views).unwrap_or_default();
         let lags: Vec<i64> = self.mirrors.values().filter_map(lag).collect();
         let stopped = self.mirrors.values().filter(|mirror| mirror.stopped.is_some()).count();
         let troubles = hand_overs.running.iter().filter_map(|(topic, running)| {
@@ -195,8 +205,8 @@ impl Supervisor {
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             link_name: hand_overs.link.clone(),
-            link_state: self.link_state().to_owned(),
-            mode: "guest".to_owned(),
+            link_state: self.link_state(hand_overs).to_owned(),
+            mode: self.mode().to_owned(),
             uptime_ms: age_ms(hand_overs.born.elapsed()),
             guests,
             controllers: None,
