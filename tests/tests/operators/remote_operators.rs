@@ -140,7 +140,7 @@ fn remote_operators_get_in_by_token_and_certificate_and_strangers_touch_nothing(
 
 fn roles(listeners: &Listeners) {
     println!("roles");
-    let dry_run = ["mirror", "promote", TOPIC, "--dry-run"];
+    let dry_run = ["mirror", "promote", TOPIC, "--dry-run", "--link", "dr"];
     let status = listeners.command(&["status", "--output", "json"], "viewer").expect_code(0).json();
     assert_eq!((status["link_name"].as_str(), status["mode"].as_str()), (Some("dr"), Some("guest")));
     let listed = listeners.command(&["mirror", "list", "--output", "json"], "viewer").expect_code(0).json();
