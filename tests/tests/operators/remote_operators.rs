@@ -100,9 +100,10 @@ impl Listeners {
     fn raw(&self, line: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http.number)).expect("it listens");
         stream.set_read_timeout(Some(poll::HANG_LIMIT)).expect("a socket");
-        let token = &self.operator;
+        let (token, body) = (&self.operator, if line.starts_with("GET ") { "" } else { "{}" });
+        let length = body.len();
         let request = format!(
-            "{line} HTTP/1.1\r\nauthorization: Bearer {token}\r\n{headers}content-length: 2\r\n\r\n{{}}"
+            "{line} HTTP/1.1\r\nauthorization: Bearer {token}\r\n{headers}content-length: {length}\r\n\r\n{body}"
         );
         let _ = stream.write_all(request.as_bytes());
         let mut answer = Vec::new();
