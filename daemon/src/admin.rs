@@ -1,10 +1,12 @@
-//! The operator's way in: HTTP over a unix socket, and what may be asked there.
+//! The operators' way in: HTTP over a unix socket and over TLS, and what may be asked there.
 //!
 //! ```text
-//!   twinlog mirror ... --> client --+  <data.dir>/.twinlog/admin.sock (0600)
+//!   twinlog mirror ... --> client --+  <data.dir>/.twinlog/admin.sock (0600): always an operator
+//!   scripts, browsers --> listener -+  TLS, peers (limits), guard (hosts, other sites), access (tokens, roles)
 //!                                   v
 //!   server (bounded) --> route --> AdminRequest --> bounded queue --> supervisor
 //!        ^---------------- answer, or AdminError <-- oneshot <-----------'
+//!        '--> audit: a line of the log and a row of the state for each change
 //! ```
 //! Owns paths, bodies, codes and limits. It decides nothing: each request goes to whoever reads the queue,
 //! and its answer is sent as it is. Paths and names are those of Kafka's REST v3 and of Cluster Linking;
@@ -13,10 +15,23 @@
 //! Invariants: one connection is one request; a body, an answer's wait and the number of connections are
 //! bounded; a full queue is told at once instead of waited for.
 
+pub mod access;
 pub mod answer;
+mod audit;
 pub mod body;
+mod carrying;
 pub mod client;
+mod door;
 mod error;
+pub mod guard;
+mod listener;
+#[cfg(test)]
+mod listener_tests;
+pub mod page;
+mod peers;
+pub mod remote;
+mod response;
+pub mod role;
 mod route;
 mod server;
 mod socket;
@@ -24,9 +39,12 @@ mod socket;
 pub(crate) mod test_backend;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 
 pub use error::{AdminError, ErrorCode};
-pub use server::{Readiness, serve};
+pub use listener::{AdminListener, ListenError, serve_listener};
+pub use peers::Peers;
+pub use server::{Backend, Readiness, serve};
 pub use socket::{AdminSocket, SocketError, socket_path};
 
 use crate::config::TopicPattern;

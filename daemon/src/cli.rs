@@ -4,6 +4,7 @@
 //! 1 failed or not everything done, 2 usage or configuration. Results go to standard output, everything
 //! else to standard error.
 
+mod audit_command;
 mod hand_over_command;
 mod mirror_command;
 mod operator;
@@ -12,13 +13,15 @@ mod operator_tests;
 mod pausing;
 mod status_command;
 mod table;
+mod token_command;
 mod verify_command;
 
 use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain};
 use crate::control::check::{CheckRequest, check};
-use crate::control::run::{Output, RunOptions, run};
+use crate::control::run::{Output, RunError, RunOptions, run};
 use crate::control::{LogWriter, instruction};
 use crate::demo::DemoArguments;
+use audit_command::AuditArgs;
 use clap::{Args, Parser, Subcommand};
 use hand_over_command::{FailoverArgs, PromoteArgs};
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
@@ -28,6 +31,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use token_command::TokenCommand;
 use tracing_subscriber::EnvFilter;
 
 /// Which log lines are shown: `twinlog=debug`, say.
@@ -60,6 +64,11 @@ pub enum Command {
     /// Look after links.
     #[command(subcommand)]
     Link(LinkCommand),
+    /// Show who ordered what of a running daemon, and what came of it.
+    Audit(AuditArgs),
+    /// Look after the tokens of the daemon's listeners.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Look after mirrored topics.
     #[command(subcommand)]
     Mirror(MirrorCommand),
@@ -212,6 +221,8 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => main_demo(&arguments),
         Command::Status(arguments) => status_command::status(&arguments),
         Command::Link(command) => pausing::link(&command),
+        Command::Audit(arguments) => audit_command::audit(&arguments),
+        Command::Token(command) => token_command::token(&command),
         Command::Mirror(command) => main_mirror(&command),
         Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
         Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {
@@ -263,6 +274,8 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
     };
     match run(settings, &options) {
         Ok(all) => done(all),
+        // Tokens and certificates are configuration: a restart would not cure them.
+        Err(error @ RunError::Access(_)) => refuse(USAGE, &error),
         Err(error) => refuse(FAILED, &error),
     }
 }

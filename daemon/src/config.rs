@@ -8,6 +8,8 @@
 //! with a sentence that names key, value, bound and reason. Values of keys that may hold secrets are
 //! never printed, not even when they are refused.
 
+mod admin;
+mod admin_keys;
 mod error;
 mod explain;
 mod file;
@@ -19,6 +21,7 @@ mod topic_filter;
 mod topic_pattern;
 mod value;
 
+pub use admin::AdminFault;
 pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;

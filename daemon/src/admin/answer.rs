@@ -13,7 +13,7 @@ pub struct ListView<T> {
     pub data: Vec<T>,
 }
 
-/// Where a list came from; lists are always whole.
+/// Where a list came from, and where it goes on; without `next` it is whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     #[serde(rename = "self")]
@@ -260,6 +260,24 @@ pub struct TotalsView {
     pub lag: Option<i64>,
     pub lag_bytes: Option<i64>,
     pub age_ms: Option<u64>,
+}
+
+/// One order of an operator, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    pub id: i64,
+    pub time_ms: i64,
+    pub who: String,
+    /// The address that it came from, or `socket`.
+    pub peer: String,
+    pub method: String,
+    pub path: String,
+    /// Topics or pattern.
+    pub what: String,
+    pub validate_only: bool,
+    pub status: u16,
+    /// Of the refusal, or of the first topic that was refused; empty when all was right.
+    pub error_code: String,
 }
 
 /// Something that an operator should look at.

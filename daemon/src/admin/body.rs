@@ -2,9 +2,11 @@
 //!
 //! An ignored `validate_only` would hand over what was only to be looked at.
 
+use super::page::{PAGE_SIZE_MAX, is_page_token};
 use super::{OpenTransactions, Selection};
 use crate::config::{PatternError, TopicPattern};
 use crate::control::instruction::Release;
+use crate::control::state::AUDIT_ROWS_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -61,10 +63,15 @@ pub struct ConfigChange {
 }
 
 /// The words behind the `?` of a path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     pub validate_only: bool,
     pub delete_data: bool,
+    pub page_size: Option<usize>,
+    /// What `metadata.next` of the page before said.
+    pub page_token: Option<String>,
+    /// Rows of the audit.
+    pub limit: Option<u32>,
 }
 
 /// Why a query or a body cannot be understood.
@@ -75,6 +82,11 @@ pub enum BodyError {
     },
     Query {
         word: String,
+    },
+    /// A number that is none, or beyond its bound.
+    Number {
+        name: &'static str,
+        max: usize,
     },
     NotHere {
         field: &'static str,
@@ -108,9 +120,10 @@ impl fmt::Display for BodyError {
             Self::Json { why } => write!(f, "the body is not what is expected here: {why}"),
             Self::Query { word } => write!(
                 f,
-                "{word:?} in the query is not understood; known are validate_only and delete_data, each \
-                 true or false"
+                "{word:?} in the query is not understood; known are validate_only and delete_data, each true or \
+                 false, page_size, page_token and limit"
             ),
+            Self::Number { name, max } => write!(f, "{name} in the query must be a number from 1 to {max}"),
             Self::NotHere { field } => write!(f, "{field} has no meaning for this request; leave it out"),
             Self::NothingNamed => {
                 write!(f, "no topic is named: give mirror_topic_names or mirror_topic_name_pattern")
@@ -144,15 +157,40 @@ impl Query {
         for word in text.unwrap_or_default().split('&').filter(|word| !word.is_empty()) {
             let wrong = || BodyError::Query { word: word.chars().take(QUOTED_CHARS_MAX).collect() };
             let (name, value) = word.split_once('=').unwrap_or((word, "true"));
-            let value = value.parse().map_err(|_| wrong())?;
+            let truth = || value.parse().map_err(|_| wrong());
             match name {
-                "validate_only" => query.validate_only = value,
-                "delete_data" => query.delete_data = value,
+                "validate_only" => query.validate_only = truth()?,
+                "delete_data" => query.delete_data = truth()?,
+                "page_size" => query.page_size = Some(number("page_size", value, PAGE_SIZE_MAX)?),
+                "page_token" if is_page_token(value) => query.page_token = Some(value.to_owned()),
+                "limit" => {
+                    let limit = number("limit", value, AUDIT_ROWS_MAX as usize)?;
+                    query.limit = Some(limit as u32);
+                }
                 _ => return Err(wrong()),
             }
         }
         Ok(query)
     }
+
+    /// Refuses words that belong to another request.
+    pub fn allow(&self, allowed: &[&'static str]) -> Result<(), BodyError> {
+        let given = [
+            ("validate_only", self.validate_only),
+            ("delete_data", self.delete_data),
+            ("page_size", self.page_size.is_some()),
+            ("page_token", self.page_token.is_some()),
+            ("limit", self.limit.is_some()),
+        ];
+        match given.into_iter().find(|(word, is_given)| *is_given && !allowed.contains(word)) {
+            Some((field, _)) => Err(BodyError::NotHere { field }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn number(name: &'static str, text: &str, max: usize) -> Result<usize, BodyError> {
+    text.parse().ok().filter(|number| (1..=max).contains(number)).ok_or(BodyError::Number { name, max })
 }
 
 impl ConfigOrder {
@@ -161,8 +199,9 @@ impl ConfigOrder {
     }
 
     /// Whether the link is to stand still, and whether that is only to be looked at.
-    pub fn pause(&self, query: Query) -> Result<(bool, bool), BodyError> {
+    pub fn pause(&self, query: &Query) -> Result<(bool, bool), BodyError> {
         let quoted = |text: &str| text.chars().take(QUOTED_CHARS_MAX).collect::<String>();
+        query.allow(&["validate_only"])?;
         let validate_only = is_dry_run(query, self.validate_only)?;
         let [ConfigChange { name, value }] = &self.data[..] else { return Err(BodyError::NothingNamed) };
         if name != LINK_PAUSED {
@@ -178,7 +217,7 @@ impl ConfigOrder {
 }
 
 /// Whether nothing is to be changed: said in the query, in the body, or in both alike.
-fn is_dry_run(query: Query, in_body: Option<bool>) -> Result<bool, BodyError> {
+fn is_dry_run(query: &Query, in_body: Option<bool>) -> Result<bool, BodyError> {
     match (query.validate_only, in_body) {
         (true, Some(false)) => Err(BodyError::Undecided),
         (in_query, in_body) => Ok(in_query || in_body.unwrap_or(false)),
@@ -194,7 +233,7 @@ impl MirrorOrder {
     }
 
     /// Whether nothing is to be changed: said in the query, in the body, or in both alike.
-    pub fn is_dry_run(&self, query: Query) -> Result<bool, BodyError> {
+    pub fn is_dry_run(&self, query: &Query) -> Result<bool, BodyError> {
         is_dry_run(query, self.validate_only)
     }
 
@@ -258,6 +297,14 @@ mod tests {
         let refused = order(r#"{"mirror_topic_names":["a"],"validateonly":true}"#).unwrap_err();
         assert!(refused.to_string().contains("validateonly"), "{refused}");
         assert!(Query::parse(Some("validate_only=yes")).is_err());
+        for bad in
+            ["page_size=0", "page_size=1001", "page_size=x", "limit=1001", "limit=-1", "page_token=a%20b"]
+        {
+            assert!(Query::parse(Some(bad)).is_err(), "{bad}");
+        }
+        let paged = Query::parse(Some("page_size=7&page_token=dr:orders")).unwrap();
+        assert_eq!((paged.page_size, paged.page_token.as_deref()), (Some(7), Some("dr:orders")));
+        assert_eq!(paged.allow(&["page_size"]), Err(BodyError::NotHere { field: "page_token" }));
         assert!(Query::parse(Some("dry=true")).unwrap_err().to_string().contains("\"dry=true\""));
         let failover = order(r#"{"mirror_topic_names":["a"],"open_transactions":"truncate"}"#).unwrap();
         let refused = failover.allow(&["allow_moving_source"]).unwrap_err();
@@ -268,12 +315,12 @@ mod tests {
     fn a_dry_run_is_said_in_either_place_and_never_doubtful() {
         let dry = Query::parse(Some("validate_only=true")).unwrap();
         let wet = Query::parse(None).unwrap();
-        assert_eq!(order("").unwrap().is_dry_run(dry), Ok(true));
-        assert_eq!(order("{}").unwrap().is_dry_run(wet), Ok(false));
+        assert_eq!(order("").unwrap().is_dry_run(&dry), Ok(true));
+        assert_eq!(order("{}").unwrap().is_dry_run(&wet), Ok(false));
         let said = order(r#"{"validate_only":true}"#).unwrap();
-        assert_eq!(said.is_dry_run(wet), Ok(true));
+        assert_eq!(said.is_dry_run(&wet), Ok(true));
         let denied = order(r#"{"validate_only":false}"#).unwrap();
-        assert_eq!(denied.is_dry_run(dry), Err(BodyError::Undecided));
+        assert_eq!(denied.is_dry_run(&dry), Err(BodyError::Undecided));
         assert!(Query::parse(Some("validate_only&delete_data=false")).unwrap().validate_only);
     }
 

@@ -10,6 +10,12 @@ use std::fmt;
 pub enum ErrorCode {
     /// A path, query or body that cannot be understood.
     Malformed,
+    /// Nobody that is known asks.
+    NotLoggedIn,
+    /// Who asks may look and not change, or may do neither.
+    NotAllowed,
+    /// A change that the page of another site sends.
+    CrossSite,
     NoSuchCluster,
     NoSuchLink,
     NoSuchMirrorTopic,
@@ -20,6 +26,11 @@ pub enum ErrorCode {
     /// Its state does not allow it now.
     Conflict,
     BodyTooLarge,
+    WrongContentType,
+    /// Meant for another host.
+    WrongHost,
+    /// Wrong logins came one after the other.
+    HeldBack,
     /// Understood, and a condition for it does not hold.
     Refused,
     /// We failed.
@@ -38,6 +49,9 @@ impl ErrorCode {
     pub const fn number(self) -> u32 {
         match self {
             Self::Malformed => 40001,
+            Self::NotLoggedIn => 40101,
+            Self::NotAllowed => 40301,
+            Self::CrossSite => 40302,
             Self::NoSuchCluster => 40401,
             Self::NoSuchLink => 40402,
             Self::NoSuchMirrorTopic => 40403,
@@ -46,7 +60,10 @@ impl ErrorCode {
             Self::SlowBody => 40801,
             Self::Conflict => 40901,
             Self::BodyTooLarge => 41301,
+            Self::WrongContentType => 41501,
+            Self::WrongHost => 42101,
             Self::Refused => 42201,
+            Self::HeldBack => 42901,
             Self::Internal => 50001,
             Self::NotInThisMode => 50101,
             Self::Unreachable => 50201,

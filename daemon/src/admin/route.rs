@@ -9,17 +9,24 @@
 //!   PUT    /kafka/v3/clusters/{cluster}/links/{link}/configs:alter
 //!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
-//!   GET    /twinlog/v1/status     /healthz     /readyz
+//!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /healthz     /readyz
 //! ```
+//! Lists take `page_size` and `page_token`.
 //! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
 
-use super::body::{BodyError, ConfigOrder, MirrorOrder, Query};
+use super::body::{BodyError, ConfigOrder, LINK_PAUSED, MirrorOrder, Query};
+use super::page::Page;
 use super::{AdminError, Allowed, ErrorCode, LinkAddress, OpenTransactions, ReleaseOrder, Selection};
+use crate::config::TopicPattern;
 use hyper::Method;
 use twinlog_log_segment::files::check_topic_name;
 
 /// Stands for "whichever" in a path.
 const ANY: &str = "-";
+/// Rows of the audit when nobody says how many.
+const AUDIT_ROWS_DEFAULT: u32 = 100;
+/// The words that a list takes.
+const PAGING: [&str; 2] = ["page_size", "page_token"];
 
 /// What is asked for, understood as far as it can be without the daemon's state.
 #[derive(Debug)]
@@ -27,9 +34,15 @@ pub(super) enum Asked {
     Health,
     Readiness,
     Status,
-    Clusters,
+    Audit {
+        limit: u32,
+    },
+    Clusters {
+        page: Page,
+    },
     Links {
         cluster: Option<String>,
+        page: Page,
     },
     Link {
         at: LinkAddress,
@@ -37,6 +50,7 @@ pub(super) enum Asked {
     Mirrors {
         cluster: Option<String>,
         link: Option<String>,
+        page: Page,
     },
     Mirror {
         at: LinkAddress,
@@ -87,6 +101,40 @@ pub(super) enum Asked {
     },
 }
 
+impl Asked {
+    /// Which topics an order means, and whether it only looks.
+    pub(super) fn said(&self) -> (String, bool) {
+        let chosen = |selection: &Selection| match selection {
+            Selection::Names(names) => names.join(" "),
+            Selection::Pattern(TopicPattern::Literal(name)) => name.clone(),
+            Selection::Pattern(TopicPattern::Regex(regex)) => format!("pattern {}", regex.as_str()),
+        };
+        match self {
+            Self::Create { names, validate_only, .. } => (names.join(" "), *validate_only),
+            Self::Promote { selection, validate_only, .. }
+            | Self::Failover { selection, validate_only, .. }
+            | Self::Pause { selection, validate_only, .. }
+            | Self::Resume { selection, release: None, validate_only, .. } => {
+                (chosen(selection), *validate_only)
+            }
+            Self::Resume { selection, release: Some(order), validate_only, .. } => {
+                let partition =
+                    order.partition.map(|index| format!(" partition {index}")).unwrap_or_default();
+                (format!("{}{partition}, {:?}", chosen(selection), order.release), *validate_only)
+            }
+            Self::PauseLink { paused, validate_only, .. } => {
+                (format!("{LINK_PAUSED}={paused}"), *validate_only)
+            }
+            Self::Delete { topic, delete_data, validate_only, .. } => {
+                let more = if *delete_data { " with its data" } else { "" };
+                (format!("{topic}{more}"), *validate_only)
+            }
+            Self::Leave { validate_only, .. } => (String::new(), *validate_only),
+            _ => (String::new(), false),
+        }
+    }
+}
+
 fn no_such_path(path: &str) -> AdminError {
     AdminError::new(ErrorCode::NoSuchPath, &format!("{path} is no path of this interface"))
 }
@@ -112,9 +160,17 @@ pub(super) fn route(
         (&Method::GET, ["healthz"]) => Asked::Health,
         (&Method::GET, ["readyz"]) => Asked::Readiness,
         (&Method::GET, ["twinlog", "v1", "status"]) => Asked::Status,
-        (&Method::GET, ["kafka", "v3", "clusters"]) => Asked::Clusters,
+        (&Method::GET, ["twinlog", "v1", "audit"]) => {
+            nothing_said(&query, &["limit"], body)?;
+            return Ok(Asked::Audit { limit: query.limit.unwrap_or(AUDIT_ROWS_DEFAULT) });
+        }
+        (&Method::GET, ["kafka", "v3", "clusters"]) => {
+            nothing_said(&query, &PAGING, body)?;
+            return Ok(Asked::Clusters { page: Page::of(query) });
+        }
         (&Method::GET, ["kafka", "v3", "clusters", cluster, "links"]) => {
-            Asked::Links { cluster: named(cluster) }
+            nothing_said(&query, &PAGING, body)?;
+            return Ok(Asked::Links { cluster: named(cluster), page: Page::of(query) });
         }
         (_, ["kafka", "v3", "clusters", cluster, "links", link, rest @ ..]) => {
             return of_link(method, path, (*cluster, *link, rest), query, body);
@@ -122,7 +178,7 @@ pub(super) fn route(
         (
             _,
             ["healthz" | "readyz"]
-            | ["twinlog", "v1", "status"]
+            | ["twinlog", "v1", "status" | "audit"]
             | ["kafka", "v3", "clusters"]
             | ["kafka", "v3", "clusters", _, "links"],
         ) => {
@@ -130,7 +186,7 @@ pub(super) fn route(
         }
         _ => return Err(no_such_path(path)),
     };
-    nothing_said(query, body)?;
+    nothing_said(&query, &[], body)?;
     Ok(asked)
 }
 
@@ -139,14 +195,12 @@ fn wrong_method(method: &Method, path: &str) -> AdminError {
 }
 
 /// A question carries no orders.
-fn nothing_said(query: Query, body: &[u8]) -> Result<(), AdminError> {
-    let field = match query {
-        Query { validate_only: true, .. } => "validate_only",
-        Query { delete_data: true, .. } => "delete_data",
-        _ if !body.is_empty() => "a body",
-        _ => return Ok(()),
-    };
-    Err(malformed(BodyError::NotHere { field }))
+fn nothing_said(query: &Query, allowed: &[&'static str], body: &[u8]) -> Result<(), AdminError> {
+    query.allow(allowed).map_err(malformed)?;
+    match body.is_empty() {
+        true => Ok(()),
+        false => Err(malformed(BodyError::NotHere { field: "a body" })),
+    }
 }
 
 fn of_link(
@@ -164,15 +218,18 @@ fn of_link(
     let at = LinkAddress { cluster: named(cluster), link: link.to_owned() };
     let asked = match (method, rest) {
         (&Method::GET, []) => Asked::Link { at },
-        (&Method::GET, ["mirrors"]) => Asked::Mirrors { cluster: at.cluster, link: named(link) },
+        (&Method::GET, ["mirrors"]) => {
+            nothing_said(&query, &PAGING, body)?;
+            return Ok(Asked::Mirrors { cluster: at.cluster, link: named(link), page: Page::of(query) });
+        }
         (&Method::GET, ["mirrors", topic]) if is_name(topic) => {
             Asked::Mirror { at, topic: (*topic).to_owned() }
         }
         (&Method::POST, [order]) if ORDERS.contains(order) => {
-            return ordered(order, at, query, body).map_err(malformed);
+            return ordered(order, at, &query, body).map_err(malformed);
         }
         (&Method::PUT, ["configs:alter"]) => {
-            let said = ConfigOrder::parse(body).and_then(|order| order.pause(query)).map_err(malformed)?;
+            let said = ConfigOrder::parse(body).and_then(|order| order.pause(&query)).map_err(malformed)?;
             let (paused, validate_only) = said;
             return Ok(Asked::PauseLink { at, paused, validate_only });
         }
@@ -180,7 +237,8 @@ fn of_link(
             if !body.is_empty() {
                 return Err(malformed(BodyError::NotHere { field: "a body" }));
             }
-            let Query { validate_only, delete_data } = query;
+            query.allow(&["validate_only", "delete_data"]).map_err(malformed)?;
+            let Query { validate_only, delete_data, .. } = query;
             return Ok(Asked::Delete { at, topic: (*topic).to_owned(), delete_data, validate_only });
         }
         (_, [] | ["configs:alter"]) => return Err(wrong_method(method, path)),
@@ -188,7 +246,7 @@ fn of_link(
         (_, ["mirrors", topic]) if is_name(topic) => return Err(wrong_method(method, path)),
         _ => return Err(no_such_path(path)),
     };
-    nothing_said(query, body)?;
+    nothing_said(&query, &[], body)?;
     Ok(asked)
 }
 
@@ -196,12 +254,10 @@ fn of_link(
 const ORDERS: [&str; 6] =
     ["mirrors", "mirrors:promote", "mirrors:failover", "mirrors:pause", "mirrors:resume", "guest:leave"];
 
-fn ordered(order: &str, at: LinkAddress, query: Query, body: &[u8]) -> Result<Asked, BodyError> {
+fn ordered(order: &str, at: LinkAddress, query: &Query, body: &[u8]) -> Result<Asked, BodyError> {
     let said = MirrorOrder::parse(body)?;
     let validate_only = said.is_dry_run(query)?;
-    if query.delete_data {
-        return Err(BodyError::NotHere { field: "delete_data" });
-    }
+    query.allow(&["validate_only"])?;
     match order {
         "mirrors" => {
             said.allow(&["source_topic_name"])?;
@@ -260,14 +316,17 @@ mod tests {
 
     #[test]
     fn questions_are_understood() {
-        assert!(matches!(get("/kafka/v3/clusters"), Ok(Asked::Clusters)));
-        assert!(matches!(get("/kafka/v3/clusters/-/links"), Ok(Asked::Links { cluster: None })));
+        assert!(matches!(get("/kafka/v3/clusters"), Ok(Asked::Clusters { .. })));
+        assert!(matches!(get("/kafka/v3/clusters/-/links"), Ok(Asked::Links { cluster: None, .. })));
         assert!(matches!(get(LINK), Ok(Asked::Link { at }) if at.cluster.as_deref() == Some("abc")));
         let all = get("/kafka/v3/clusters/abc/links/-/mirrors");
         assert!(matches!(all, Ok(Asked::Mirrors { link: None, .. })));
         let one = get(&format!("{LINK}/mirrors/orders"));
         assert!(matches!(one, Ok(Asked::Mirror { topic, .. }) if topic == "orders"));
         assert!(matches!(get("/twinlog/v1/status"), Ok(Asked::Status)));
+        assert!(matches!(get("/twinlog/v1/audit"), Ok(Asked::Audit { limit: AUDIT_ROWS_DEFAULT })));
+        let few = route(&Method::GET, "/twinlog/v1/audit", Some("limit=5"), b"");
+        assert!(matches!(few, Ok(Asked::Audit { limit: 5 })));
     }
 
     #[test]
@@ -331,5 +390,7 @@ mod tests {
         assert_eq!(code(route(&Method::POST, "/healthz", None, b"")), 40501);
         assert_eq!(code(route(&Method::GET, LINK, Some("validate_only=true"), b"")), 40001);
         assert_eq!(code(route(&Method::GET, LINK, None, b"{}")), 40001);
+        assert_eq!(code(route(&Method::GET, LINK, Some("page_size=5"), b"")), 40001);
+        assert_eq!(code(route(&Method::POST, &format!("{LINK}/mirrors"), Some("limit=5"), b"{}")), 40001);
     }
 }

@@ -1,25 +1,30 @@
-//! HTTP on the socket: one request for each connection, everything about it bounded.
+//! HTTP on the socket and on listeners: one request for each connection, everything about it bounded.
 //!
-//! Runs on the control core's runtime. It never waits for the queue of the supervisor, and a peer that
-//! sends or reads slowly holds its own slot only, for a bounded time.
+//! Runs on the control core's runtime. A peer that sends or reads slowly holds its own place only, for a bounded
+//! time; the places of the socket are its own, so that no flood over the network takes them.
 
-use super::answer::{ListView, Metadata};
+use super::audit;
+use super::carrying::{Carried, carry};
+use super::door::{Caller, Door, is_change};
 use super::error::AdminError;
+use super::response::{Answer, refusal};
+use super::role::Role;
 use super::route::{Asked, route};
 use super::{AdminRequest, AdminSocket, ErrorCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use crate::control::state::{AuditRow, StateDatabase};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::Request;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
+use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -32,12 +37,14 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
 const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// How long the supervisor may take: it asks clusters that may be slow, never those that are gone.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// What is read of a body whose order is refused already: a peer that still sends would miss the answer, since
+/// closing over unread bytes resets the connection. Raised, strangers have more of it read.
+const UNREAD_BYTES_MAX: usize = 64 << 10;
+const UNREAD_LIMIT: Duration = Duration::from_secs(1);
 /// A whole connection, the reading of its answer included.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
 /// After an accept failed, mostly for want of descriptors: trying at once would only burn the core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether orders are taken, for `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +56,20 @@ pub enum Readiness {
     },
 }
 
-/// Serves until it is dropped. Whoever reads `requests` answers them.
-pub async fn serve(
-    socket: AdminSocket,
-    requests: mpsc::Sender<AdminRequest>,
-    readiness: watch::Receiver<Readiness>,
-) {
+/// What stands behind every way in. Whoever reads `requests` answers them.
+#[derive(Clone)]
+pub struct Backend {
+    pub requests: mpsc::Sender<AdminRequest>,
+    pub readiness: watch::Receiver<Readiness>,
+    /// Keeps the audit.
+    pub state: StateDatabase,
+}
+
+/// What a connection holds as long as anything of it is under way.
+pub(super) type Held = Arc<dyn Any + Send + Sync>;
+
+/// Serves the socket until it is dropped.
+pub async fn serve(socket: AdminSocket, backend: Backend) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -62,12 +77,12 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
         match socket.listener.accept().await {
             Ok((stream, _)) => {
-                let (requests, readiness) = (requests.clone(), readiness.clone());
+                let user_id = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                let work = talk(stream, Door::Socket { user_id }, backend.clone(), Arc::new(slot));
                 connections.spawn(async move {
-                    if timeout(CONNECTION_LIMIT, talk(stream, requests, readiness)).await.is_err() {
+                    if timeout(CONNECTION_LIMIT, work).await.is_err() {
                         debug!("a connection of an operator took longer than {CONNECTION_LIMIT:?}");
                     }
-                    drop(slot);
                 });
             }
             Err(error) => {
@@ -78,14 +93,15 @@ pub async fn serve(
     }
 }
 
-async fn talk(
-    stream: UnixStream,
-    requests: mpsc::Sender<AdminRequest>,
-    readiness: watch::Receiver<Readiness>,
-) {
+/// One connection from its first byte of HTTP to its end.
+pub(super) async fn talk<S>(stream: S, door: Door, backend: Backend, held: Held)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let door = Arc::new(door);
     let service = service_fn(|request| {
-        let (requests, readiness) = (requests.clone(), readiness.borrow().clone());
-        async move { Ok::<_, Infallible>(answer(request, &requests, readiness).await) }
+        let (door, backend, held) = (door.clone(), backend.clone(), held.clone());
+        async move { Ok::<_, Infallible>(answer(request, door, backend, held).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,25 +117,60 @@ async fn talk(
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    requests: &mpsc::Sender<AdminRequest>,
-    readiness: Readiness,
-) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, door: Arc<Door>, backend: Backend, held: Held) -> Answer {
     let (head, body) = request.into_parts();
-    let path = head.uri.path();
-    let outcome = match whole(body).await {
-        Ok(body) => route(&head.method, path, head.uri.query(), &body),
-        Err(error) => Err(error),
-    };
-    let answered = match outcome {
-        Ok(asked) => carry(asked, path, requests, readiness).await,
-        Err(error) => Err(error),
-    };
-    answered.unwrap_or_else(|error| {
-        let status = StatusCode::from_u16(error.code.status()).expect("codes begin with a status");
-        response(status, &error.body())
+    if !is_change(&head.method) {
+        return judged(&head, body, &door, &backend).await;
+    }
+    // A peer that ends its connection takes this future with it, not the order, nor its row.
+    let order = tokio::spawn(async move {
+        let answer = judged(&head, body, &door, &backend).await;
+        drop(held);
+        answer
+    });
+    order.await.unwrap_or_else(|_| {
+        refusal(&AdminError::new(ErrorCode::Internal, &"the order ended without an answer; look at the log"))
     })
+}
+
+async fn judged(head: &Parts, body: Incoming, door: &Door, backend: &Backend) -> Answer {
+    let (caller, admitted) = door.admit(head);
+    let mut row = audit::begin(&caller, head);
+    let outcome = match admitted {
+        Ok(()) => process(head, body, &caller, backend, &mut row).await,
+        Err(error) => {
+            let unread = Limited::new(body, UNREAD_BYTES_MAX).collect();
+            let _ = timeout(UNREAD_LIMIT, unread).await;
+            Err(error)
+        }
+    };
+    let (answer, error_code) = outcome.unwrap_or_else(|error| {
+        let number = error.code.number().to_string();
+        (refusal(&error), number)
+    });
+    if is_change(&head.method) && caller.is_audited {
+        (row.status, row.error_code) = (answer.status().as_u16(), error_code);
+        audit::keep(&backend.state, row).await;
+    }
+    answer
+}
+
+async fn process(
+    head: &Parts,
+    body: Incoming,
+    caller: &Caller,
+    backend: &Backend,
+    row: &mut AuditRow,
+) -> Result<Carried, AdminError> {
+    let body = whole(body).await?;
+    let path = head.uri.path();
+    let asked = route(&head.method, path, head.uri.query(), &body)?;
+    audit::said(row, asked.said());
+    if matches!(asked, Asked::Audit { .. }) && caller.role != Some(Role::Operator) {
+        let why = format!("{} is a viewer; the audit is for operators", caller.who);
+        return Err(AdminError::new(ErrorCode::NotAllowed, &why));
+    }
+    carry(asked, path, backend).await
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, AdminError> {
@@ -136,118 +187,4 @@ async fn whole(body: Incoming) -> Result<Bytes, AdminError> {
             Err(AdminError::new(ErrorCode::SlowBody, &why))
         }
     }
-}
-
-/// Asks the supervisor and writes down what it answers.
-async fn carry(
-    asked: Asked,
-    path: &str,
-    requests: &mpsc::Sender<AdminRequest>,
-    readiness: Readiness,
-) -> Result<Response<Full<Bytes>>, AdminError> {
-    use AdminRequest as R;
-    let to = requests;
-    Ok(match asked {
-        Asked::Health => text(StatusCode::OK, "ok"),
-        Asked::Readiness => match readiness {
-            Readiness::Ready => text(StatusCode::OK, "ready"),
-            Readiness::NotReady { why } => text(StatusCode::SERVICE_UNAVAILABLE, &why),
-        },
-        Asked::Status => one(&ask(to, |reply| R::Status { reply }).await?),
-        Asked::Clusters => list("KafkaClusterList", path, ask(to, |reply| R::ListClusters { reply }).await?),
-        Asked::Links { cluster } => {
-            list("KafkaLinkDataList", path, ask(to, |reply| R::ListLinks { cluster, reply }).await?)
-        }
-        Asked::Link { at } => one(&ask(to, |reply| R::DescribeLink { at, reply }).await?),
-        Asked::Mirrors { cluster, link } => {
-            let mirrors = ask(to, |reply| R::ListMirrors { cluster, link, reply }).await?;
-            list("KafkaMirrorDataList", path, mirrors)
-        }
-        Asked::Mirror { at, topic } => one(&ask(to, |reply| R::DescribeMirror { at, topic, reply }).await?),
-        Asked::Create { at, names, validate_only } => {
-            let done = ask(to, |reply| R::CreateMirrors { at, names, validate_only, reply }).await?;
-            list(ACTIONS, path, done)
-        }
-        Asked::Promote { at, selection, validate_only, allowed } => {
-            let begun = ask(to, |reply| R::Promote { at, selection, validate_only, allowed, reply }).await?;
-            list(ACTIONS, path, begun)
-        }
-        Asked::Failover { at, selection, validate_only, open_transactions } => {
-            let begun =
-                ask(to, |reply| R::Failover { at, selection, validate_only, open_transactions, reply })
-                    .await?;
-            list(ACTIONS, path, begun)
-        }
-        Asked::Pause { at, selection, validate_only } => {
-            let done = ask(to, |reply| R::PauseMirrors { at, selection, validate_only, reply }).await?;
-            list(ACTIONS, path, done)
-        }
-        Asked::Resume { at, selection, release, validate_only } => {
-            let done =
-                ask(to, |reply| R::ResumeMirrors { at, selection, release, validate_only, reply }).await?;
-            list(ACTIONS, path, done)
-        }
-        Asked::PauseLink { at, paused, validate_only } => {
-            one(&ask(to, |reply| R::PauseLink { at, paused, validate_only, reply }).await?)
-        }
-        Asked::Delete { at, topic, delete_data, validate_only } => {
-            let names = vec![topic];
-            let done =
-                ask(to, |reply| R::DeleteMirrors { at, names, delete_data, validate_only, reply }).await?;
-            list(ACTIONS, path, done)
-        }
-        Asked::Leave { at, validate_only } => {
-            one(&ask(to, |reply| R::GuestLeave { at, validate_only, reply }).await?)
-        }
-    })
-}
-
-/// The kind of every list of what orders did.
-const ACTIONS: &str = "KafkaAlterMirrorStatusResponseDataList";
-
-async fn ask<T>(
-    requests: &mpsc::Sender<AdminRequest>,
-    request: impl FnOnce(super::Reply<T>) -> AdminRequest,
-) -> Result<T, AdminError> {
-    let (reply, answered) = oneshot::channel();
-    requests.try_send(request(reply)).map_err(|error| {
-        let why = match error {
-            mpsc::error::TrySendError::Full(_) => "the daemon is busy with earlier requests; try again",
-            mpsc::error::TrySendError::Closed(_) => "the daemon is ending",
-        };
-        AdminError::new(ErrorCode::Busy, &why)
-    })?;
-    match timeout(ANSWER_LIMIT, answered).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(AdminError::new(ErrorCode::Busy, &"the daemon is ending and gave no answer")),
-        Err(_) => {
-            let why = format!("no answer within {ANSWER_LIMIT:?}; the order may still be carried out");
-            Err(AdminError::new(ErrorCode::SlowAnswer, &why))
-        }
-    }
-}
-
-fn list<T: Serialize>(kind: &str, path: &str, data: Vec<T>) -> Response<Full<Bytes>> {
-    let metadata = Metadata { path: path.to_owned(), next: None };
-    one(&ListView { kind: kind.to_owned(), metadata, data })
-}
-
-fn one<T: Serialize>(value: &T) -> Response<Full<Bytes>> {
-    response(StatusCode::OK, value)
-}
-
-fn response<T: Serialize>(status: StatusCode, value: &T) -> Response<Full<Bytes>> {
-    let json = serde_json::to_vec(value).expect("texts, numbers and lists of them are always JSON");
-    finish(status, "application/json", json)
-}
-
-fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
-    finish(status, "text/plain; charset=utf-8", format!("{line}\n").into_bytes())
-}
-
-fn finish(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
 }

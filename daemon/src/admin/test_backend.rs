@@ -1,9 +1,13 @@
-//! Answers for tests: a link `dr` with two mirror topics, and a memory of what it was asked.
+//! Answers for tests: a link `dr` with two mirror topics, and a memory of what it was asked; over the socket, and
+//! over whatever listeners a test wants.
 //!
 //! Hand-overs go one step further each time that their topic is looked at, so that no test waits.
 
+use super::access::{Access, AdminSettings};
 use super::answer::*;
 use super::*;
+use crate::control::state::StateDatabase;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tempfile::TempDir;
@@ -15,6 +19,9 @@ pub(crate) struct TestDaemon {
     pub directory: TempDir,
     asked: Arc<Mutex<Vec<String>>>,
     pub readiness: watch::Sender<Readiness>,
+    /// Of the listeners, in their order.
+    pub addresses: Vec<SocketAddr>,
+    pub state: StateDatabase,
     /// Dropped to end it.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -22,32 +29,46 @@ pub(crate) struct TestDaemon {
 
 impl TestDaemon {
     pub fn start() -> Self {
+        Self::with(&AdminSettings::default())
+    }
+
+    pub fn with(settings: &AdminSettings) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let state = StateDatabase::open(directory.path()).unwrap();
+        let (listeners, access) = (settings.listeners.clone(), Arc::new(Access::new(settings).unwrap()));
         let (requests, mut waiting) = mpsc::channel(REQUESTS_MAX);
         let (readiness, ready) = watch::channel(Readiness::NotReady { why: "metadata is read".into() });
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let mut backend = Backend { asked: Arc::clone(&asked), steps: [None, None], deleted: Vec::new() };
-        let path = directory.path().to_owned();
+        let mut answering = Answering { asked: Arc::clone(&asked), steps: [None, None], deleted: Vec::new() };
+        let (path, kept) = (directory.path().to_owned(), state.clone());
         let thread = std::thread::spawn(move || {
             run(async move {
                 let socket = AdminSocket::bind(&path).unwrap();
-                bound.send(()).unwrap();
+                let bind = |at: &_| AdminListener::bind(*at, Arc::clone(&access)).unwrap();
+                let listeners: Vec<_> = listeners.iter().map(bind).collect();
+                bound.send(listeners.iter().map(|each| each.local_address().unwrap()).collect()).unwrap();
+                let (backend, peers) =
+                    (Backend { requests, readiness: ready, state: kept }, Peers::default());
+                let mut serving = tokio::task::JoinSet::new();
+                for listener in listeners {
+                    serving.spawn(serve_listener(listener, peers.clone(), backend.clone()));
+                }
                 let answers = async {
                     while let Some(request) = waiting.recv().await {
-                        backend.answer(request);
+                        answering.answer(request);
                     }
                 };
                 tokio::select! {
-                    () = serve(socket, requests, ready) => {}
+                    () = serve(socket, backend) => {}
                     () = answers => {}
                     _ = stopped => {}
                 }
             });
         });
-        is_bound.recv().unwrap();
-        Self { directory, asked, readiness, stop: Some(stop), thread: Some(thread) }
+        let addresses = is_bound.recv().unwrap();
+        Self { directory, asked, readiness, addresses, state, stop: Some(stop), thread: Some(thread) }
     }
 
     /// What was asked so far, without the way back.
@@ -71,14 +92,14 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 
 const TOPICS: [&str; 2] = ["bills", "orders"];
 
-struct Backend {
+struct Answering {
     asked: Arc<Mutex<Vec<String>>>,
     /// Hand-over of each topic, as an index into all steps.
     steps: [Option<usize>; 2],
     deleted: Vec<String>,
 }
 
-impl Backend {
+impl Answering {
     fn answer(&mut self, request: AdminRequest) {
         let text = format!("{request:?}");
         let said = text.split("reply:").next().expect("a first part").trim_end_matches([' ', ',', '{']);

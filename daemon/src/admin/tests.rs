@@ -5,6 +5,7 @@ use super::body::MirrorOrder;
 use super::client::{AdminClient, ClientError};
 use super::test_backend::{TestDaemon, run};
 use super::*;
+use crate::control::state::StateDatabase;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -100,7 +101,9 @@ fn a_queue_that_is_full_or_gone_is_told_at_once() {
     run(async {
         let (requests, mut waiting) = mpsc::channel(1);
         let (_ready, readiness) = watch::channel(Readiness::Ready);
-        let server = serve(AdminSocket::bind(directory.path()).unwrap(), requests, readiness);
+        let state = StateDatabase::open(directory.path()).unwrap();
+        let backend = Backend { requests, readiness, state };
+        let server = serve(AdminSocket::bind(directory.path()).unwrap(), backend);
         let server = tokio::spawn(server);
         let client = AdminClient::new(directory.path());
         let first = tokio::spawn({

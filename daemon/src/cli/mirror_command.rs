@@ -103,7 +103,7 @@ pub fn create(arguments: &CreateArgs) -> ExitCode {
 pub fn list(arguments: &ListArgs) -> ExitCode {
     operate(&arguments.operator, async |operator| {
         let path = Operator::path(operator.named_link().unwrap_or("-"), "mirrors");
-        let answer: ListView<MirrorTopicView> = operator.client.get(&path).await?;
+        let answer: ListView<MirrorTopicView> = operator.client.list(&path).await?;
         let now_ms = twinlog_io::wall_clock_ms();
         operator.show(&answer, |answer| mirrors(&answer.data, now_ms));
         Ok(true)

@@ -6,6 +6,7 @@
 use super::{done, refuse};
 use crate::admin::answer::{LinkView, ListView};
 use crate::admin::client::{AdminClient, ClientError};
+use crate::admin::remote::{RemoteServer, RemoteSettings};
 use crate::config::{ConfigError, RawConfig, Settings, check_link_name};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -25,9 +26,14 @@ pub enum AnswerOutput {
     Json,
 }
 
+/// Instead of `--server`, for scripts that ask one daemon again and again.
+const SERVER_VARIABLE: &str = "TWINLOG_SERVER";
+/// Instead of `--token-file`.
+const TOKEN_FILE_VARIABLE: &str = "TWINLOG_TOKEN_FILE";
+
 /// Which daemon.
-#[derive(Clone, Debug, Args)]
-#[group(id = "daemon", required = true, multiple = false)]
+#[derive(Clone, Debug, Default, Args)]
+#[group(id = "daemon", multiple = false)]
 pub struct DaemonArgs {
     /// Data directory of the daemon.
     #[arg(long, value_name = "DIR")]
@@ -35,6 +41,26 @@ pub struct DaemonArgs {
     /// The daemon's configuration, which names its data directory.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// A daemon over the network, as https://HOST:PORT; TWINLOG_SERVER in the environment says the same.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+}
+
+/// How a daemon over the network is spoken to.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServerArgs {
+    /// File with the bearer token; TWINLOG_TOKEN_FILE in the environment says the same.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// File with the authorities that sign the server's certificate, instead of this host's.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// File with our certificate.
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// File with its key, when it is not in the same.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
 }
 
 /// What every command to a daemon takes.
@@ -42,6 +68,8 @@ pub struct DaemonArgs {
 pub struct OperatorArgs {
     #[command(flatten)]
     pub daemon: DaemonArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Name of the link; needed when the daemon has several.
     #[arg(long, value_name = "NAME")]
     pub link: Option<String>,
@@ -54,6 +82,8 @@ pub struct OperatorArgs {
 #[derive(Debug)]
 pub enum OperatorError {
     Config(ConfigError),
+    /// Neither a directory, a configuration nor a server.
+    NoDaemon,
     Runtime {
         error: ErrorKind,
     },
@@ -68,10 +98,32 @@ pub enum OperatorError {
     },
 }
 
+impl OperatorArgs {
+    fn remote(&self) -> Result<RemoteServer, OperatorError> {
+        let said = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let server = self.daemon.server.clone();
+        let server =
+            server.or_else(|| said(SERVER_VARIABLE).map(|value| value.to_string_lossy().into_owned()));
+        let settings = RemoteSettings {
+            server: server.ok_or(OperatorError::NoDaemon)?,
+            token_file: self
+                .server
+                .token_file
+                .clone()
+                .or_else(|| said(TOKEN_FILE_VARIABLE).map(PathBuf::from)),
+            authorities: self.server.ca.clone(),
+            certificate: self.server.cert.clone(),
+            key: self.server.key.clone(),
+        };
+        RemoteServer::new(&settings).map_err(|error| OperatorError::Client(ClientError::Remote(error)))
+    }
+}
+
 impl OperatorError {
     const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Links { .. } | Self::Topic { .. } => USAGE,
+            Self::Config(_) | Self::NoDaemon | Self::Links { .. } | Self::Topic { .. } => USAGE,
+            Self::Client(ClientError::Remote(error)) if error.is_usage() => USAGE,
             Self::Runtime { .. } | Self::Client(_) => FAILED,
         }
     }
@@ -81,6 +133,11 @@ impl fmt::Display for OperatorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => write!(f, "{error}"),
+            Self::NoDaemon => write!(
+                f,
+                "which daemon? Name it with --data-dir DIR or --config FILE on its host, or with --server \
+                 https://HOST:PORT ({SERVER_VARIABLE} in the environment)"
+            ),
             Self::Runtime { error } => write!(f, "the daemon cannot be asked: {error}"),
             Self::Client(error) => write!(f, "{error}"),
             Self::Links { names } if names.is_empty() => write!(f, "the daemon has no link"),
@@ -101,7 +158,7 @@ impl From<ClientError> for OperatorError {
 /// A daemon, and the link that was named.
 pub struct Operator {
     pub client: AdminClient,
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     link: Option<String>,
     output: AnswerOutput,
 }
@@ -111,6 +168,7 @@ impl Operator {
         if let Some(link) = &arguments.link {
             check_link_name(link).map_err(OperatorError::Config)?;
         }
+        let output = arguments.output;
         let (data_dir, link) = match (&arguments.daemon.data_dir, &arguments.daemon.config) {
             (Some(data_dir), _) => (data_dir.clone(), arguments.link.clone()),
             (None, Some(path)) => {
@@ -119,13 +177,17 @@ impl Operator {
                 let settings = settings.map_err(OperatorError::Config)?;
                 (settings.data_dir, Some(settings.link.name))
             }
-            (None, None) => unreachable!("one of the two is required"),
+            (None, None) => {
+                let client = AdminClient::remote(arguments.remote()?);
+                return Ok(Self { client, data_dir: None, link: arguments.link.clone(), output });
+            }
         };
-        Ok(Self { client: AdminClient::new(&data_dir), data_dir, link, output: arguments.output })
+        Ok(Self { client: AdminClient::new(&data_dir), data_dir: Some(data_dir), link, output })
     }
 
-    pub fn data_dir(&self) -> &Path {
-        &self.data_dir
+    /// Where it is known: a daemon behind a listener does not tell.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
     }
 
     /// The link that was named, for lists that can be of all.
@@ -138,7 +200,7 @@ impl Operator {
         if let Some(link) = &self.link {
             return Ok(link.clone());
         }
-        let links: ListView<LinkView> = self.client.get("/kafka/v3/clusters/-/links").await?;
+        let links: ListView<LinkView> = self.client.list("/kafka/v3/clusters/-/links").await?;
         let mut names: Vec<String> = links.data.into_iter().map(|link| link.link_name).collect();
         match names.len() {
             1 => Ok(names.remove(0)),

@@ -12,7 +12,7 @@ use crate::admin::client::ClientError;
 use crate::control::instruction::Release;
 use crate::control::resume::{self, ResumeRequest};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use twinlog_log_segment::files::TopicPartition;
 
@@ -158,8 +158,10 @@ pub fn resume(arguments: &ResumeArgs) -> ExitCode {
         let mut done = true;
         for target in &arguments.topics {
             done &= match release_running(operator, target, release, arguments.dry_run).await {
-                Err(OperatorError::Client(ClientError::NotRunning { .. })) => {
-                    release_at_rest(operator, target, release, arguments.dry_run)
+                Err(OperatorError::Client(ClientError::NotRunning { .. }))
+                    if let Some(data_dir) = operator.data_dir() =>
+                {
+                    release_at_rest(operator, data_dir, target, (release, arguments.dry_run))
                 }
                 answered => answered?,
             };
@@ -191,10 +193,15 @@ async fn release_running(
 }
 
 /// Nobody runs: it is kept for the next start.
-fn release_at_rest(operator: &Operator, target: &str, release: Release, dry_run: bool) -> bool {
+fn release_at_rest(
+    operator: &Operator,
+    data_dir: &Path,
+    target: &str,
+    (release, dry_run): (Release, bool),
+) -> bool {
     let link = operator.named_link().unwrap_or(DEFAULT_LINK).to_owned();
-    let data_dir: PathBuf = operator.data_dir().to_owned();
-    let request = ResumeRequest { data_dir, link, target: target.to_owned(), release, dry_run };
+    let request =
+        ResumeRequest { data_dir: data_dir.to_owned(), link, target: target.to_owned(), release, dry_run };
     match resume::resume(&request) {
         Ok(sentences) => {
             sentences.iter().for_each(|sentence| println!("{sentence}"));

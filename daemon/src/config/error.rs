@@ -1,5 +1,6 @@
 //! Why a configuration is refused: which key, which value, which bound, and what to do.
 
+use super::admin::AdminFault;
 use super::key::{Key, Scope};
 use super::value::ValueError;
 use crate::security::SecurityError;
@@ -74,6 +75,12 @@ pub enum ConfigError {
         scope: Scope,
         why: SecurityError,
     },
+    /// Operators cannot be served like this.
+    Admin {
+        key: &'static str,
+        value: String,
+        why: AdminFault,
+    },
     /// Others than its owner can read a file in which a secret stands.
     SecretsReadable {
         path: PathBuf,
@@ -141,7 +148,9 @@ impl fmt::Display for ConfigError {
             Self::Conflict { key, value, other, other_value, why } => {
                 write!(f, "{key} = {value} does not go with {other} = {other_value}: {why}")
             }
-            Self::Security { .. } | Self::SecretsReadable { .. } => self.write_security(f),
+            Self::Security { .. } | Self::SecretsReadable { .. } | Self::Admin { .. } => {
+                self.write_security(f)
+            }
             Self::LinkName { name, why } => {
                 write!(f, "link name {name:?} is refused, it becomes a directory: {why}")
             }
@@ -166,6 +175,7 @@ impl ConfigError {
     fn write_security(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Security { scope, why } => write!(f, "{scope}: {why}"),
+            Self::Admin { key, value, why } => write!(f, "{key} = {value:?} is refused: {why}"),
             Self::SecretsReadable { path, mode, key } => write!(
                 f,
                 "{key} stands in {}, which others can read (mode {mode:o}): chmod 600 {}, or put a reference \

@@ -76,7 +76,7 @@ impl RawConfig {
             RawValue::Secret(secret) => !secret.is_empty() && !secret.is_reference(),
             RawValue::Text(_) | RawValue::List(_) => false,
         };
-        links.flatten().find(|(_, value)| is_plain(value)).map(|(name, _)| *name)
+        links.chain([&self.daemon]).flatten().find(|(_, value)| is_plain(value)).map(|(name, _)| *name)
     }
 
     /// Reads the text of a file; `path` is for messages.
@@ -295,6 +295,7 @@ mod tests {
             assert!(!text.contains("hunter2"));
         }
         assert!(read(plain, 0o600).is_ok() && read(plain, 0o400).is_ok());
+        assert!(read("admin.ssl.key.password = \"hunter2\"\n", 0o640).is_err());
         let reference = "[link.a.source]\nsasl.password = \"${env:PASSWORD}\"\nssl.key.password = \"\"\n";
         assert!(read(reference, 0o644).is_ok(), "whoever reads it sees nothing");
     }

@@ -3,6 +3,7 @@
 //! Everything that speaks of keys reads this table: the file's parser, `config explain`, the reference
 //! in the README. A key that is not here does not exist. Names that Kafka has are Kafka's.
 
+use super::admin_keys;
 use super::security_keys;
 use std::fmt;
 
@@ -213,20 +214,24 @@ const fn milliseconds(min: u64, max: u64) -> Kind {
     Kind::Milliseconds { min, max }
 }
 
-/// Every key, by scope; those of security at the end.
+/// Every key, by scope; those of the operators' listeners and of security at the end.
 pub const KEYS: &[Key] = &ALL;
 
-const ALL: [Key; OTHERS.len() + 3 * security_keys::COUNT] = {
-    let mut all = [OTHERS[0]; OTHERS.len() + 3 * security_keys::COUNT];
+const ALL: [Key; OTHERS.len() + admin_keys::COUNT + 3 * security_keys::COUNT] = {
+    const OF_ADMIN: usize = OTHERS.len();
+    const OF_SECURITY: usize = OF_ADMIN + admin_keys::COUNT;
+    let mut all = [OTHERS[0]; OF_SECURITY + 3 * security_keys::COUNT];
     let mut index = 0;
-    while index < OTHERS.len() {
-        all[index] = OTHERS[index];
-        index += 1;
-    }
     while index < all.len() {
-        let of_security = index - OTHERS.len();
-        let scope = security_keys::SCOPES[of_security / security_keys::COUNT];
-        all[index] = security_keys::of(scope)[of_security % security_keys::COUNT];
+        all[index] = if index < OF_ADMIN {
+            OTHERS[index]
+        } else if index < OF_SECURITY {
+            admin_keys::KEYS[index - OF_ADMIN]
+        } else {
+            let of_security = index - OF_SECURITY;
+            let scope = security_keys::SCOPES[of_security / security_keys::COUNT];
+            security_keys::of(scope)[of_security % security_keys::COUNT]
+        };
         index += 1;
     }
     all

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a [`Settings`] exists only when every value is within its bound and no two exclude each other.
 
+use super::admin::admin_settings;
 use super::error::{ConfigError, LinkNameFault};
 use super::file::{RawConfig, RawLink};
 use super::key::{KEYS, Kind, Scope, key_in};
@@ -10,6 +11,7 @@ use super::security_keys::completed;
 use super::topic_filter::TopicFilters;
 use super::topic_pattern::TopicPattern;
 use super::value::{HostPort, RawValue, Value};
+use crate::admin::access::AdminSettings;
 use crate::journal::OWN_DIRECTORY;
 use crate::security::{ClientSecurity, ListenerSecurity, Secret, TlsVersions};
 use crate::shard::FsyncPolicy;
@@ -105,6 +107,8 @@ pub struct Settings {
     pub memory_bytes: u64,
     pub engine: EnginePreference,
     pub direct_io: bool,
+    /// How operators are served beside the unix socket.
+    pub admin: AdminSettings,
     pub link: LinkSettings,
 }
 
@@ -138,6 +142,7 @@ impl Settings {
                 _ => EnginePreference::Auto,
             },
             direct_io: daemon.choice("direct.io") == "auto",
+            admin: admin_settings(&daemon)?,
             link,
         })
     }

@@ -16,7 +16,11 @@ use super::report::Report;
 use super::shard_link::ShardLink;
 use super::state::{GuestIdentity, StateDatabase, StateError};
 use super::supervisor::{Standing, Supervisor};
-use crate::admin::{AdminSocket, REQUESTS_MAX, Readiness, SocketError, serve};
+use crate::admin::access::{Access, AccessError};
+use crate::admin::{
+    AdminListener, AdminSocket, Backend, ListenError, Peers, REQUESTS_MAX, Readiness, SocketError, serve,
+    serve_listener,
+};
 use crate::config::{GuestSettings, Settings};
 use crate::journal;
 use crate::security::{ClientSecurity, ListenerSecurity};
@@ -55,8 +59,8 @@ const SOCKETS_MAX: u32 = 1_024;
 const FILES_MAX: u64 = 16_384;
 /// Fewer would close and open files for nearly every batch.
 const FILES_MIN: u64 = 64;
-/// Descriptors that everything but segments and lanes needs.
-const FILES_RESERVED: u64 = 128;
+/// Descriptors that everything but segments and lanes needs; operators' connections are up to 96 of them.
+const FILES_RESERVED: u64 = 192;
 /// Threads for blocking work: store jobs, and name look-ups beside them.
 const BLOCKING_THREADS_MAX: usize = 8;
 
@@ -98,6 +102,9 @@ pub enum RunError {
     Guest(GuestError),
     State(StateError),
     Socket(SocketError),
+    /// Files that let operators in.
+    Access(AccessError),
+    Listen(ListenError),
     Runtime(std::io::ErrorKind),
 }
 
@@ -124,6 +131,8 @@ impl fmt::Display for RunError {
             Self::Guest(error) => write!(f, "{error}"),
             Self::State(error) => write!(f, "{error}"),
             Self::Socket(error) => write!(f, "{error}"),
+            Self::Access(error) => write!(f, "{error}"),
+            Self::Listen(error) => write!(f, "{error}"),
             Self::Runtime(error) => write!(f, "the control core cannot be started: {error}"),
         }
     }
@@ -143,6 +152,8 @@ enum End {
 pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let started = Instant::now();
     let settings = Arc::new(settings);
+    // Before anything is changed or joined: what cannot let operators in as configured does not start.
+    let access = Arc::new(Access::new(&settings.admin).map_err(RunError::Access)?);
     for path in [settings.link_directory(), settings.journal_directory()] {
         let made = std::fs::create_dir_all(&path).map_err(|error| SystemError::from_std(&error));
         made.map_err(|error| RunError::Directory { path, error })?;
@@ -179,7 +190,7 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let mut supervisor = Supervisor::new(settings, shards, journal, instructions, options.accept_gap, member);
     supervisor.listen_for_followers();
     let end = runtime.block_on(async {
-        let _operators = open_to_operators(&mut supervisor, state)?;
+        let _operators = open_to_operators(&mut supervisor, state, access)?;
         supervise(&mut supervisor, options).await
     })?;
     // Tasks that still wait for the network are given up; a file job that outlasts this is crash-safe.
@@ -187,35 +198,43 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     Ok(finish(&mut supervisor, end, options, started))
 }
 
-/// State and socket of the link. The socket's file goes with what is returned.
+/// State, socket and listeners of the link. The socket's file goes with what is returned.
 fn open_to_operators(
     supervisor: &mut Supervisor,
     state: StateDatabase,
-) -> Result<Option<OperatorsTask>, RunError> {
+    access: Arc<Access>,
+) -> Result<OperatorsTask, RunError> {
     let settings = supervisor.settings();
     let is_store = settings.link.guest.is_none();
-    let bound = AdminSocket::bind(&settings.data_dir);
-    let (requests, asked) = tokio::sync::mpsc::channel(REQUESTS_MAX);
-    supervisor.keep_state(state, asked);
-    let socket = match bound {
-        Ok(socket) => socket,
+    let socket = match AdminSocket::bind(&settings.data_dir) {
+        Ok(socket) => Some(socket),
         // A store can be mirrored into without an operator; a promote cannot be asked for without the socket.
         Err(error) if is_store => {
-            warn!("operators cannot ask this daemon anything: {error}");
-            return Ok(None);
+            warn!("operators cannot ask this daemon by its socket: {error}");
+            None
         }
         Err(error) => return Err(RunError::Socket(error)),
     };
+    let bind = |at: &_| AdminListener::bind(*at, Arc::clone(&access)).map_err(RunError::Listen);
+    let listeners: Vec<_> = settings.admin.listeners.iter().map(bind).collect::<Result<_, _>>()?;
+    let (requests, asked) = tokio::sync::mpsc::channel(REQUESTS_MAX);
     let (_, readiness) = tokio::sync::watch::channel(Readiness::Ready);
-    Ok(Some(OperatorsTask(tokio::spawn(serve(socket, requests, readiness)))))
+    supervisor.keep_state(state.clone(), asked);
+    let (backend, peers) = (Backend { requests, readiness, state }, Peers::default());
+    let socket = socket.map(|socket| tokio::spawn(serve(socket, backend.clone())));
+    let mut tasks: Vec<_> = socket.into_iter().collect();
+    for listener in listeners {
+        tasks.push(tokio::spawn(serve_listener(listener, peers.clone(), backend.clone())));
+    }
+    Ok(OperatorsTask(tasks))
 }
 
-/// Ends with its handle.
-struct OperatorsTask(tokio::task::JoinHandle<()>);
+/// Ends with its handles.
+struct OperatorsTask(Vec<tokio::task::JoinHandle<()>>);
 
 impl Drop for OperatorsTask {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 

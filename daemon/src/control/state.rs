@@ -10,6 +10,7 @@
 //!                                   deletions        the step that a deletion may have begun
 //!                                   replica_repairs  brokers that are to become replicas again
 //!                                   history          everything that changed, the newest rows of it
+//!                                   audit            who ordered what, the newest rows of it
 //! ```
 //! Owns the file, its one thread and its one connection. Every change and its row of history are one
 //! transaction, durable when the call returns (WAL, `synchronous = FULL`): a step that was kept can be taken
@@ -17,6 +18,7 @@
 //!
 //! Never in it: secrets, records, offsets of the data path. Never on a runtime's thread: an fsync.
 
+mod audit;
 mod commands;
 mod error;
 mod hand_overs;
@@ -29,6 +31,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AUDIT_ROWS_MAX, AuditRow};
 pub use error::StateError;
 pub use hand_overs::{Advance, NewHandOver};
 pub use mirrors::{Change, NewMirror};

@@ -62,7 +62,7 @@ impl ListenerSecurity {
             protocol: settings.protocol,
             tls,
             plain_users: settings.plain_users.clone(),
-            principals: settings.principals.iter().map(|name| normal(name)).collect(),
+            principals: settings.principals.iter().map(|name| normal_name(name)).collect(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -78,7 +78,7 @@ impl ListenerSecurity {
 
     /// Whether a principal may fetch.
     pub fn allows(&self, principal: &str) -> bool {
-        self.shared.principals.contains(&normal(principal))
+        self.shared.principals.contains(&normal_name(principal))
     }
 
     /// What a follower may prove itself by, the strongest first.
@@ -97,7 +97,7 @@ impl fmt::Debug for ListenerSecurity {
 }
 
 /// Spaces after commas are a matter of taste in a distinguished name.
-fn normal(principal: &str) -> String {
+pub fn normal_name(principal: &str) -> String {
     principal.split(',').map(str::trim).collect::<Vec<_>>().join(",")
 }
 

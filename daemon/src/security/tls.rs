@@ -160,7 +160,7 @@ fn unusable(source: &KeySource, error: &rustls::Error) -> SecurityError {
 }
 
 /// Files that the settings read.
-fn files(settings: &TlsSettings) -> Vec<PathBuf> {
+pub(super) fn files(settings: &TlsSettings) -> Vec<PathBuf> {
     let mut files = settings.key_password.files();
     match &settings.key {
         Some(KeySource::File { path, password, .. }) => {

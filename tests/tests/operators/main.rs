@@ -7,6 +7,7 @@ mod check_destination;
 mod check_rights;
 mod eviction;
 mod hostile_followers;
+mod remote_operators;
 mod take_over;
 
 /// The product, as these tests start it.

@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
@@ -117,6 +117,25 @@ BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
     "ALTER TABLE producer_id_floors ADD COLUMN skipped TEXT NOT NULL DEFAULT '[]'",
     // What an operator said of the whole link; NULL: nothing.
     "ALTER TABLE links ADD COLUMN paused INTEGER",
+    "
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_ms INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    method TEXT NOT NULL,
+    path TEXT NOT NULL,
+    what TEXT NOT NULL,
+    is_dry_run INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    error_code TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'audit is only added to'); END;
+CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
+WHEN OLD.id > (SELECT max(id) FROM audit) - 100000
+BEGIN SELECT RAISE(ABORT, 'audit is only added to'); END;
+",
 ];
 
 /// The newest schema this program knows.

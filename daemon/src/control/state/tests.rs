@@ -1,5 +1,6 @@
 //! The state file: what is kept survives, what is forbidden is refused, what is foreign is told.
 
+use super::audit::AUDIT_ROWS_KEPT;
 use super::links::HISTORY_ROWS_KEPT;
 use super::schema::SCHEMA;
 use super::*;
@@ -441,7 +442,7 @@ fn a_file_of_the_first_schema_is_brought_up_to_date() {
     });
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch(
-        "DROP TABLE commanded_topics; DROP TABLE deletions; DROP TABLE replica_repairs; \
+        "DROP TABLE commanded_topics; DROP TABLE deletions; DROP TABLE replica_repairs; DROP TABLE audit; \
          ALTER TABLE hand_overs DROP COLUMN full_replicas; \
          ALTER TABLE producer_id_floors DROP COLUMN skipped; DELETE FROM schema_version WHERE version > 1;",
     )
@@ -452,5 +453,39 @@ fn a_file_of_the_first_schema_is_brought_up_to_date() {
         assert!(state.hand_overs("dr").await.unwrap()[0].full_replicas.is_empty());
         assert_eq!(state.producer_id_floor("dr").await.unwrap(), ProducerIdFloor::default());
         state.command_topics("dr", vec!["bills".into()], 5).await.unwrap();
+        assert!(state.audit(10).await.unwrap().is_empty());
     });
+}
+
+#[test]
+fn orders_are_kept_newest_first_and_only_the_oldest_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    let order = |who: &str| AuditRow {
+        time_ms: 7,
+        who: who.to_owned(),
+        peer: "10.0.0.7".into(),
+        method: "POST".into(),
+        path: "/p".into(),
+        what: "orders".into(),
+        is_dry_run: true,
+        status: 403,
+        error_code: "40301".into(),
+        ..AuditRow::default()
+    };
+    run(state.add_audit(order("first"))).unwrap();
+    let other = rusqlite::Connection::open(state.path()).unwrap();
+    let last = AUDIT_ROWS_KEPT + 1;
+    let statement = "INSERT INTO audit SELECT ?1, time_ms, 'filled', peer, method, path, what, is_dry_run, status, \
+                     error_code FROM audit WHERE id = 1";
+    for id in [2, 3, last] {
+        other.execute(statement, [id]).unwrap();
+    }
+    assert!(other.execute("DELETE FROM audit WHERE id = 2", []).is_err(), "it is one of those that stay");
+    assert!(other.execute("UPDATE audit SET who = 'nobody'", []).is_err(), "nothing is rewritten");
+    run(state.add_audit(order("newest"))).unwrap();
+    let rows = run(state.audit(u32::MAX)).unwrap();
+    assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [last + 1, last, 3]);
+    assert_eq!(rows[0], AuditRow { id: last + 1, ..order("newest") });
+    assert_eq!(run(state.audit(1)).unwrap().len(), 1);
 }
