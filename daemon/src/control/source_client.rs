@@ -285,6 +285,20 @@ impl SourceClient {
         self.ask(&server, request).await
     }
 
+    /// The version in which one broker is asked this.
+    pub async fn version_at<R: Shaped>(&self, broker: i32) -> Result<i16, ClientError> {
+        let server = self.server_of(broker)?;
+        let slot = self.slot(&server);
+        let mut held = slot.lock().await;
+        let connection = match held.take() {
+            Some(connection) => connection,
+            None => Connection::open(&server, &self.shared.options).await?,
+        };
+        let version = connection.version::<R>();
+        *held = Some(connection);
+        version
+    }
+
     fn server_of(&self, broker: i32) -> Result<HostPort, ClientError> {
         self.state().brokers.get(&broker).cloned().ok_or(ClientError::UnknownBroker { broker })
     }

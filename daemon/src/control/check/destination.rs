@@ -14,6 +14,10 @@ mod judge;
 mod rights;
 mod rights_asked;
 
+pub(super) use judge::shown;
+pub(super) use rights::Authorizer;
+pub(super) use rights_asked::authorizer;
+
 use super::line::{Level, Line};
 use crate::config::{GuestSettings, HostPort, LinkSettings};
 use crate::control::discovery::{ClusterView, Discovery};

@@ -5,6 +5,7 @@
 use super::CLUSTER_AUTHORIZATION_FAILED;
 use super::judge::shown;
 use crate::config::HostPort;
+use crate::control::check::acl_command::{Resource, acl_command};
 use crate::control::check::line::{Level, Line};
 use std::collections::BTreeMap;
 use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
@@ -18,7 +19,7 @@ const NAMED_MAX: usize = 5;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Authorizer {
+pub(in crate::control::check) enum Authorizer {
     Absent,
     Present,
 }
@@ -31,6 +32,7 @@ pub(super) struct TopicCodes {
     /// What the destination would give it.
     pub default_factor: Option<i16>,
     pub alter_configs: i16,
+    pub alter: i16,
     pub describe_configs: i16,
     pub read: i16,
 }
@@ -72,13 +74,6 @@ pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, only_named: b
     lines
 }
 
-fn command(server: &HostPort, operation: &str, resource: &str) -> String {
-    format!(
-        "kafka-acls.sh --bootstrap-server {server} --add --allow-principal User:... --operation {operation} \
-         {resource}"
-    )
-}
-
 fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
     // The fetch is the right itself at work; one controller that refuses is enough.
     let observes = match facts.fetches.as_slice() {
@@ -99,7 +94,7 @@ fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
         if held {
             return Line::new(Level::Ok, "rights", format!("{name} on the cluster"));
         }
-        let command = command(server, operation, "--cluster");
+        let command = acl_command(server, operation, &Resource::Cluster);
         Line::new(Level::Fail, "rights", format!("{name} on the cluster is missing, {why}: {command}"))
     };
     rights.into_iter().map(line).collect()
@@ -111,7 +106,7 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
         return vec![Line::new(Level::Warn, "rights", text)];
     }
     type Code = fn(&TopicCodes) -> i16;
-    let rights: [(&str, &str, Code, &str); 4] = [
+    let rights: [(&str, &str, Code, &str); 5] = [
         ("CREATE", "Create", |topic| topic.create, "to create mirror topics"),
         (
             "ALTER_CONFIGS",
@@ -119,6 +114,7 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
             |topic| topic.alter_configs,
             "to guard them, and to lift the guards",
         ),
+        ("ALTER", "Alter", |topic| topic.alter, "to add partitions where the source does"),
         ("DESCRIBE_CONFIGS", "DescribeConfigs", |topic| topic.describe_configs, "to learn their replicas"),
         ("READ", "Read", |topic| topic.read, "to prove their ends, and to abort what is open at a failover"),
     ];
@@ -128,13 +124,11 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
         if missing.is_empty() {
             return Line::new(Level::Ok, "rights", format!("{name} on topics"));
         }
-        let resource = if only_named && missing.len() <= NAMED_MAX {
-            let each: Vec<String> = missing.iter().map(|name| format!("--topic {name}")).collect();
-            each.join(" ")
-        } else {
-            "--topic '*'".to_owned()
+        let resource = match only_named && missing.len() <= NAMED_MAX {
+            true => Resource::Topics(missing.iter().map(|name| (*name).clone()).collect()),
+            false => Resource::AllTopics,
         };
-        let (missing, command) = (shown(&missing), command(server, operation, &resource));
+        let (missing, command) = (shown(&missing), acl_command(server, operation, &resource));
         Line::new(Level::Fail, "rights", format!("{name} on topics {missing} is missing, {why}: {command}"))
     };
     rights.into_iter().map(line).collect()

@@ -22,7 +22,7 @@ fn failures(lines: &[String]) -> Vec<&String> {
 fn nothing_is_missing_where_everything_is_held_or_nobody_asks() {
     let orders = [("orders", TopicCodes { create: TOPIC_ALREADY_EXISTS, ..TopicCodes::default() })];
     let lines = told(&facts(ALL_HELD, &[0, 6], &orders), true);
-    assert!(failures(&lines).is_empty() && lines.len() == 7, "{lines:#?}");
+    assert!(failures(&lines).is_empty() && lines.len() == 8, "{lines:#?}");
     let open = RightsFacts { authorizer: Authorizer::Absent, ..facts(0, &[], &[]) };
     assert!(told(&open, true)[0].contains("no authorizer is configured"));
 }
