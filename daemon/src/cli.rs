@@ -283,6 +283,11 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         accept_gap: arguments.accept_gap,
         restart_from: arguments.restart_from.clone(),
     };
+    if !settings.core_dumps
+        && let Err(error) = twinlog_io::forbid_core_dumps()
+    {
+        return refuse(FAILED, &format!("core files cannot be forbidden: {error}; see core.dumps"));
+    }
     match run(settings, &options) {
         Ok(all) => done(all),
         Err(error) => refuse(FAILED, &error),

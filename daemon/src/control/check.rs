@@ -118,6 +118,16 @@ fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
         Some(limit) => Line::new(Level::Ok, "open files", format!("up to {limit}")),
         None => Line::new(Level::Ok, "open files", "unlimited"),
     });
+    lines.push(if settings.core_dumps {
+        let text = "core.dumps = allow: the core file of a crash holds the secrets of its configuration";
+        Line::new(Level::Warn, "core dumps", text)
+    } else {
+        Line::new(
+            Level::Ok,
+            "core dumps",
+            "forbidden as soon as it runs, to handlers and debuggers of its own user too",
+        )
+    });
     lines.push(match placement(settings) {
         Ok(placement) if placement.data.contains(&placement.control) => {
             let text = format!("{:?}: control and data share core {}", placement.data, placement.control);
@@ -270,9 +280,17 @@ mod tests {
         let request =
             CheckRequest { settings: settings(&not_yet), directory: true, source: true, destination: true };
         let lines = check(&request);
-        for subject in
-            ["kernel", "io_uring", "memlock", "open files", "cores", "data.dir", "O_DIRECT", "disk space"]
-        {
+        for subject in [
+            "kernel",
+            "io_uring",
+            "memlock",
+            "open files",
+            "core dumps",
+            "cores",
+            "data.dir",
+            "O_DIRECT",
+            "disk space",
+        ] {
             assert!(lines.iter().any(|line| line.subject() == subject), "{subject}");
         }
         let failed: Vec<_> = lines.iter().filter(|line| line.is_failure()).map(ToString::to_string).collect();

@@ -16,7 +16,7 @@ mod tests;
 
 pub use connection::{Connection, ConnectionOptions, FRAME_BYTES_MAX};
 pub use error::ClientError;
-pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped};
+pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped, check as check_shape};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
 use crate::config::{GuestSettings, HostPort, SourceSettings};

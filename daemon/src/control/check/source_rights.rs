@@ -4,7 +4,7 @@
 //! name, one that a pattern would match is simply absent. A name that no topic has stands for each pattern: who
 //! is told that it does not exist would have been told of a topic there.
 
-use super::acl_command::{Resource, acl_command};
+use super::acl_command::{Resource, Wanted, acl_command, resources};
 use super::line::{Level, Line};
 use crate::config::HostPort;
 use crate::control::check::destination::{Authorizer, shown};
@@ -17,33 +17,6 @@ const DESCRIBE: u32 = 8;
 const DESCRIBE_CONFIGS: u32 = 10;
 const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
 const GROUP_AUTHORIZATION_FAILED: i16 = 30;
-/// Topics that a command names one by one; of more, each has its own.
-const NAMED_MAX: usize = 20;
-
-/// What a link means by one of its patterns or filters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wanted {
-    Named(String),
-    /// All whose names begin so; all there are where it is empty.
-    Prefix(String),
-}
-
-impl Wanted {
-    fn covers(&self, topic: &str) -> bool {
-        match self {
-            Self::Named(name) => name == topic,
-            Self::Prefix(prefix) => topic.starts_with(prefix.as_str()),
-        }
-    }
-
-    fn resource(&self) -> Resource {
-        match self {
-            Self::Named(name) => Resource::Topics(vec![name.clone()]),
-            Self::Prefix(prefix) if prefix.is_empty() => Resource::AllTopics,
-            Self::Prefix(prefix) => Resource::TopicPrefix(prefix.clone()),
-        }
-    }
-}
 
 /// What the source says of one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,21 +51,6 @@ impl SourceFacts {
             _ => false,
         };
         self.topics.iter().filter(|(_, rights)| lacks(rights)).map(|(name, _)| name).collect()
-    }
-
-    /// The fewest resources by which these topics and what else the link means are covered.
-    fn resources(&self, missing: &[&String]) -> BTreeSet<Resource> {
-        let mut resources = BTreeSet::new();
-        let mut named = Vec::new();
-        for topic in missing {
-            let by_prefix = self.wanted.iter().filter(|each| matches!(each, Wanted::Prefix(_)));
-            match by_prefix.filter(|each| each.covers(topic)).min() {
-                Some(prefix) => drop(resources.insert(prefix.resource())),
-                None => named.push((*topic).clone()),
-            }
-        }
-        resources.extend(named.chunks(NAMED_MAX).map(|names| Resource::Topics(names.to_vec())));
-        resources
     }
 }
 
@@ -143,7 +101,7 @@ fn topic_lines(
         }];
     }
     let shown = shown(&missing);
-    let resources = facts.resources(&missing);
+    let resources = resources(&facts.wanted, &missing);
     let line = |resource: &Resource| {
         let command = acl_command(server, operation, resource);
         let text = format!("{name} on topics {shown} is missing, {why}: {command}");

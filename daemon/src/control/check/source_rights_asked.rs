@@ -3,8 +3,9 @@
 //! Topics tell their rights in Metadata (ref: KIP-430). What has no such answer is asked for in a way that can
 //! only be refused: a name that no topic has, a producer id by halves, a group that nobody has.
 
+use super::acl_command::{Wanted, wanted};
 use super::destination::authorizer;
-use super::source_rights::{SourceFacts, TopicRights, Wanted};
+use super::source_rights::{SourceFacts, TopicRights};
 use crate::config::LinkSettings;
 use crate::control::discovery::{ClusterView, Discovery};
 use crate::control::guest::wire_text;
@@ -15,6 +16,7 @@ use kafka_protocol::messages::{
     TopicName,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
 
 /// First Metadata version that tells rights. ref: KIP-430
 const METADATA_WITH_RIGHTS: i16 = 8;
@@ -43,11 +45,25 @@ pub(super) async fn ask(
             _ => None,
         })
         .collect();
-    let told = topics_of(client, broker, discovery.names_wanted().as_deref()).await?;
+    let mut told = topics_of(client, broker, discovery.names_wanted().as_deref()).await?.topics;
+    // An answer about all topics leaves out those that are hidden from us, named ones too.
+    let named = wanted.iter().filter_map(|each| match each {
+        Wanted::Named(name) => Some(name),
+        Wanted::Prefix(_) => None,
+    });
+    let is_told = |name: &&String| {
+        told.iter().any(|topic| topic.name.as_ref().is_some_and(|told| told.as_str() == name.as_str()))
+    };
+    let untold: Vec<String> = named.filter(|name| !is_told(name)).cloned().collect();
+    if !untold.is_empty() {
+        told.extend(topics_of(client, broker, Some(&untold)).await?.topics);
+    }
     let mut topics = BTreeMap::new();
-    for topic in told.topics {
+    for topic in told {
         let Some(name) = topic.name.map(|name| name.to_string()) else { continue };
-        if discovery.wants(&name, topic.is_internal) && matches!(topic.error_code, 0 | 29) {
+        if discovery.wants(&name, topic.is_internal)
+            && matches!(topic.error_code, 0 | TOPIC_AUTHORIZATION_FAILED)
+        {
             // The smallest number stands for "not told".
             let operations = Some(topic.topic_authorized_operations).filter(|bits| *bits != i32::MIN);
             topics.insert(name, TopicRights { code: topic.error_code, operations });
@@ -65,19 +81,6 @@ pub(super) async fn ask(
     let producer_ids = if needs_configs { producer_id_code(client, broker).await? } else { None };
     let groups = group_code(client, broker).await?;
     Ok(Some(SourceFacts { authorizer, wanted, topics, prefixes: codes, producer_ids, groups, needs_configs }))
-}
-
-fn wanted(link: &LinkSettings) -> BTreeSet<Wanted> {
-    let patterns = link.topics.iter().map(|pattern| match pattern.literal() {
-        Some(name) => Wanted::Named(name.to_owned()),
-        None => Wanted::Prefix(pattern.prefix()),
-    });
-    let filters = link.topic_filters.included().map(|(name, is_prefix)| match (name, is_prefix) {
-        ("*", false) => Wanted::Prefix(String::new()),
-        (name, false) => Wanted::Named(name.to_owned()),
-        (prefix, true) => Wanted::Prefix(prefix.to_owned()),
-    });
-    patterns.chain(filters).collect()
 }
 
 async fn topics_of(

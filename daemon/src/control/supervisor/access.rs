@@ -10,7 +10,7 @@
 
 use super::Supervisor;
 use crate::admin::answer::AlarmView;
-use crate::control::discovery::{ClusterView, Discovery};
+use crate::control::discovery::ClusterView;
 use crate::control::mirror::Stopped;
 use crate::control::source_client::{ClientError, SourceClient};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,31 +28,17 @@ const NAMED_MAX: usize = 5;
 pub(super) async fn look(
     client: &SourceClient,
     wanted: Option<Vec<String>>,
-    known: Discovered,
+    mut known: Vec<String>,
 ) -> Result<ClusterView, ClientError> {
     let mut view = client.metadata(wanted.as_deref()).await?;
-    let absent: Vec<String> = match wanted {
-        Some(_) => Vec::new(),
-        None => known.unmentioned(&view),
-    };
-    if !absent.is_empty() {
-        view.topics.extend(client.metadata(Some(&absent)).await?.topics);
+    if wanted.is_none() {
+        let told: BTreeSet<&str> = view.topics.iter().map(|topic| topic.name.as_str()).collect();
+        known.retain(|name| !told.contains(name.as_str()));
+        if !known.is_empty() {
+            view.topics.extend(client.metadata(Some(&known)).await?.topics);
+        }
     }
     Ok(view)
-}
-
-/// The names of topics that were seen, for a task of their own.
-pub(super) struct Discovered(Vec<String>);
-
-impl Discovered {
-    pub fn of(discovery: &Discovery) -> Self {
-        Self(discovery.unmentioned(&ClusterView::default()).cloned().collect())
-    }
-
-    fn unmentioned(self, view: &ClusterView) -> Vec<String> {
-        let told: BTreeSet<&str> = view.topics.iter().map(|topic| topic.name.as_str()).collect();
-        self.0.into_iter().filter(|name| !told.contains(name.as_str())).collect()
-    }
 }
 
 fn refused() -> Fault {

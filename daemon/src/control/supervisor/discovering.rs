@@ -3,7 +3,7 @@
 //! At most one request is under way; events that want one ask for the next. Pauses are jittered, so
 //! that many daemons, or one with ten thousand partitions, do not ask in step.
 
-use super::access::{Discovered, look};
+use super::access::look;
 use super::{Outcome, Supervisor};
 use crate::control::discovery::{ClusterView, Finding};
 use crate::control::mirror::{Mirror, Phase, Stopped};
@@ -41,7 +41,7 @@ impl Supervisor {
         self.refresh.running = true;
         self.refresh.wanted = false;
         let (client, names) = (self.client.clone(), self.discovery.names_wanted());
-        let known = Discovered::of(&self.discovery);
+        let known = self.discovery.known_names();
         self.spawn(async move { Outcome::Metadata(look(&client, names, known).await) });
     }
 

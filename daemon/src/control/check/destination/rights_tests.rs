@@ -11,7 +11,11 @@ fn facts(operations: i32, fetches: &[i16], topics: &[(&str, TopicCodes)]) -> Rig
 
 fn told(facts: &RightsFacts, only_named: bool) -> Vec<String> {
     let server = HostPort { host: "b".to_owned(), port: 9 };
-    rights_lines(facts, &server, only_named).iter().map(ToString::to_string).collect()
+    let every = Wanted::Prefix(String::new());
+    rights_lines(facts, &server, &if only_named { BTreeSet::new() } else { [every].into() })
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn failures(lines: &[String]) -> Vec<&String> {
