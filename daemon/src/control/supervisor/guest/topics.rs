@@ -6,11 +6,11 @@
 use super::troubles::{code_of, is_unauthorized};
 use super::{CreateError, GuestLink, GuestOutcome, GuestTopic, Step, TopicPhase};
 use crate::control::discovery::shard_of;
-use crate::control::guest::ControllerClient;
 use crate::control::guest::topic_requests::{
-    GUARDS, IsrChange, NewTopic, Refusal, TopicAnswers, add_partitions, alter_configs, alter_partitions,
-    create_topics, default_replication_factor,
+    GUARDS, IsrChange, NewTopic, PartitionCodes, Refusal, TopicAnswers, add_partitions, alter_configs,
+    alter_partitions, create_topics, default_replication_factor,
 };
+use crate::control::guest::{ControllerClient, ControllerError};
 use crate::control::supervisor::hand_over::HandOvers;
 use crate::control::supervisor::{Outcome, Supervisor};
 use std::collections::BTreeMap;
@@ -43,6 +43,34 @@ fn refusals<T>(answers: TopicAnswers<T>) -> impl Iterator<Item = (String, Refusa
 }
 
 impl GuestLink {
+    /// What became of making us the only in-sync replica.
+    fn shrunk(&mut self, now: Instant, id: i32, result: Result<PartitionCodes, ControllerError>) {
+        self.shrinking.remove(&id);
+        match result {
+            Ok(answers) => {
+                let refused = answers.iter().filter(|(_, code)| !matches!(*code, 0 | NEW_LEADER_ELECTED));
+                let count = refused.clone().count();
+                // What moved on is looked at at once; what is forbidden, after a pause.
+                match refused.map(|(_, code)| *code).find(|code| is_unauthorized(*code)) {
+                    Some(code) => {
+                        let why = format!("broker {id}, error code {code}");
+                        self.troubles.failed(now, Step::InSyncReplicas, code, why);
+                    }
+                    None => self.troubles.worked(Step::InSyncReplicas),
+                }
+                if count > 0 {
+                    info!(
+                        "{count} partitions moved on before their in-sync replicas were set; looked at again"
+                    );
+                }
+            }
+            Err(failed) => {
+                let code = code_of(&failed);
+                self.troubles.failed(now, Step::InSyncReplicas, code, failed.to_string());
+            }
+        }
+    }
+
     fn is_waited_for(&self, phase: TopicPhase) -> bool {
         self.topics.values().any(|topic| topic.phase == phase)
     }
@@ -239,33 +267,7 @@ impl Supervisor {
                 }
                 guest.tell_refused(now, Step::NewPartitions, refused);
             }
-            GuestOutcome::Shrunk { guest: id, result } => {
-                guest.shrinking.remove(&id);
-                match result {
-                    Ok(answers) => {
-                        let refused =
-                            answers.iter().filter(|(_, code)| !matches!(*code, 0 | NEW_LEADER_ELECTED));
-                        let count = refused.clone().count();
-                        // What moved on is looked at at once; what is forbidden, after a pause.
-                        match refused.map(|(_, code)| *code).find(|code| is_unauthorized(*code)) {
-                            Some(code) => {
-                                let why = format!("broker {id}, error code {code}");
-                                guest.troubles.failed(now, Step::InSyncReplicas, code, why);
-                            }
-                            None => guest.troubles.worked(Step::InSyncReplicas),
-                        }
-                        if count > 0 {
-                            info!(
-                                "{count} partitions moved on before their in-sync replicas were set; looked at again"
-                            );
-                        }
-                    }
-                    Err(failed) => {
-                        let code = code_of(&failed);
-                        guest.troubles.failed(now, Step::InSyncReplicas, code, failed.to_string());
-                    }
-                }
-            }
+            GuestOutcome::Shrunk { guest: id, result } => guest.shrunk(now, id, result),
             GuestOutcome::Guarded(result) => {
                 guest.guarding = false;
                 match result {
