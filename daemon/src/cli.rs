@@ -272,6 +272,11 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         accept_gap: arguments.accept_gap,
         restart_from: arguments.restart_from.clone(),
     };
+    if !settings.core_dumps
+        && let Err(error) = twinlog_io::forbid_core_dumps()
+    {
+        return refuse(FAILED, &format!("core files cannot be forbidden: {error}; see core.dumps"));
+    }
     match run(settings, &options) {
         Ok(all) => done(all),
         // Tokens and certificates are configuration: a restart would not cure them.

@@ -20,7 +20,7 @@
 use crate::Nanoseconds;
 use crate::backoff::Backoff;
 use crate::credits::LaneKind;
-use crate::fault::{Fault, Verdict};
+use crate::fault::{Fault, Verdict, code};
 use crate::ledger::Ledger;
 use crate::session::PartitionKey;
 use crate::wire::fetch_request::{FetchPosition, Topic};
@@ -76,6 +76,10 @@ pub enum Action {
     Classify(Fault),
     /// Tell the operator.
     Stopped(Fault),
+    /// The source refuses us the topic. Told once; fetches are tried again for ever.
+    AccessLost(Fault),
+    /// It gives the topic to us again.
+    AccessRegained,
     /// The topic's log start moved; what lies below it can be removed.
     Trimmed(Offset),
 }
@@ -128,6 +132,8 @@ pub struct Partition {
     batch_bytes_max: u32,
     full_answers: u32,
     refetches: u32,
+    /// The source refused us the topic when it was last asked.
+    is_denied: bool,
     backoff: Backoff,
     actions: VecDeque<Action>,
 }
@@ -159,6 +165,7 @@ impl Partition {
             batch_bytes_max,
             full_answers: 0,
             refetches: 0,
+            is_denied: false,
             backoff: Backoff::new(seed),
             actions: VecDeque::new(),
         }
@@ -297,8 +304,17 @@ impl Partition {
         }
         if head.error != 0 {
             self.read_replica = None;
-            self.fault(now, Fault::Broker { code: head.error });
+            let fault = Fault::Broker { code: head.error };
+            if head.error == code::TOPIC_AUTHORIZATION_FAILED && !self.is_denied {
+                self.is_denied = true;
+                self.actions.push_back(Action::AccessLost(fault.clone()));
+            }
+            self.fault(now, fault);
             return false;
+        }
+        if core::mem::take(&mut self.is_denied) {
+            self.backoff.reset();
+            self.actions.push_back(Action::AccessRegained);
         }
         if head.preferred_read_replica >= 0 && self.broker() != Some(head.preferred_read_replica) {
             self.read_replica = Some(head.preferred_read_replica);

@@ -254,6 +254,12 @@ const OTHERS: &[Key] = &[
         "How I/O is done; auto = io_uring, and epoll where it is refused.",
     ),
     daemon(
+        "core.dumps",
+        Kind::Choice(&["forbid", "allow"]),
+        "forbid",
+        "Whether a crash may leave a core file; one holds secrets, but never buffers with records.",
+    ),
+    daemon(
         "direct.io",
         Kind::Choice(&["auto", "off"]),
         "auto",

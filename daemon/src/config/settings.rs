@@ -106,6 +106,8 @@ pub struct Settings {
     pub control_core: Option<usize>,
     pub memory_bytes: u64,
     pub engine: EnginePreference,
+    /// A crash may leave a core file.
+    pub core_dumps: bool,
     pub direct_io: bool,
     /// How operators are served beside the unix socket.
     pub admin: AdminSettings,
@@ -136,6 +138,7 @@ impl Settings {
             data_cores: daemon.cores("data.cores"),
             control_core: daemon.core("control.core"),
             memory_bytes: daemon.number("memory.bytes"),
+            core_dumps: daemon.choice("core.dumps") == "allow",
             engine: match daemon.choice("engine") {
                 "ring" => EnginePreference::Ring,
                 "epoll" => EnginePreference::Epoll,

@@ -2,8 +2,11 @@
 //!
 //! Changes nothing. A line is `ok`, `warn` (it works, slower or less protected) or `fail`.
 
+mod acl_command;
 mod destination;
 mod line;
+mod source_rights;
+mod source_rights_asked;
 
 pub use line::Line;
 
@@ -15,6 +18,7 @@ use kafka_protocol::messages::{FetchRequest, OffsetForLeaderEpochRequest};
 use kafka_protocol::protocol::Request;
 use line::Level;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use twinlog_io::{HostFacts, IoUringFacts, allowed_cores, probe_directory, probe_host};
 use twinlog_log_segment::files::TopicId;
 use twinlog_sync::wire::api_versions::{FETCH_VERSION_MAX, FETCH_VERSION_MIN};
@@ -27,6 +31,8 @@ const FILES_LOW: u64 = 16_384;
 const KERNEL_MIN: (u32, u32) = (5, 11);
 /// First Fetch version in which a consumer learns that the source's log parted from its own. ref: KIP-595
 const FETCH_WITH_DIVERGENCE: i16 = 12;
+/// How long questions about rights may take. Raised, a source that is half dead holds the report back.
+const RIGHTS_LIMIT: Duration = Duration::from_secs(20);
 
 /// What is looked at. The settings hold defaults where the operator said nothing.
 pub struct CheckRequest {
@@ -112,6 +118,16 @@ fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
         Some(limit) => Line::new(Level::Ok, "open files", format!("up to {limit}")),
         None => Line::new(Level::Ok, "open files", "unlimited"),
     });
+    lines.push(if settings.core_dumps {
+        let text = "core.dumps = allow: the core file of a crash holds the secrets of its configuration";
+        Line::new(Level::Warn, "core dumps", text)
+    } else {
+        Line::new(
+            Level::Ok,
+            "core dumps",
+            "forbidden as soon as it runs, to handlers and debuggers of its own user too",
+        )
+    });
     lines.push(match placement(settings) {
         Ok(placement) if placement.data.contains(&placement.control) => {
             let text = format!("{:?}: control and data share core {}", placement.data, placement.control);
@@ -195,7 +211,20 @@ async fn source_lines(link: &LinkSettings) -> (Vec<Line>, Option<ClusterView>) {
         }
         Err(error) => Line::new(Level::Fail, "metadata", metadata_cure(error)),
     });
-    (lines, view.ok())
+    let view = view.ok();
+    if let Some(view) = &view {
+        let asked = tokio::time::timeout(RIGHTS_LIMIT, source_rights_asked::ask(&client, link, view)).await;
+        lines.extend(match asked {
+            Ok(Ok(Some(facts))) => source_rights::source_rights_lines(&facts, &source.bootstrap_servers[0]),
+            Ok(Ok(None)) => Vec::new(),
+            Ok(Err(error)) => {
+                let text = format!("what is allowed is not told: {error}");
+                vec![Line::new(Level::Warn, "source rights", text)]
+            }
+            Err(_) => vec![Line::new(Level::Warn, "source rights", "the brokers did not tell them in time")],
+        });
+    }
+    (lines, view)
 }
 
 fn protocol_line(server: &HostPort, connection: &Connection) -> Line {
@@ -251,9 +280,17 @@ mod tests {
         let request =
             CheckRequest { settings: settings(&not_yet), directory: true, source: true, destination: true };
         let lines = check(&request);
-        for subject in
-            ["kernel", "io_uring", "memlock", "open files", "cores", "data.dir", "O_DIRECT", "disk space"]
-        {
+        for subject in [
+            "kernel",
+            "io_uring",
+            "memlock",
+            "open files",
+            "core dumps",
+            "cores",
+            "data.dir",
+            "O_DIRECT",
+            "disk space",
+        ] {
             assert!(lines.iter().any(|line| line.subject() == subject), "{subject}");
         }
         let failed: Vec<_> = lines.iter().filter(|line| line.is_failure()).map(ToString::to_string).collect();

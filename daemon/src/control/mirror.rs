@@ -100,6 +100,12 @@ pub struct Mirror {
     /// It ran before in this process: its newest checkpoint is in a journal, not in the one read at start.
     pub ran_before: bool,
     pub stopped: Option<Stopped>,
+    /// Its leader does not let us read it.
+    pub denied: Option<Stopped>,
+    /// Metadata does not tell us of its topic.
+    pub hidden: Option<Stopped>,
+    /// When one of the two last began.
+    pub unauthorized_at: Instant,
     /// Where the source's log began when it was asked.
     pub source_start: Offset,
     /// The source's end when the daemon started.
@@ -144,6 +150,9 @@ impl Mirror {
             leader: None,
             ran_before: false,
             stopped: None,
+            denied: None,
+            hidden: None,
+            unauthorized_at: now,
             source_start: Offset::ZERO,
             captured_end: None,
             required: false,
@@ -171,6 +180,16 @@ impl Mirror {
             self.backoff.reset();
         }
         self.retry_at = now + std::time::Duration::from_nanos(self.backoff.pause());
+    }
+
+    /// The source keeps it from us: it is asked again for ever.
+    pub fn is_unauthorized(&self) -> bool {
+        self.denied.is_some() || self.hidden.is_some()
+    }
+
+    /// Why it stands still, or is held up.
+    pub fn trouble(&self) -> Option<&Stopped> {
+        self.stopped.as_ref().or(self.denied.as_ref()).or(self.hidden.as_ref())
     }
 
     pub fn delivered(&self) -> i64 {
@@ -202,6 +221,7 @@ impl Mirror {
     pub fn state(&self) -> &'static str {
         match (&self.stopped, &self.phase) {
             (Some(_), _) => "stopped",
+            (None, _) if self.is_unauthorized() => "unauthorized",
             (None, Phase::Running) => "active",
             (None, Phase::Classifying | Phase::Leaving(_) | Phase::Replacing) => "reconciling",
             (

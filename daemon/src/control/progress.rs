@@ -25,6 +25,8 @@ pub struct Figures {
     pub bytes: u64,
     pub partitions: u64,
     pub partitions_done: u64,
+    /// Held up, for the source does not let us read them.
+    pub partitions_denied: u64,
     /// Records between here and the source's end, as captured at the start.
     pub missing_records: u64,
 }
@@ -105,6 +107,9 @@ impl Progress {
             let seconds = (figures.missing_records as f64 / self.records_per_second) as u64;
             text.push_str(&format!(", {} to go", HumanDuration(Duration::from_secs(seconds))));
         }
+        if figures.partitions_denied > 0 {
+            text.push_str(&format!(", {} partitions may not be read", figures.partitions_denied));
+        }
         text
     }
 
@@ -139,13 +144,20 @@ mod tests {
     #[test]
     fn the_message_tells_rate_lag_and_time_to_go() {
         let mut progress = Progress::new("west", Output::Json);
-        let first = Figures { bytes: 0, partitions: 3, partitions_done: 0, missing_records: 1_000 };
+        let first = Figures { partitions: 3, missing_records: 1_000, ..Figures::default() };
         let start = progress.shown_at;
         progress.show(start + LINE_INTERVAL, || first);
-        let second = Figures { bytes: 50 << 20, partitions_done: 1, missing_records: 500, ..first };
+        let second = Figures {
+            bytes: 50 << 20,
+            partitions_done: 1,
+            partitions_denied: 2,
+            missing_records: 500,
+            ..first
+        };
         progress.show(start + LINE_INTERVAL, || panic!("too early"));
         progress.show(start + 2 * LINE_INTERVAL, || second);
         let text = progress.message(&second);
         assert!(text.contains("1/3 partitions, 500 records behind") && text.contains("to go"), "{text}");
+        assert!(text.contains("2 partitions may not be read"), "{text}");
     }
 }

@@ -107,8 +107,8 @@ fn partition_report(mirror: &Mirror) -> PartitionReport {
         bytes: counters.bytes.load(Relaxed),
         batches: counters.batches.load(Relaxed),
         state: mirror.state(),
-        code: mirror.stopped.as_ref().map(|stopped| stopped.code),
-        reason: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()),
+        code: mirror.trouble().map(|trouble| trouble.code),
+        reason: mirror.trouble().map(|trouble| trouble.reason.clone()),
     }
 }
 

@@ -474,7 +474,8 @@ fn figures(supervisor: &Supervisor) -> Figures {
     let status =
         format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind");
     notify(&[NotifyState::Status(&status)]);
-    Figures { bytes, partitions, partitions_done, missing_records }
+    let partitions_denied = supervisor.mirrors().filter(|mirror| mirror.is_unauthorized()).count() as u64;
+    Figures { bytes, partitions, partitions_done, partitions_denied, missing_records }
 }
 
 /// Tells systemd that every shard still turns, where it wants to know.

@@ -16,7 +16,7 @@ mod tests;
 
 pub use connection::{Connection, ConnectionOptions, FRAME_BYTES_MAX};
 pub use error::ClientError;
-pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped};
+pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped, check as check_shape};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
 use crate::config::{GuestSettings, HostPort, SourceSettings};
@@ -283,6 +283,20 @@ impl SourceClient {
     ) -> Result<R::Response, ClientError> {
         let server = self.server_of(broker)?;
         self.ask(&server, request).await
+    }
+
+    /// The version in which one broker is asked this.
+    pub async fn version_at<R: Shaped>(&self, broker: i32) -> Result<i16, ClientError> {
+        let server = self.server_of(broker)?;
+        let slot = self.slot(&server);
+        let mut held = slot.lock().await;
+        let connection = match held.take() {
+            Some(connection) => connection,
+            None => Connection::open(&server, &self.shared.options).await?,
+        };
+        let version = connection.version::<R>();
+        *held = Some(connection);
+        version
     }
 
     fn server_of(&self, broker: i32) -> Result<HostPort, ClientError> {

@@ -9,6 +9,7 @@
 //! [`Outcome`], so that one silent broker or one slow file holds nobody else back. A partition has at
 //! most one task or job under way; its phase says which.
 
+mod access;
 mod discovering;
 mod guest;
 mod hand_over;
@@ -307,6 +308,8 @@ impl Supervisor {
                     mirror.stopped = Some((&fault).into());
                 }
             }
+            Event::AccessLost { key, fault } => self.read_refused(key, &fault),
+            Event::AccessRegained { key } => self.read_allowed(key),
             Event::Trimmed { key, log_start } => {
                 if let Some(partition) = self.by_key.get(&key) {
                     self.log_starts.insert(partition.clone(), log_start);

@@ -185,6 +185,14 @@ pub enum Event {
         key: PartitionKey,
         fault: Fault,
     },
+    /// The source refuses us the topic; it is tried again by itself.
+    AccessLost {
+        key: PartitionKey,
+        fault: Fault,
+    },
+    AccessRegained {
+        key: PartitionKey,
+    },
     /// The topic's log start moved up to here.
     Trimmed {
         key: PartitionKey,

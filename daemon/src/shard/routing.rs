@@ -126,6 +126,8 @@ impl<E: Engine> Shard<E> {
                     self.events.push_back(Event::Classify { key, fault, epochs, log_start, log_end });
                 }
                 Action::Stopped(fault) => self.events.push_back(Event::Stopped { key, fault }),
+                Action::AccessLost(fault) => self.events.push_back(Event::AccessLost { key, fault }),
+                Action::AccessRegained => self.events.push_back(Event::AccessRegained { key }),
                 Action::Trimmed(log_start) => {
                     self.forget_below(slot, log_start);
                     self.events.push_back(Event::Trimmed { key, log_start });

@@ -84,6 +84,33 @@ const AUTHORIZER: [(&str, &str); 5] = [
     ),
 ];
 
+/// Who has no right but those that are granted, and how it logs in.
+pub const TWIN: &str = "twin";
+pub const TWIN_PASSWORD: &str = "of-twin";
+
+/// On top of that: a second user, and controllers who know users apart. Who does not log in is a broker, or the
+/// test itself.
+const PRINCIPALS: [(&str, &str); 7] = [
+    ("allow.everyone.if.no.acl.found", "false"),
+    ("super.users", "User:admin;User:ANONYMOUS"),
+    (
+        "listener.security.protocol.map",
+        "PLAINTEXT:PLAINTEXT,CONTROLLER:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT,ADMIN:SASL_PLAINTEXT",
+    ),
+    ("sasl.mechanism.controller.protocol", "PLAIN"),
+    ("listener.name.controller.sasl.enabled.mechanisms", "PLAIN"),
+    (
+        "listener.name.controller.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" \
+         password=\"of-this-test\" user_admin=\"of-this-test\" user_twin=\"of-twin\";",
+    ),
+    (
+        "listener.name.admin.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required user_admin=\"of-this-test\" \
+         user_twin=\"of-twin\";",
+    ),
+];
+
 /// How that user connects.
 const ADMIN_CLIENT: &str = "\
 security.protocol=SASL_PLAINTEXT
@@ -154,6 +181,14 @@ impl ClusterOptions {
         Process { version: self.version, heap_megabytes: self.heap_megabytes }
     }
 
+    /// Rights are checked from the beginning: of whoever logs in as [`TWIN`] at the listener ADMIN and at the
+    /// controllers. The brokers, and clients of the listeners without a login, may do everything.
+    pub fn with_principals(self) -> Self {
+        PRINCIPALS
+            .iter()
+            .fold(self.with_authorizer(), |options, (name, value)| options.with_override(name, value))
+    }
+
     /// Rights are checked as soon as there are any, see [`Cluster::alter_acls`].
     pub fn with_authorizer(self) -> Self {
         let options = Self { authorizer: true, ..self };
@@ -172,8 +207,8 @@ pub struct Cluster {
     brokers: Vec<Node>,
     /// Controller `i` is at `i - 1`; empty where the only broker is its own.
     controllers: Vec<Node>,
-    /// Where the user who may do everything connects, where there is one.
-    admin: Option<u16>,
+    /// Where the user who may do everything connects, by broker; empty where there is none.
+    admin: Vec<u16>,
     /// Of a broker that can be reached in every way.
     secured: Option<Secured>,
     /// Ports of further listeners, ours as long as the cluster.
@@ -266,7 +301,7 @@ impl Cluster {
 
     /// `host:port` of one broker at the listener where brokers meet.
     pub fn internal_address(&self, broker: usize) -> String {
-        let listeners_each = if self.admin.is_some() { 2 } else { 1 };
+        let listeners_each = if self.admin.is_empty() { 1 } else { 2 };
         format!("127.0.0.1:{}", self.further_ports[(broker - 1) * listeners_each].number)
     }
 
@@ -346,13 +381,18 @@ impl Cluster {
 
     /// Runs Kafka's tool for rights as the user who may do everything, with these words.
     pub fn alter_acls(&self, words: &[&str]) {
-        let port = self.admin.expect("the cluster has an authorizer");
+        let port = self.admin.last().expect("the cluster has an authorizer");
         let client = self.directory.join("admin.properties");
         fs::write(&client, ADMIN_CLIENT).expect("the cluster's directory can be written");
         let (server, client) = (format!("127.0.0.1:{port}"), client.display().to_string());
         let connection = ["--bootstrap-server", &server, "--command-config", &client, "--force"];
         let output = self.tool(ACL_COMMAND, &[&connection, words].concat());
         assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+
+    /// `host:port` of every broker at the listener where users log in, separated by commas.
+    pub fn login_addresses(&self) -> String {
+        self.admin.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
     fn broker(&self, broker: usize) -> &Node {
@@ -390,7 +430,7 @@ fn addresses(brokers: &[Node]) -> String {
 struct Nodes {
     controllers: Vec<Node>,
     brokers: Vec<Node>,
-    admin: Option<u16>,
+    admin: Vec<u16>,
     secured: Option<Secured>,
     further_ports: Vec<Port>,
 }
@@ -402,6 +442,11 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
     let secured = options.secured.then(|| Secured::new(directory));
     let mut both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
+    let own = options.authorizer.then(ports::take);
+    if let Some(own) = &own {
+        write!(both, ",ADMIN://127.0.0.1:{}", own.number).expect("a string takes everything");
+    }
+    let admin = own.iter().map(|port| port.number).collect();
     if let Some(secured) = &secured {
         both.push_str(&secured.listeners());
         properties.push_str(&secured.properties());
@@ -409,7 +454,8 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
     let node = Node::create(1, port, directory_of(directory, 1), options.process(), &properties);
-    Nodes { controllers: Vec::new(), brokers: vec![node], admin: None, secured, further_ports: vec![quorum] }
+    let further_ports = [Some(quorum), own].into_iter().flatten().collect();
+    Nodes { controllers: Vec::new(), brokers: vec![node], admin, secured, further_ports }
 }
 
 /// Controllers and brokers, each a process of its own.
@@ -418,7 +464,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
     let numbers: Vec<u16> = quorum.iter().map(|port| port.number).collect();
     let common = properties(options, &numbers);
     let mut further_ports = Vec::new();
-    let mut admin = None;
+    let mut admin = Vec::new();
     let brokers = (1..=options.brokers as i32).map(|id| {
         let port = ports::take();
         let listeners = if options.internal_listener {
@@ -429,7 +475,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
             if options.authorizer {
                 let own = ports::take();
                 write!(both, ",ADMIN://127.0.0.1:{}", own.number).expect("a string takes everything");
-                admin = Some(own.number);
+                admin.push(own.number);
                 further_ports.push(own);
             }
             format!("inter.broker.listener.name=INTERNAL\nlisteners={both}\nadvertised.listeners={both}\n")

@@ -14,6 +14,11 @@ mod judge;
 mod rights;
 mod rights_asked;
 
+pub(super) use judge::shown;
+pub(super) use rights::Authorizer;
+pub(super) use rights_asked::authorizer;
+
+use super::acl_command::wanted;
 use super::line::{Level, Line};
 use crate::config::{GuestSettings, HostPort, LinkSettings};
 use crate::control::discovery::{ClusterView, Discovery};
@@ -166,9 +171,7 @@ async fn settings_lines(
     match timeout(QUESTIONS_LIMIT, asked).await {
         Ok(Ok(facts)) => {
             default_factor = facts.default_factor();
-            let is_named = link.topics.iter().all(|pattern| pattern.literal().is_some());
-            let only_named = link.topic_filters.is_empty() && is_named;
-            lines.extend(rights::rights_lines(&facts, &guest.bootstrap_servers[0], only_named));
+            lines.extend(rights::rights_lines(&facts, &guest.bootstrap_servers[0], &wanted(link)));
         }
         Ok(Err(error)) => lines.push(Line::new(Level::Fail, "rights", error.to_string())),
         Err(_) => lines.push(Line::new(Level::Fail, "rights", "the brokers did not tell them in time")),

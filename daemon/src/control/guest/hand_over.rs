@@ -173,8 +173,9 @@ pub async fn source_configs(
     };
     let answer = source.ask_broker(broker, request).await?;
     let found = answer.results.into_iter().next();
+    let code = found.as_ref().map_or(-1, |found| found.error_code);
     let Some(found) = found.filter(|found| found.error_code == 0) else {
-        return Err(HandOverError::ConfigsNotTold { topic: topic.to_owned(), code: -1 });
+        return Err(HandOverError::ConfigsNotTold { topic: topic.to_owned(), code });
     };
     let wanted = found.configs.into_iter().filter(|each| {
         let key = each.name.as_str();

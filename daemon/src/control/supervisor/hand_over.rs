@@ -27,6 +27,7 @@ mod views;
 use super::{Outcome, Supervisor};
 use crate::admin::AdminRequest;
 use crate::config::LinkSettings;
+use crate::control::guest::hand_over::HandOverError;
 use crate::control::mirror::Mirror;
 use crate::control::source_client::SourceClient;
 use crate::control::state::{
@@ -62,7 +63,11 @@ pub enum HandOverOutcome {
     Loaded(Result<Box<keeping::Loaded>, StateError>),
     LinkKept(Result<Link, String>),
     Identified(Result<Vec<GuestIdentity>, StateError>),
-    Adopted(Result<Vec<MirrorTopic>, String>),
+    /// Rows that were kept; topics of which the source does not tell the configs.
+    Adopted {
+        kept: Result<Vec<MirrorTopic>, String>,
+        refused: Vec<(String, HandOverError)>,
+    },
     Floored {
         topics: Vec<String>,
         result: Result<ProducerIdFloor, String>,
@@ -129,6 +134,8 @@ pub(super) struct HandOvers {
     linking: bool,
     adopting: bool,
     adopt_at: Instant,
+    /// Topics of which the source does not tell the configs, and when it is asked again.
+    not_told: BTreeMap<String, Instant>,
     flooring: bool,
     /// One above the highest id that batches brought since the start.
     next_mirrored_id: i64,
@@ -187,6 +194,7 @@ impl HandOvers {
             linking: false,
             adopting: false,
             adopt_at: now,
+            not_told: BTreeMap::new(),
             flooring: false,
             next_mirrored_id: 0,
             mirrored_ids_at: now,
@@ -505,7 +513,7 @@ impl Supervisor {
             }
             HandOverOutcome::Identified(result) => supervisor.identified(hand_overs, result),
             HandOverOutcome::LinkKept(result) => supervisor.link_kept(hand_overs, result),
-            HandOverOutcome::Adopted(result) => supervisor.adopted(hand_overs, result),
+            HandOverOutcome::Adopted { kept, refused } => supervisor.adopted(hand_overs, kept, refused),
             HandOverOutcome::Floored { topics, result } => supervisor.floored(hand_overs, topics, result),
             HandOverOutcome::Proven(proven) => supervisor.proven(hand_overs, proven),
             HandOverOutcome::Command(news) => supervisor.command_came(hand_overs, *news),

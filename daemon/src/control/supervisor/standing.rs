@@ -70,12 +70,19 @@ impl Supervisor {
             sentences.push(format!("the source could not be reached: {why}"));
         }
         for name in self.discovery.unseen_names().iter().filter(|_| !self.refresh.first) {
-            sentences.push(format!("topic {name} does not exist at the source"));
+            sentences.push(match self.discovery.is_denied(name) {
+                true => format!(
+                    "topic {name} is hidden from us (TOPIC_AUTHORIZATION_FAILED), or does not exist: grant READ and \
+                     DESCRIBE on it, see twinlog check"
+                ),
+                false => format!("topic {name} does not exist at the source"),
+            });
         }
         let open = self.mirrors.values().filter(|mirror| mirror.required && !mirror.is_caught_up());
-        sentences.extend(open.map(|mirror| match (&mirror.stopped, mirror.captured_end) {
-            (Some(stopped), _) => {
-                format!("{} is stopped ({}): {}", mirror.partition, stopped.code, stopped.reason)
+        sentences.extend(open.map(|mirror| match (mirror.trouble(), mirror.captured_end) {
+            (Some(trouble), _) => {
+                let (partition, state) = (&mirror.partition, mirror.state());
+                format!("{partition} is {state} ({}): {}", trouble.code, trouble.reason)
             }
             (None, None) => format!("{}: its leader never told where its log ends", mirror.partition),
             (None, Some(end)) => {

@@ -37,7 +37,7 @@ fn fail(subject: &'static str, text: impl Into<String>) -> Line {
 }
 
 /// The first few, and how many there are.
-pub(super) fn shown<T: std::fmt::Display>(names: &[T]) -> String {
+pub(in crate::control::check) fn shown<T: std::fmt::Display>(names: &[T]) -> String {
     let first: Vec<String> = names.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
     match names.len() {
         0..=NAMES_SHOWN => first.join(", "),

@@ -259,8 +259,8 @@ impl Supervisor {
                 partition_id: partition.partition(),
                 lag: views::lag(mirror),
                 last_source_fetch_offset: views::fetched(mirror),
-                error_message: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()),
-                error_code: mirror.stopped.as_ref().map(|stopped| stopped.code.to_owned()),
+                error_message: mirror.trouble().map(|trouble| trouble.reason.clone()),
+                error_code: mirror.trouble().map(|trouble| trouble.code.to_owned()),
             });
         }
         if order.kind == HandOverKind::Failover {

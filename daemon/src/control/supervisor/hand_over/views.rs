@@ -125,7 +125,10 @@ impl Supervisor {
                 .map(|each| self.partition_view(hand_overs, &self.mirrors[each]))
                 .collect(),
         };
-        let worst = partitions.iter().find(|each: &&PartitionView| !each.code.is_empty());
+        // One that stands still for good, before one that waits for a right.
+        let is_stopped = |each: &&PartitionView| each.state == "STOPPED";
+        let worst = partitions.iter().find(is_stopped);
+        let worst = worst.or_else(|| partitions.iter().find(|each| !each.code.is_empty()));
         let running = hand_overs.running.get(topic);
         let hand_over = hand_overs.hand_overs.get(topic).map(|last| HandOverView {
             kind: last.kind.name().to_owned(),
@@ -149,7 +152,13 @@ impl Supervisor {
             link_name: row.link.clone(),
             mirror_topic_name: row.topic.clone(),
             source_topic_name: row.topic.clone(),
-            state: failed.map_or(row.state.name(), |_| MirrorState::Failed.name()).to_owned(),
+            state: match failed {
+                None => row.state,
+                Some(worst) if is_stopped(&worst) => MirrorState::Failed,
+                Some(_) => MirrorState::SourceUnavailable,
+            }
+            .name()
+            .to_owned(),
             reason: failed.map_or(row.reason.clone(), |worst| worst.reason.clone()),
             code: failed.map_or(row.code.clone(), |worst| worst.code.clone()),
             state_time_ms: row.since_ms,
@@ -188,8 +197,8 @@ impl Supervisor {
             guest_broker_id: led.as_ref().map(|(_, led)| led.guest),
             followers: followers.collect(),
             state: mirror.state().to_uppercase(),
-            reason: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()).unwrap_or_default(),
-            code: mirror.stopped.as_ref().map(|stopped| stopped.code.to_owned()).unwrap_or_default(),
+            reason: mirror.trouble().map(|trouble| trouble.reason.clone()).unwrap_or_default(),
+            code: mirror.trouble().map(|trouble| trouble.code.to_owned()).unwrap_or_default(),
         }
     }
 
@@ -225,7 +234,11 @@ impl Supervisor {
                 lag_bytes: None,
                 age_ms: Some(0),
             },
-            alarms: troubles.chain(hand_overs.alarms()).collect(),
+            alarms: troubles
+                .chain(hand_overs.alarms())
+                .chain(self.access_alarm())
+                .chain(self.guest.iter().flat_map(|guest| guest.troubles.alarms()))
+                .collect(),
         }
     }
 }
