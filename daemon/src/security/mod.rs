@@ -24,12 +24,12 @@ mod tls_tests;
 pub use error::SecurityError;
 pub use listener::{ListenerSecurity, ListenerSettings, SaslAcceptor, principal_of};
 pub use material::MaterialFault;
-pub use sasl::{JaasFault, SaslExchange, TokenFault};
+pub use sasl::{AwsFault, JaasFault, SaslExchange, TokenFault};
 pub use scram_server::{Answer, Credentials, ProofFault};
 pub use secret::{ReferenceError, Secret};
 pub use settings::{
-    KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType,
-    TlsSettings, TlsVersions, TrustSource,
+    AwsSettings, KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings,
+    StoreType, TlsSettings, TlsVersions, TrustSource,
 };
 pub use tls::{ClientCertificates, ClientTls, ServerTls, client_config, server_config};
 
