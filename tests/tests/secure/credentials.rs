@@ -168,7 +168,8 @@ fn delegation_token(world: &World) -> (String, String) {
     let output = world.cluster.tool(TOKEN_COMMAND, &[&words[..], &["--max-life-time-period", "-1"]].concat());
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{printed}{output:?}");
-    let row = printed.lines().skip_while(|line| !line.starts_with("TOKENID")).nth(1).unwrap_or(&printed);
+    let mut rows = printed.lines().skip_while(|line| !line.starts_with("TOKENID")).skip(1);
+    let row = rows.find(|line| !line.is_empty()).unwrap_or_default();
     let mut columns = row.split_whitespace();
     let mut column = || columns.next().unwrap_or_else(|| panic!("no token in {printed}")).to_owned();
     (column(), column())
