@@ -39,8 +39,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at whether a token grows old. Raised beyond a fifth of a token's life, it ends unnoticed.
-const CARE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at whether a token grows old. Raised, sessions of short tokens are renewed with the old one
+/// while its last second passes, and Kafka allows no second renewal within that.
+const CARE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How one cluster's connections are made. See the file's header.
 #[derive(Clone)]

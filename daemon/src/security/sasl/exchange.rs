@@ -155,6 +155,7 @@ impl SaslExchange {
 
     /// After how long the session is to be renewed: 85 to 95 percent of it, so that connections that were
     /// opened together are not renewed together. ref: KIP-368
+    /// Kafka takes a renewal that comes late, behind an answer that was waited for, but no other request then.
     pub fn renew_after(&self) -> Option<Duration> {
         let lifetime_ms = u64::try_from(self.session_lifetime_ms).ok().filter(|lifetime| *lifetime > 0)?;
         let mut chance = [0u8; 1];
