@@ -196,7 +196,8 @@ fn delegation_tokens_are_believed(world: &World) {
         mirror.assert_same(&world.cluster, 1, TOPIC, Isolation::ReadCommitted);
     }
     let no_token = own.replace("sasl.delegation.token = true", "sasl.delegation.token = false");
-    let mut refused = world.mirror("SASL_SSL", &no_token).tailing().spawn();
+    let mirror = world.mirror("SASL_SSL", &no_token);
+    let mut refused = mirror.tailing().spawn();
     refused.poll_until_printed("authentication failed: SCRAM-SHA-512");
     refused.kill_hard();
 }
