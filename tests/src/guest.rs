@@ -60,6 +60,8 @@ impl GuestMirror {
         );
         let configuration = root.path().join("twinlog.toml");
         std::fs::write(&configuration, text).expect("written");
+        // Secrets may come to stand in it.
+        std::fs::set_permissions(&configuration, Permissions::from_mode(0o600)).expect("ours");
         Self { program: program.into(), root, ports, configuration }
     }
 
@@ -106,6 +108,11 @@ impl GuestMirror {
         let listener = |number: u16| format!("guest.listener = \"127.0.0.1:{number}\"");
         let after = replaced.ports[0].number;
         replaced.with_replaced(&listener(before), &listener(after))
+    }
+
+    /// The file that says it all.
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
     }
 
     /// Where followers reach the first id.

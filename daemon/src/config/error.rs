@@ -50,6 +50,10 @@ pub enum ConfigError {
         key: &'static Key,
         because: &'static str,
     },
+    /// The one mechanism of Kafka's that is not spoken.
+    Kerberos {
+        scope: Scope,
+    },
     /// Neither `topics` nor filters that may create mirror topics.
     NothingToMirror,
     /// The last port of the guest's listener.
@@ -132,6 +136,12 @@ impl fmt::Display for ConfigError {
             Self::MissingFor { key, because } => {
                 write!(f, "{} is missing in {}, {because} needs it: {}", key.name, key.scope, key.help)
             }
+            Self::Kerberos { scope } => write!(
+                f,
+                "sasl.mechanism = GSSAPI in {scope} is not spoken: Kerberos needs the system's own library and this \
+                 program is built without it; let the cluster offer SCRAM-SHA-512 or OAUTHBEARER on a listener, or \
+                 ask for client certificates (security.protocol = SSL), and give that here"
+            ),
             Self::NothingToMirror => write!(
                 f,
                 "nothing is to be mirrored: topics is missing in [link.NAME]; give it, or \

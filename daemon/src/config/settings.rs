@@ -621,6 +621,8 @@ mod tests {
             Settings::from_raw(&raw, None)
         };
         let _ = step("security.protocol", "SASL_PLAINTEXT");
+        let text = step("sasl.mechanism", "GSSAPI").unwrap_err().to_string();
+        assert!(text.contains("not spoken") && text.contains("SCRAM-SHA-512 or OAUTHBEARER"), "{text}");
         let text = step("sasl.mechanism", "SCRAM-SHA-512").unwrap_err().to_string();
         assert!(text.starts_with("[link.NAME.source]") && text.contains("sasl.username"), "{text}");
         let _ = step("sasl.username", "twin");

@@ -15,7 +15,7 @@ use super::artifacts;
 use super::node::{Node, Process, Signal, directory_of};
 use super::ports::{self, Port};
 use super::scenario::Scenario;
-use super::security::Secured;
+use super::security::{Secured, format_arguments};
 use super::watchdog::{KEEP_VARIABLE, Watchdog};
 use crate::poll;
 use std::fmt::Write;
@@ -132,6 +132,10 @@ pub struct ClusterOptions {
     pub secured: bool,
     /// Rights are checked, and the brokers of a destination have a listener ADMIN for who sets them.
     pub authorizer: bool,
+    /// Users by SCRAM, with their passwords, that exist before the first start.
+    pub users: Vec<(&'static str, &'static str)>,
+    /// Properties of a client, where brokers can be reached by secured listeners only.
+    pub client: String,
     /// Broker properties that win over ours.
     pub overrides: Vec<(String, String)>,
     pub heap_megabytes: u32,
@@ -147,6 +151,8 @@ impl Default for ClusterOptions {
             internal_listener: false,
             authorizer: false,
             secured: false,
+            users: Vec::new(),
+            client: String::new(),
             overrides: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
             version: artifacts::KAFKA_VERSION,
@@ -234,12 +240,18 @@ impl Cluster {
         assert!(is_combined || !options.secured, "a secured cluster is one broker");
         let Nodes { controllers, brokers, admin, secured, further_ports } =
             if is_combined { combined(&directory, &options) } else { separate(&directory, &options) };
-        format_all(&cluster_id, &controllers, &brokers, options.secured);
+        let users = if options.secured { Secured::USERS.to_vec() } else { options.users.clone() };
+        format_all(&cluster_id, &controllers, &brokers, &users);
         for node in controllers.iter().chain(&brokers) {
             node.launch(&watchdog);
         }
         // Its compilation and the start of the brokers take as long as each other: side by side.
-        let scenario = Scenario::launch(&addresses(&brokers), &directory.join("scenario.output"), &watchdog);
+        let client = (!options.client.is_empty()).then(|| directory.join("client.properties"));
+        if let Some(client) = &client {
+            fs::write(client, &options.client).expect("the cluster's directory can be written");
+        }
+        let output = directory.join("scenario.output");
+        let scenario = Scenario::launch(&addresses(&brokers), client.as_deref(), &output, &watchdog);
         for node in controllers.iter().chain(&brokers) {
             node.poll_until_ready();
         }
@@ -322,6 +334,11 @@ impl Cluster {
     pub fn leader_of(&self, topic: &str, partition: usize) -> Option<usize> {
         let leader = self.scenario.describe_topic(topic)[partition].leader;
         usize::try_from(leader).ok()
+    }
+
+    /// What the broker has printed since its last start.
+    pub fn broker_output(&self, broker: usize) -> String {
+        self.broker(broker).printed()
     }
 
     /// SIGKILL: nothing is flushed, nothing is handed over.
@@ -511,12 +528,12 @@ fn properties(options: &ClusterOptions, quorum_ports: &[u16]) -> String {
 }
 
 /// Formats every node at once: each costs the start of a JVM.
-fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node], is_secured: bool) {
+fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node], users: &[(&str, &str)]) {
     // Every controller has to be told of all, with the ids that their directories will have.
     let voter = |node: &Node| format!("{}@127.0.0.1:{}:{}", node.id, node.port.number, random_uuid());
     let voters: Vec<String> = controllers.iter().map(voter).collect();
     let voters = voters.join(",");
-    let users = if is_secured { Secured::format_arguments() } else { Vec::new() };
+    let users = format_arguments(users);
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let users = &users;
     thread::scope(|scope| {

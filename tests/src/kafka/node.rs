@@ -105,6 +105,12 @@ impl Node {
         });
     }
 
+    /// What the process of the last start has printed.
+    pub fn printed(&self) -> String {
+        let running = self.running.lock().expect("no node operation panics");
+        fs::read_to_string(self.output(running.starts)).unwrap_or_default()
+    }
+
     /// Kills the process at once, as a power cut would end it.
     pub fn kill(&self, watchdog: &Watchdog) {
         self.end(watchdog, |child| child.kill().expect("a child can be killed"));
