@@ -179,7 +179,7 @@ pub fn admin_order(input: &[u8]) {
         Ok(order) => order,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
-    let _ = order.is_dry_run(query);
+    let _ = order.is_dry_run(&query);
     if let Ok(names) = order.names() {
         assert!(!names.is_empty() && names.iter().all(|name| check_topic_name(name).is_ok()), "{names:?}");
     }
