@@ -24,5 +24,6 @@ pub mod source_client;
 pub mod state;
 mod store_work;
 mod supervisor;
+pub(crate) mod topic_configs;
 
 pub use progress::LogWriter;

@@ -64,6 +64,8 @@ pub enum Kind {
     BrokerIds,
     /// Topic names and anchored regular expressions.
     Topics,
+    /// Names of topic configurations, separated by commas; may be empty.
+    TopicConfigs,
     /// Filters as Cluster Linking has them: name, patternType, filterType.
     TopicFilters,
     Text {
@@ -98,6 +100,7 @@ impl fmt::Display for Kind {
             Self::Server => write!(f, "one HOST:PORT"),
             Self::BrokerIds => write!(f, "broker ids such as 900-904, two or more"),
             Self::Topics => write!(f, "topic names or regular expressions"),
+            Self::TopicConfigs => write!(f, "names of topic configurations"),
             Self::TopicFilters => write!(f, "filters with name, patternType and filterType"),
             Self::Text { bytes_max } => write!(f, "text of at most {bytes_max} bytes"),
             Self::File => write!(f, "a file"),
@@ -355,6 +358,21 @@ const OTHERS: &[Key] = &[
         BOOLEAN,
         "false",
         "Fetch nothing until the link is resumed; a word of an operator counts more, for good.",
+    ),
+    link(
+        "topic.config.sync.ms",
+        milliseconds(1_000, HOUR_MS),
+        "5000",
+        "Time between two readings of the source's topic configurations, which a promote sets.",
+    ),
+    link(
+        "topic.config.sync.include",
+        Kind::TopicConfigs,
+        "compression.gzip.level,compression.lz4.level,compression.type,compression.zstd.level,delete.retention.ms,\
+         file.delete.delay.ms,flush.messages,flush.ms,index.interval.bytes,max.compaction.lag.ms,\
+         message.timestamp.after.max.ms,message.timestamp.before.max.ms,min.cleanable.dirty.ratio,\
+         min.compaction.lag.ms,retention.bytes,retention.ms,segment.bytes,segment.jitter.ms,segment.ms",
+        "What a mirror topic takes over where the source sets it, beside cleanup.policy and its like.",
     ),
     link(
         "cluster.link.retry.timeout.ms",

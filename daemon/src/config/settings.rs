@@ -89,6 +89,9 @@ pub struct LinkSettings {
     pub bytes_per_second: u64,
     /// Unless an operator said otherwise.
     pub paused: bool,
+    pub config_sync_interval: Duration,
+    /// Topic configurations that are taken over where the source sets them.
+    pub config_sync_include: Vec<String>,
     /// After it a silent source is shown as unavailable.
     pub retry_timeout: Duration,
     pub fetch_bytes_min: u32,
@@ -227,6 +230,8 @@ impl LinkSettings {
             batch_bytes_max: link.small("batch.bytes.max"),
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
+            config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
+            config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),
             fetch_bytes_min: link.small("replica.fetch.min.bytes"),
             fetch_wait_max_ms: link.small("replica.fetch.wait.max.ms"),
@@ -446,6 +451,13 @@ impl Values {
         servers.clone()
     }
 
+    fn topic_configs(&self, name: &str) -> Vec<String> {
+        let Value::TopicConfigs(names) = self.value(name) else {
+            panic!("{name} has no topic configurations")
+        };
+        names.clone()
+    }
+
     fn topics(&self, name: &str) -> Vec<TopicPattern> {
         match self.0.get(name) {
             None => Vec::new(),
@@ -593,6 +605,7 @@ mod tests {
                 | Kind::Server
                 | Kind::BrokerIds
                 | Kind::Topics
+                | Kind::TopicConfigs
                 | Kind::TopicFilters
                 | Kind::File
                 | Kind::TlsVersions => {

@@ -161,6 +161,7 @@ struct Refresh {
     last_error: Option<ClientError>,
     /// Since when there is one.
     lost_at: Option<Instant>,
+    succeeded_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -207,6 +208,7 @@ impl Supervisor {
                 first: true,
                 last_error: None,
                 lost_at: None,
+                succeeded_at: None,
             },
             halted: None,
             warned_at: BTreeMap::new(),

@@ -62,6 +62,7 @@ impl Supervisor {
             }
         };
         self.refresh.lost_at = None;
+        self.refresh.succeeded_at = Some(now);
         if self.refresh.last_error.take().is_some() {
             info!("the source answers again");
         }
