@@ -12,6 +12,7 @@ mod operator_tests;
 mod status_command;
 mod table;
 mod verify_command;
+mod verify_progress;
 
 use crate::config::{
     ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, check_link_name, explain,

@@ -11,6 +11,7 @@
 mod error;
 mod explain;
 mod file;
+mod foreign_keys;
 mod key;
 mod security;
 mod security_keys;

@@ -18,7 +18,7 @@
 //! and its source epoch is not below the latest. Gaps are kept as they are.
 
 use crate::Nanoseconds;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, BackoffLimits};
 use crate::credits::LaneKind;
 use crate::fault::{Fault, Verdict};
 use crate::ledger::Ledger;
@@ -132,6 +132,11 @@ pub struct Partition {
     actions: VecDeque<Action>,
 }
 
+/// Partitions that fail together must not try again together.
+fn seed_of(key: PartitionKey) -> u64 {
+    (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15
+}
+
 impl Partition {
     pub fn new(
         key: PartitionKey,
@@ -140,8 +145,6 @@ impl Partition {
         bytes_max: u32,
         batch_bytes_max: u32,
     ) -> Self {
-        let seed =
-            (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15;
         Self {
             key,
             topic,
@@ -159,9 +162,15 @@ impl Partition {
             batch_bytes_max,
             full_answers: 0,
             refetches: 0,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(seed_of(key)),
             actions: VecDeque::new(),
         }
+    }
+
+    /// With other pauses after failures than the usual ones.
+    pub fn with_backoff(mut self, limits: BackoffLimits) -> Self {
+        self.backoff = Backoff::within(limits, seed_of(self.key));
+        self
     }
 
     pub fn state(&self) -> &State {

@@ -1,5 +1,6 @@
 //! Why a configuration is refused: which key, which value, which bound, and what to do.
 
+use super::foreign_keys;
 use super::key::{Key, Scope};
 use super::value::ValueError;
 use crate::security::SecurityError;
@@ -110,11 +111,18 @@ impl fmt::Display for ConfigError {
             Self::Misplaced { key, table } => {
                 write!(f, "{} stands in {table}, its place is {}", key.name, key.scope)
             }
-            Self::Unsupported { key, table } => write!(
-                f,
-                "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
-                 `twinlog config explain` for those that are"
-            ),
+            Self::Unsupported { key, table } => match foreign_keys::reason(key) {
+                Some(reason) => write!(
+                    f,
+                    "{key} in {table} is a key of Kafka's clients that has no effect here: {reason}; remove it, \
+                     `twinlog config explain` lists all keys"
+                ),
+                None => write!(
+                    f,
+                    "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
+                     `twinlog config explain` for those that are"
+                ),
+            },
             Self::Shape { key, table } => {
                 write!(f, "{key} in {table} must be text, a number or a list of texts")
             }

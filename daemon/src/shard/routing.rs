@@ -57,7 +57,8 @@ impl<E: Engine> Shard<E> {
             served,
             lead: None,
             log: PartitionLog::recovered(add.directory, &add.recovered),
-            partition: Partition::new(add.key, add.topic, recovered, bytes_max, batch_bytes_max),
+            partition: Partition::new(add.key, add.topic, recovered, bytes_max, batch_bytes_max)
+                .with_backoff(self.options.lane.backoff),
             counters: add.counters,
             lane: None,
             flushing: false,

@@ -82,6 +82,18 @@ pub enum ProblemKind {
     TruncationPending {
         to: Offset,
     },
+    /// First offsets of a producer's open transaction at the checkpoint: by the batches, and by the journal.
+    OpenTransactionDisagrees {
+        producer_id: i64,
+        log: Option<Offset>,
+        checkpoint: Option<Offset>,
+    },
+    SourceEpochOutside {
+        epoch: LeaderEpoch,
+        start: Offset,
+        log_start: Offset,
+        log_end: Offset,
+    },
     DirectoryMissing,
 }
 
@@ -136,6 +148,22 @@ impl fmt::Display for ProblemKind {
             ProblemKind::TruncationPending { to } => {
                 write!(f, "a truncation to offset {to} was interrupted: the next start completes it")
             }
+            ProblemKind::OpenTransactionDisagrees { producer_id, log, checkpoint } => {
+                let at = |offset: &Option<Offset>| {
+                    offset.map_or("none".to_owned(), |offset| format!("one from offset {offset} on"))
+                };
+                write!(
+                    f,
+                    "at the checkpoint, producer {producer_id} has {} open by the batches, and {} by the journal",
+                    at(log),
+                    at(checkpoint)
+                )
+            }
+            ProblemKind::SourceEpochOutside { epoch, start, log_start, log_end } => write!(
+                f,
+                "by the journal, the source's epoch {epoch} begins at offset {start}, outside of the log from \
+                 {log_start} to {log_end}"
+            ),
             ProblemKind::DirectoryMissing => {
                 f.write_str("the journal knows the partition, but its directory is not there")
             }

@@ -5,7 +5,7 @@
 use super::CLUSTER_AUTHORIZATION_FAILED;
 use super::judge::shown;
 use crate::config::HostPort;
-use crate::control::check::line::{Level, Line};
+use crate::control::check::line::Line;
 use std::collections::BTreeMap;
 use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
 
@@ -59,11 +59,7 @@ impl RightsFacts {
 pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<Line> {
     let mut lines = Vec::new();
     if facts.authorizer == Authorizer::Absent {
-        lines.push(Line::new(
-            Level::Ok,
-            "rights",
-            "no authorizer is configured: everybody may do everything",
-        ));
+        lines.push(Line::ok("rights", "no authorizer is configured: everybody may do everything"));
     } else {
         lines.extend(cluster_lines(facts, server));
         lines.extend(topic_lines(facts, server, only_named));
@@ -97,10 +93,10 @@ fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
     ];
     let line = |(name, operation, held, why): (&str, &str, bool, &str)| {
         if held {
-            return Line::new(Level::Ok, "rights", format!("{name} on the cluster"));
+            return Line::ok("rights", format!("{name} on the cluster"));
         }
         let command = command(server, operation, "--cluster");
-        Line::new(Level::Fail, "rights", format!("{name} on the cluster is missing, {why}: {command}"))
+        Line::fail("rights", format!("{name} on the cluster is missing, {why}"), command)
     };
     rights.into_iter().map(line).collect()
 }
@@ -108,7 +104,7 @@ fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
 fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<Line> {
     if facts.topics.is_empty() {
         let text = "no topic to mirror is known yet: what is allowed on topics was not asked";
-        return vec![Line::new(Level::Warn, "rights", text)];
+        return vec![Line::warn("rights", text, "check again when the source has one")];
     }
     type Code = fn(&TopicCodes) -> i16;
     let rights: [(&str, &str, Code, &str); 4] = [
@@ -126,7 +122,7 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
         let refused = facts.topics.iter().filter(|(_, topic)| code(topic) == TOPIC_AUTHORIZATION_FAILED);
         let missing: Vec<&String> = refused.map(|(name, _)| name).collect();
         if missing.is_empty() {
-            return Line::new(Level::Ok, "rights", format!("{name} on topics"));
+            return Line::ok("rights", format!("{name} on topics"));
         }
         let resource = if only_named && missing.len() <= NAMED_MAX {
             let each: Vec<String> = missing.iter().map(|name| format!("--topic {name}")).collect();
@@ -135,7 +131,7 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
             "--topic '*'".to_owned()
         };
         let (missing, command) = (shown(&missing), command(server, operation, &resource));
-        Line::new(Level::Fail, "rights", format!("{name} on topics {missing} is missing, {why}: {command}"))
+        Line::fail("rights", format!("{name} on topics {missing} is missing, {why}"), command)
     };
     rights.into_iter().map(line).collect()
 }
@@ -153,7 +149,7 @@ fn creation_lines(facts: &RightsFacts) -> Option<Line> {
         "the destination would refuse {count} topics, the first is {name}: {why} (error code {})",
         topic.create
     );
-    Some(Line::new(Level::Fail, "topics", text))
+    Some(Line::fail("topics", text, "lift what its reason names, at the destination or in the link's keys"))
 }
 
 #[cfg(test)]
