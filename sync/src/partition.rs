@@ -263,6 +263,17 @@ impl Partition {
         }
     }
 
+    /// The connection to a broker failed. If that was a nearer replica, its leader is asked again: it names another,
+    /// or none. A dead replica would hold the partition up for ever. ref: KIP-392
+    pub fn connection_failed(&mut self, broker: i32) {
+        if self.read_replica == Some(broker) {
+            self.read_replica = None;
+            if self.state == State::Fetching {
+                self.actions.push_back(Action::UpdateSession);
+            }
+        }
+    }
+
     /// Nothing more is appended until [`Self::thaw`]. A partition that cannot go on by itself stays as it is.
     pub fn freeze(&mut self) {
         if matches!(self.state, State::AwaitingLeader | State::Fetching | State::BackingOff { .. }) {

@@ -191,6 +191,22 @@ impl<E: Engine> Shard<E> {
         }
     }
 
+    /// A connection has failed: partitions that read from a nearer replica through it go back to their leaders.
+    pub(super) fn return_to_leaders(&mut self, index: u32) {
+        let lane = &self.lanes[index as usize];
+        if lane.reads_from.is_some() {
+            return;
+        }
+        let broker = lane.lane.broker;
+        let keys: Vec<PartitionKey> = lane.lane.session.keys().collect();
+        for slot in keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect::<Vec<_>>() {
+            if let Some(entry) = self.slots[slot as usize].as_mut() {
+                entry.partition.connection_failed(broker);
+                self.route_partition(slot);
+            }
+        }
+    }
+
     fn leave_session(&mut self, slot: u32) {
         let entry = self.slots[slot as usize].as_mut().expect("a routed slot is in use");
         if let Some(index) = entry.lane.take() {
