@@ -24,7 +24,7 @@ fn bytes_come_from_the_replica_in_our_rack_and_from_the_leader_when_it_dies() {
         .with_override("broker.rack", "rack-{id}")
         .with_override("replica.selector.class", selector)
         // A leader that is stopped for a while stays the leader.
-        .with_override("broker.session.timeout.ms", "60000");
+        .with_override("broker.session.timeout.ms", "30000");
     let cluster = Cluster::start(options);
     let scenario = cluster.scenario();
     scenario.create_topic_on("wide", &[&[1, 2, 3]], &[]);

@@ -149,15 +149,7 @@ impl fmt::Display for ProblemKind {
                 write!(f, "a truncation to offset {to} was interrupted: the next start completes it")
             }
             ProblemKind::OpenTransactionDisagrees { producer_id, log, checkpoint } => {
-                let at = |offset: &Option<Offset>| {
-                    offset.map_or("none".to_owned(), |offset| format!("one from offset {offset} on"))
-                };
-                write!(
-                    f,
-                    "at the checkpoint, producer {producer_id} has {} open by the batches, and {} by the journal",
-                    at(log),
-                    at(checkpoint)
-                )
+                write_open(f, *producer_id, *log, *checkpoint)
             }
             ProblemKind::SourceEpochOutside { epoch, start, log_start, log_end } => write!(
                 f,
@@ -169,6 +161,23 @@ impl fmt::Display for ProblemKind {
             }
         }
     }
+}
+
+fn write_open(
+    f: &mut fmt::Formatter<'_>,
+    producer_id: i64,
+    log: Option<Offset>,
+    checkpoint: Option<Offset>,
+) -> fmt::Result {
+    let open = |first: Option<Offset>| match first {
+        Some(first) => format!("one open from offset {first} on"),
+        None => "none open".to_owned(),
+    };
+    let (log, checkpoint) = (open(log), open(checkpoint));
+    write!(
+        f,
+        "at the checkpoint, producer {producer_id} has {log} by the batches, and {checkpoint} by the journal"
+    )
 }
 
 impl Serialize for ProblemKind {

@@ -342,8 +342,13 @@ fn foreign_replicas_lines(image: &ClusterImage, guest: &GuestSettings, cluster_i
     let mut lines = Vec::new();
     if !placed.is_empty() {
         placed.sort();
-        let text = format!("partitions that are no mirrors are on our ids: {}", shown(&placed));
-        lines.push(warn("guest ids", text, "nothing is to be done: the guest moves them to stock brokers"));
+        let text =
+            "partitions that are no mirrors are on our ids, and are moved to stock brokers by the guest";
+        lines.push(warn(
+            "guest ids",
+            format!("{text}: {}", shown(&placed)),
+            "let it run until they are gone",
+        ));
     }
     if !foreign.is_empty() {
         foreign.sort();
