@@ -16,6 +16,7 @@ pub mod guest;
 pub mod instruction;
 mod mirror;
 mod progress;
+mod protection;
 mod report;
 pub mod resume;
 pub mod run;

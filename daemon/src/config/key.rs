@@ -430,6 +430,19 @@ const OTHERS: &[Key] = &[
         "30000",
         "Time after which an unanswered request counts as failed.",
     ),
+    source(
+        "retry.backoff.ms",
+        milliseconds(1, 60_000),
+        "50",
+        "First pause after a failure, doubled with each one; Kafka's own default is 100.",
+    ),
+    source(
+        "retry.backoff.max.ms",
+        milliseconds(1, HOUR_MS),
+        "5000",
+        "Longest pause; retries never stop. Kafka's own default is 1000.",
+    ),
+    source("client.dns.lookup", DNS_LOOKUP, "use_all_dns_ips", "Every address of a name is tried in turn."),
     destination(
         "mode",
         Kind::Choice(&["store", "guest"]),
@@ -562,8 +575,16 @@ const OTHERS: &[Key] = &[
         "30000",
         "Time after which an unanswered request counts as failed.",
     ),
+    destination(
+        "client.dns.lookup",
+        DNS_LOOKUP,
+        "use_all_dns_ips",
+        "Every address of a name is tried in turn.",
+    ),
 ];
 
+/// The other value of Kafka, resolve_canonical_bootstrap_servers_only, is for Kerberos, which is not spoken here.
+const DNS_LOOKUP: Kind = Kind::Choice(&["use_all_dns_ips"]);
 const BOOLEAN: Kind = Kind::Choice(&["false", "true"]);
 
 /// A key of the table by its name: the first of them where several places have one of this name.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlog_io::{CoreChoice, EnginePreference};
 use twinlog_log_segment::files::check_topic_name;
+use twinlog_sync::backoff::BackoffLimits;
 use twinlog_sync::truncation::{OnGap, OnTruncation, TruncationPolicy};
 use twinlog_sync::wire::fetch_request::IsolationLevel;
 
@@ -36,6 +37,8 @@ pub struct SourceSettings {
     pub client_rack: String,
     pub metadata_max_age: Duration,
     pub request_timeout: Duration,
+    /// Pauses after failures.
+    pub backoff: BackoffLimits,
     pub security: ClientSecurity,
 }
 
@@ -201,6 +204,10 @@ impl LinkSettings {
                 client_rack: source.text("client.rack"),
                 metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
                 request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
+                backoff: BackoffLimits::from_milliseconds(
+                    source.number("retry.backoff.ms"),
+                    source.number("retry.backoff.max.ms"),
+                ),
                 security: client_security(&source, Scope::Source)?,
             },
             guest: match destination.choice("mode") {

@@ -204,7 +204,7 @@ impl Supervisor {
                 wanted: true,
                 at: now,
                 finished_at: now,
-                backoff: Backoff::new(u64::from(std::process::id())),
+                backoff: Backoff::within(settings.link.source.backoff, u64::from(std::process::id())),
                 first: true,
                 last_error: None,
                 lost_at: None,

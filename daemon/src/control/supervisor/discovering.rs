@@ -7,6 +7,7 @@ use super::access::look;
 use super::{Outcome, Supervisor};
 use crate::control::discovery::{ClusterView, Finding};
 use crate::control::mirror::{Mirror, Phase, Stopped};
+use crate::control::protection::warn_of_missing;
 use crate::control::source_client::ClientError;
 use crate::shard::mailbox::Command;
 use std::net::SocketAddr;
@@ -71,7 +72,10 @@ impl Supervisor {
         for finding in self.discovery.observe(&view) {
             self.found(finding, now);
         }
-        self.refresh.first = false;
+        if std::mem::take(&mut self.refresh.first) {
+            let servers = view.brokers.into_values().collect();
+            tokio::spawn(warn_of_missing(self.client.clone(), servers));
+        }
         self.remember_returned();
         self.tell_leaders();
         self.refresh.at = now + self.pause_until_next_look();
@@ -184,7 +188,8 @@ impl Supervisor {
         let directory = self.settings.link_directory().join(partition.directory_name());
         let shard = self.choose_shard(&partition);
         self.want_mirror_topic(&partition);
-        let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now);
+        let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now)
+            .with_backoff(self.settings.link.source.backoff);
         mirror.leader = leader;
         mirror.ran_before = self.left_before.contains(&partition);
         mirror.required = self.refresh.first;
