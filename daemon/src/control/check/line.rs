@@ -19,8 +19,9 @@ enum Level {
 pub struct Line {
     level: Level,
     subject: &'static str,
+    /// The whole sentence.
     text: String,
-    /// What to do; absent where all is well.
+    /// What to do, by itself; absent where all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     cure: Option<String>,
 }
@@ -42,7 +43,8 @@ impl Line {
 
     fn with_cure(level: Level, subject: &'static str, text: String, cure: String) -> Self {
         assert!(!cure.trim().is_empty(), "{subject}: {text}: a line that is not ok needs a cure");
-        Self { level, subject, text, cure: Some(cure) }
+        // Scripts that know no cures have always read them here.
+        Self { level, subject, text: format!("{text}; {cure}"), cure: Some(cure) }
     }
 
     pub fn is_failure(&self) -> bool {
@@ -67,11 +69,7 @@ impl fmt::Display for Line {
             Level::Warn => "warn",
             Level::Fail => "fail",
         };
-        write!(f, "{level:4}  {:14} {}", self.subject, self.text)?;
-        match &self.cure {
-            Some(cure) => write!(f, "; {cure}"),
-            None => Ok(()),
-        }
+        write!(f, "{level:4}  {:14} {}", self.subject, self.text)
     }
 }
 
