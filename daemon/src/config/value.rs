@@ -189,16 +189,7 @@ impl Value {
                 };
                 TopicFilters::parse(texts).map(Value::TopicFilters).map_err(ValueError::Filter)
             }
-            Kind::TopicConfigs => {
-                let names = raw.items().into_iter().map(str::trim).filter(|name| !name.is_empty());
-                let names: Vec<String> = names.map(str::to_owned).collect();
-                match names.iter().find(|name| !may_be_included(name)) {
-                    Some(name) => {
-                        Err(ValueError::TopicConfig { name: name.chars().take(NAME_CHARS_MAX).collect() })
-                    }
-                    None => Ok(Value::TopicConfigs(names)),
-                }
-            }
+            Kind::TopicConfigs => parse_topic_configs(&raw.items()).map(Value::TopicConfigs),
             Kind::Topics => {
                 let patterns = raw.patterns();
                 let parsed: Result<Vec<_>, _> =
@@ -246,6 +237,15 @@ fn parse_tls_versions(items: &[&str]) -> Result<TlsVersions, ValueError> {
 
 /// One id leads and one is kept for epoch bumps at least; more than this many ports on one host are a slip.
 const BROKER_IDS_MAX: usize = 64;
+
+fn parse_topic_configs(items: &[&str]) -> Result<Vec<String>, ValueError> {
+    let names: Vec<String> =
+        items.iter().filter(|name| !name.is_empty()).map(|name| (*name).to_owned()).collect();
+    match names.iter().find(|name| !may_be_included(name)) {
+        Some(name) => Err(ValueError::TopicConfig { name: name.chars().take(NAME_CHARS_MAX).collect() }),
+        None => Ok(names),
+    }
+}
 
 fn parse_broker_ids(items: &[&str]) -> Result<Vec<i32>, ValueError> {
     let mut ids = Vec::new();

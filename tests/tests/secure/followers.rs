@@ -7,6 +7,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use twinlog_daemon::security::{
     ClientCertificates, KeySource, ListenerSecurity, ListenerSettings, ProofFault, Secret, SecurityProtocol,
@@ -15,6 +16,7 @@ use twinlog_daemon::security::{
 use twinlog_daemon::shard::ShardHandle;
 use twinlog_daemon::shard::mailbox::{Command, Event, FollowerRefusal};
 use twinlog_tests::poll;
+use twinlog_tests::raw_follower;
 
 const GUEST: i32 = 900;
 
@@ -215,33 +217,38 @@ const HALF_OPEN: usize = 3_000;
 /// Where the flood comes from: any address of this host's loopback.
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 9];
 
-/// The beginning of a ClientHello, and never more.
-fn half_handshake(address: SocketAddr, number: usize) -> Option<TcpStream> {
-    const HELLO: [u8; 11] = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
-    let mut stranger = twinlog_tests::raw_follower::stream_from(IpAddr::from(ELSEWHERE), address)?;
-    stranger.write_all(&HELLO[..number % HELLO.len()]).ok()?;
-    Some(stranger)
-}
+/// The beginning of a ClientHello; more of it never comes.
+const HELLO: [u8; 11] = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+/// A peer that never asks as a broker is let go after three times this.
+const FRESH: Duration = Duration::from_secs(10);
 
 #[test]
 fn thousands_of_half_handshakes_hold_up_no_follower_that_is_there_or_comes() {
     let authority = Authority::new();
     let listening = listening(&with_tls(&authority, SecurityProtocol::Ssl));
-    let mut known = authority.connect(listening.address, Some("broker"));
+    let (mut known, mut known_since) = (authority.connect(listening.address, Some("broker")), Instant::now());
     let ask = |known: &mut StreamOwned<ClientConnection, TcpStream>| {
         known.write_all(&request(18, 0, &[])).expect("it stays open");
         assert_eq!(answer(known)[..6], [0, 0, 0, 7, 0, 0]);
     };
     ask(&mut known);
     let mut half = Vec::new();
-    for number in 0..HALF_OPEN {
-        half.extend(half_handshake(listening.address, number));
-        if number % 300 == 0 {
+    let strangers = raw_follower::streams_from(IpAddr::from(ELSEWHERE), listening.address);
+    for (number, stranger) in strangers.take(HALF_OPEN).enumerate() {
+        if let Some(mut stranger) = stranger
+            && stranger.write_all(&HELLO[..number % HELLO.len()]).is_ok()
+        {
+            half.push(stranger);
+        }
+        if number % 100 == 0 {
             ask(&mut known);
-            ask(&mut authority.connect(listening.address, Some("broker")));
+            let mut newcomer = authority.connect(listening.address, Some("broker"));
+            ask(&mut newcomer);
+            if known_since.elapsed() > FRESH {
+                (known, known_since) = (newcomer, Instant::now());
+            }
         }
     }
-    ask(&mut known);
     let (mut rated, mut aged) = (0, 0);
     while aged == 0 {
         match listening.refusal() {
