@@ -16,7 +16,9 @@ mod table;
 mod token_command;
 mod verify_command;
 
-use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain};
+use crate::config::{
+    ConfigError, Configuration, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain,
+};
 use crate::control::check::{CheckRequest, check};
 use crate::control::run::{Output, RunError, RunOptions, run};
 use crate::control::{LogWriter, instruction};
@@ -80,7 +82,7 @@ pub enum Command {
     Config(ConfigCommand),
 }
 
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
     /// Brokers to ask first, as HOST:PORT[,HOST:PORT].
     #[arg(long, value_name = "HOST:PORT")]
@@ -257,8 +259,8 @@ fn done(done: bool) -> ExitCode {
 }
 
 fn main_run(arguments: &RunArgs) -> ExitCode {
-    let settings = match arguments.settings() {
-        Ok(settings) => settings,
+    let configuration = match arguments.configuration() {
+        Ok(configuration) => configuration,
         Err(error) => return refuse(USAGE, &error),
     };
     for text in &arguments.restart_from {
@@ -272,17 +274,35 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         accept_gap: arguments.accept_gap,
         restart_from: arguments.restart_from.clone(),
     };
-    match run(settings, &options) {
+    match run(configuration, &options) {
         Ok(all) => done(all),
-        // Tokens and certificates are configuration: a restart would not cure them.
-        Err(error @ RunError::Access(_)) => refuse(USAGE, &error),
+        // Configuration, as tokens and certificates are: a restart would not cure it.
+        Err(error @ (RunError::Access(_) | RunError::Config(_) | RunError::WhichLink { .. })) => {
+            refuse(USAGE, &error)
+        }
         Err(error) => refuse(FAILED, &error),
     }
 }
 
 impl RunArgs {
-    /// The file with the flags over it.
+    /// The file with the flags over it, and the way to both once more.
+    pub fn configuration(&self) -> Result<Configuration, ConfigError> {
+        let configuration = Configuration::new(self.raw()?, self.link.clone());
+        // Without links of its own, it is a file to which operators add links; flags alone name one.
+        if self.config.is_none() {
+            self.settings()?;
+            return Ok(configuration);
+        }
+        let again = self.clone();
+        Ok(configuration.with_reread(move || again.raw()))
+    }
+
+    /// One link of it.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
+        Settings::from_raw(&self.raw()?, self.link.as_deref())
+    }
+
+    fn raw(&self) -> Result<RawConfig, ConfigError> {
         let mut raw = self.config.as_deref().map_or_else(|| Ok(RawConfig::default()), RawConfig::read)?;
         let link = link_of(&raw, self.link.as_deref());
         let text = |text: &String| RawValue::Text(text.clone());
@@ -301,7 +321,7 @@ impl RunArgs {
                 raw.set(&link, name, value);
             }
         }
-        Settings::from_raw(&raw, self.link.as_deref())
+        Ok(raw)
     }
 }
 

@@ -14,6 +14,7 @@ mod error;
 mod explain;
 mod file;
 mod key;
+mod link_set;
 mod security;
 mod security_keys;
 mod settings;
@@ -25,8 +26,12 @@ pub use admin::AdminFault;
 pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
-pub use key::{KEYS, Key, Kind, Scope, key, key_in};
-pub use settings::{GuestSettings, LinkSettings, Settings, SourceSettings};
+pub use key::{KEYS, Key, Kind, Scope, key, key_in, link_key};
+pub use link_set::{
+    Configuration, KeptLink, KeptLinks, LINK_MEMORY_BYTES_MIN, LINKS_MAX, LinkConfigError, LinkValue,
+    SECRET_SHOWN, ValueSource, check_link_value,
+};
+pub use settings::{DaemonSettings, GuestSettings, LinkSettings, Settings, SourceSettings};
 pub(crate) use settings::{check_link_name, journal_directory};
 pub use topic_filter::{FilterError, TopicFilters};
 pub use topic_pattern::{PatternError, TopicPattern};

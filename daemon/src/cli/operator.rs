@@ -7,7 +7,7 @@ use super::{done, refuse};
 use crate::admin::answer::{LinkView, ListView};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::admin::remote::{RemoteServer, RemoteSettings};
-use crate::config::{ConfigError, RawConfig, Settings, check_link_name};
+use crate::config::{ConfigError, DaemonSettings, RawConfig, check_link_name};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt;
@@ -173,9 +173,9 @@ impl Operator {
             (Some(data_dir), _) => (data_dir.clone(), arguments.link.clone()),
             (None, Some(path)) => {
                 let raw = RawConfig::read(path).map_err(OperatorError::Config)?;
-                let settings = Settings::from_raw(&raw, arguments.link.as_deref());
-                let settings = settings.map_err(OperatorError::Config)?;
-                (settings.data_dir, Some(settings.link.name))
+                let daemon = DaemonSettings::from_raw(&raw).map_err(OperatorError::Config)?;
+                // The daemon may have links that are not in its file: only it knows whether this one is the only one.
+                (daemon.data_dir, arguments.link.clone())
             }
             (None, None) => {
                 let client = AdminClient::remote(arguments.remote()?);

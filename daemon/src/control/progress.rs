@@ -62,6 +62,14 @@ impl Progress {
         }
     }
 
+    /// The links are others now.
+    pub fn rename(&mut self, link: &str) {
+        link.clone_into(&mut self.link);
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(link.to_owned());
+        }
+    }
+
     /// Shows the figures when it is time to.
     pub fn show(&mut self, now: Instant, figures: impl FnOnce() -> Figures) {
         let interval = if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };

@@ -1,10 +1,12 @@
 //! Whole runs against the embedded source: real threads, real files, real sockets on the loopback interface.
 
 use super::*;
-use crate::config::{RawConfig, RawValue};
+use crate::config::{KeptLinks, RawConfig, RawValue};
 use crate::embedded::batch_text::BatchText;
 use crate::embedded::{Cluster, EmbeddedSource, TopicOptions};
+use crate::journal;
 use tempfile::TempDir;
+use twinlog_io::RealDisk;
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::Offset;
@@ -41,7 +43,7 @@ impl World {
         });
     }
 
-    fn settings(&self, more: &[(&str, &str)]) -> Settings {
+    fn configuration(&self, more: &[(&str, &str)]) -> Configuration {
         let mut raw = RawConfig::default();
         let directory = self.directory.path().to_str().unwrap().to_owned();
         let given = [
@@ -53,12 +55,16 @@ impl World {
         for (name, value) in given.iter().chain(more) {
             raw.set("west", name, RawValue::Text((*value).to_owned()));
         }
-        Settings::from_raw(&raw, None).unwrap()
+        Configuration::new(raw, None)
+    }
+
+    fn settings(&self, more: &[(&str, &str)]) -> Settings {
+        self.configuration(more).links(&KeptLinks::new()).unwrap().remove(0)
     }
 
     fn run(&self, options: RunOptions) -> bool {
         let options = RunOptions { until_caught_up: true, ..options };
-        run(self.settings(&[]), &options).unwrap()
+        run(self.configuration(&[]), &options).unwrap()
     }
 
     fn checkpoint(&self, name: &str) -> PartitionCheckpoint {
@@ -145,7 +151,7 @@ fn log_starts_follow_the_source() {
 fn a_directory_has_one_daemon() {
     let world = World::new(1);
     let _lock = DirectoryLock::acquire(world.directory.path()).unwrap();
-    let refused = run(world.settings(&[]), &RunOptions::default()).unwrap_err();
+    let refused = run(world.configuration(&[]), &RunOptions::default()).unwrap_err();
     assert!(refused.to_string().contains("is held by process"), "{refused}");
 }
 

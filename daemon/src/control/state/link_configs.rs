@@ -1,0 +1,123 @@
+//! Links that operators created, and configurations that they gave to links.
+//!
+//! Owns two tables. What a value means is not known here; whoever keeps one has judged it, and no secret is among
+//! them. A link that goes takes all of its rows along but the history.
+
+use super::links::record;
+use super::{StateDatabase, StateError};
+use crate::config::KeptLinks;
+use rusqlite::{Transaction, params};
+
+/// Tables with rows of a link, those that refer to others first.
+const TABLES_OF_LINKS: [&str; 9] = [
+    "replica_repairs",
+    "hand_overs",
+    "deletions",
+    "commanded_topics",
+    "mirror_topics",
+    "producer_id_floors",
+    "guest_identities",
+    "link_configs",
+    "created_links",
+];
+
+fn set(
+    transaction: &Transaction<'_>,
+    link: &str,
+    changes: &[(String, Option<String>)],
+    now_ms: i64,
+) -> Result<(), StateError> {
+    for (name, value) in changes {
+        match value {
+            Some(value) => transaction
+                .prepare_cached(
+                    "INSERT INTO link_configs (link, name, value, changed_ms) VALUES (?1, ?2, ?3, ?4) \
+                     ON CONFLICT (link, name) DO UPDATE SET value = excluded.value, \
+                     changed_ms = excluded.changed_ms",
+                )?
+                .execute(params![link, name, value, now_ms])?,
+            None => transaction
+                .prepare_cached("DELETE FROM link_configs WHERE link = ?1 AND name = ?2")?
+                .execute(params![link, name])?,
+        };
+        let event = if value.is_some() { "configuration set" } else { "configuration taken back" };
+        record(transaction, now_ms, (link, None), event, name)?;
+    }
+    Ok(())
+}
+
+impl StateDatabase {
+    /// What operators said of links.
+    pub async fn kept_links(&self) -> Result<KeptLinks, StateError> {
+        self.transact(|transaction| {
+            let mut kept = KeptLinks::new();
+            let mut created = transaction.prepare_cached("SELECT link FROM created_links")?;
+            for link in created.query_map([], |row| row.get::<_, String>(0))? {
+                kept.entry(link?).or_default().created = true;
+            }
+            let mut values = transaction.prepare_cached("SELECT link, name, value FROM link_configs")?;
+            for row in values.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {
+                let (link, name, value): (String, String, String) = row?;
+                kept.entry(link).or_default().values.insert(name, value);
+            }
+            Ok(kept)
+        })
+        .await
+    }
+
+    /// Keeps a link with all that was said of it. Durable when this returns.
+    pub async fn create_link(
+        &self,
+        link: &str,
+        values: Vec<(String, Option<String>)>,
+        now_ms: i64,
+    ) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            transaction.execute(
+                "INSERT INTO created_links (link, created_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                params![link, now_ms],
+            )?;
+            // Left over from a link of the file that had this name.
+            transaction.execute("DELETE FROM link_configs WHERE link = ?1", [&link])?;
+            record(transaction, now_ms, (&link, None), "link created", "an operator said so")?;
+            set(transaction, &link, &values, now_ms)
+        })
+        .await
+    }
+
+    /// Keeps changes of a link, all or none; `None` takes a value back.
+    pub async fn alter_link(
+        &self,
+        link: &str,
+        changes: Vec<(String, Option<String>)>,
+        now_ms: i64,
+    ) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| set(transaction, &link, &changes, now_ms)).await
+    }
+
+    /// A link is there by no operator's word any more; from the next start on it is not there.
+    pub async fn forget_created(&self, link: &str, now_ms: i64) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            for table in ["created_links", "link_configs"] {
+                transaction.execute(&format!("DELETE FROM {table} WHERE link = ?1"), [&link])?;
+            }
+            record(transaction, now_ms, (&link, None), "link deleted", "an operator said so")
+        })
+        .await
+    }
+
+    /// Forgets a link and everything that is kept of it but its history.
+    pub async fn delete_link(&self, link: &str, now_ms: i64) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            for table in TABLES_OF_LINKS.iter().chain(&["links"]) {
+                transaction.execute(&format!("DELETE FROM {table} WHERE link = ?1"), [&link])?;
+            }
+            record(transaction, now_ms, (&link, None), "link forgotten", "with all that was kept of it")
+        })
+        .await
+    }
+}
