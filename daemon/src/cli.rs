@@ -6,6 +6,7 @@
 
 mod audit_command;
 mod hand_over_command;
+mod link_command;
 mod mirror_command;
 mod operator;
 #[cfg(test)]
@@ -17,7 +18,7 @@ mod token_command;
 mod verify_command;
 
 use crate::config::{
-    ConfigError, Configuration, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain,
+    ConfigError, Configuration, DEFAULT_LINK, KeptLinks, RawConfig, RawValue, Scope, Settings, explain,
 };
 use crate::control::check::{CheckRequest, check};
 use crate::control::run::{Output, RunError, RunOptions, run};
@@ -26,8 +27,9 @@ use crate::demo::DemoArguments;
 use audit_command::AuditArgs;
 use clap::{Args, Parser, Subcommand};
 use hand_over_command::{FailoverArgs, PromoteArgs};
+use link_command::LinkCommand;
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
-use pausing::{LinkCommand, PauseArgs, ResumeArgs};
+use pausing::{PauseArgs, ResumeArgs};
 use status_command::StatusArgs;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -203,6 +205,11 @@ pub enum MirrorCommand {
 pub enum ConfigCommand {
     /// Explain one key, or all of them.
     Explain { key: Option<String> },
+    /// Tell everything that is wrong with a configuration file.
+    Check {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// Runs a command line from its words.
@@ -222,11 +229,12 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => main_check(&arguments),
         Command::Demo(arguments) => main_demo(&arguments),
         Command::Status(arguments) => status_command::status(&arguments),
-        Command::Link(command) => pausing::link(&command),
+        Command::Link(command) => link_command::link(&command),
         Command::Audit(arguments) => audit_command::audit(&arguments),
         Command::Token(command) => token_command::token(&command),
         Command::Mirror(command) => main_mirror(&command),
         Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
+        Command::Config(ConfigCommand::Check { config }) => check_config(&config),
         Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {
             Ok(text) => {
                 print!("{text}");
@@ -256,6 +264,22 @@ fn refuse(code: u8, sentence: &dyn Display) -> ExitCode {
 /// 0 when everything was done.
 fn done(done: bool) -> ExitCode {
     if done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+/// All findings, one line each. What operators said of links is not looked at: the daemon has it.
+fn check_config(path: &std::path::Path) -> ExitCode {
+    let raw = match RawConfig::read(path) {
+        Ok(raw) => raw,
+        Err(error) => return refuse(USAGE, &error),
+    };
+    let names = raw.link_names();
+    let findings = Configuration::new(raw, None).findings(&KeptLinks::new());
+    if findings.is_empty() {
+        println!("{}: links {}; nothing is wrong", path.display(), names.join(", "));
+        return ExitCode::SUCCESS;
+    }
+    findings.iter().for_each(|finding| eprintln!("twinlog: {finding}"));
+    ExitCode::from(USAGE)
 }
 
 fn main_run(arguments: &RunArgs) -> ExitCode {
@@ -441,6 +465,17 @@ mod tests {
         assert_eq!((settings.link.name.as_str(), settings.memory_bytes), ("west", 2 << 30));
         let refused = run_args(&format!("twinlog run --config {file} --memory 1KiB")).settings().unwrap_err();
         assert!(refused.to_string().starts_with("memory.bytes = \"1KiB\" is refused"), "{refused}");
+    }
+
+    #[test]
+    fn links_are_created_and_changed_by_keys_and_values() {
+        let create = "twinlog link create west --data-dir /d --config-value";
+        assert!(parse(&format!("{create} bootstrap.servers=a:1 --config-value topics=a --dry-run")).is_ok());
+        assert!(parse(&format!("{create} topics")).is_err());
+        assert!(parse("twinlog link create west --data-dir /d").is_err());
+        assert!(parse("twinlog link update west flush.ms=7 --unset on.gap --data-dir /d").is_ok());
+        assert!(parse("twinlog link update west --data-dir /d").is_err());
+        assert!(parse("twinlog link delete west --force --dry-run --data-dir /d").is_ok());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{done, refuse};
 use crate::admin::answer::{LinkView, ListView};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::admin::remote::{RemoteServer, RemoteSettings};
-use crate::config::{ConfigError, DaemonSettings, RawConfig, check_link_name};
+use crate::config::{ConfigError, DEFAULT_LINK, DaemonSettings, RawConfig, check_link_name};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt;
@@ -160,6 +160,8 @@ pub struct Operator {
     pub client: AdminClient,
     data_dir: Option<PathBuf>,
     link: Option<String>,
+    /// The only one of the configuration file.
+    only_in_file: Option<String>,
     output: AnswerOutput,
 }
 
@@ -169,20 +171,22 @@ impl Operator {
             check_link_name(link).map_err(OperatorError::Config)?;
         }
         let output = arguments.output;
-        let (data_dir, link) = match (&arguments.daemon.data_dir, &arguments.daemon.config) {
-            (Some(data_dir), _) => (data_dir.clone(), arguments.link.clone()),
+        let link = arguments.link.clone();
+        let (data_dir, only_in_file) = match (&arguments.daemon.data_dir, &arguments.daemon.config) {
+            (Some(data_dir), _) => (data_dir.clone(), None),
             (None, Some(path)) => {
                 let raw = RawConfig::read(path).map_err(OperatorError::Config)?;
                 let daemon = DaemonSettings::from_raw(&raw).map_err(OperatorError::Config)?;
                 // The daemon may have links that are not in its file: only it knows whether this one is the only one.
-                (daemon.data_dir, arguments.link.clone())
+                let mut names = raw.link_names();
+                (daemon.data_dir, if names.len() == 1 { names.pop() } else { None })
             }
             (None, None) => {
                 let client = AdminClient::remote(arguments.remote()?);
-                return Ok(Self { client, data_dir: None, link: arguments.link.clone(), output });
+                return Ok(Self { client, data_dir: None, link, only_in_file: None, output });
             }
         };
-        Ok(Self { client: AdminClient::new(&data_dir), data_dir: Some(data_dir), link, output })
+        Ok(Self { client: AdminClient::new(&data_dir), data_dir: Some(data_dir), link, only_in_file, output })
     }
 
     /// Where it is known: a daemon behind a listener does not tell.
@@ -193,6 +197,11 @@ impl Operator {
     /// The link that was named, for lists that can be of all.
     pub fn named_link(&self) -> Option<&str> {
         self.link.as_deref()
+    }
+
+    /// The link that is meant when no daemon can be asked.
+    pub fn link_at_rest(&self) -> &str {
+        self.link.as_deref().or(self.only_in_file.as_deref()).unwrap_or(DEFAULT_LINK)
     }
 
     /// The named link, else the daemon's only one.

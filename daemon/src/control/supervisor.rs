@@ -240,10 +240,6 @@ impl Supervisor {
         }
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     pub fn shards_mut(&mut self) -> &mut [ShardLink] {
         &mut self.shards
     }
