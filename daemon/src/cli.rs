@@ -317,6 +317,11 @@ impl RunArgs {
             self.settings()?;
             return Ok(configuration);
         }
+        match configuration.links(&KeptLinks::new()) {
+            // It may be one that an operator created.
+            Ok(_) | Err(ConfigError::NoLink | ConfigError::NoSuchLink { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let again = self.clone();
         Ok(configuration.with_reread(move || again.raw()))
     }

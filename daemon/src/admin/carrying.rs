@@ -136,7 +136,10 @@ async fn ask<T>(
     })?;
     match timeout(ANSWER_LIMIT, answered).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(AdminError::new(ErrorCode::Busy, &"the daemon is ending and gave no answer")),
+        Ok(Err(_)) => {
+            let why = "no answer: the link is being started again, or the daemon is ending; try again";
+            Err(AdminError::new(ErrorCode::Busy, &why))
+        }
         Err(_) => {
             let why = format!("no answer within {ANSWER_LIMIT:?}; the order may still be carried out");
             Err(AdminError::new(ErrorCode::SlowAnswer, &why))

@@ -379,7 +379,12 @@ impl Daemon {
         }
         // Judged before they were kept: only the world outside of them can have become worse.
         match self.configuration.links(&self.kept) {
-            Err(error) => error!("links cannot be started again: {error}"),
+            Err(error) => {
+                error!("links cannot be started again: {error}");
+                for slot in self.slots.values_mut().filter(|slot| slot.running.is_none()) {
+                    slot.failure = Some(error.to_string());
+                }
+            }
             Ok(links) => {
                 let count = links.len();
                 self.slots.retain(|name, _| links.iter().any(|each| each.link.name == *name));

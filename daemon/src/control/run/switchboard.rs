@@ -124,10 +124,10 @@ impl Daemon {
     /// Every request of operators comes through here.
     pub(super) async fn dispatch(&mut self, request: AdminRequest) {
         use AdminRequest as R;
-        if let Some((at, is_order)) = address(&request) {
-            if let Err(error) = self.find(at, is_order && !changes_link(&request)) {
-                return refuse(request, error);
-            }
+        if let Some((at, is_order)) = address(&request)
+            && let Err(error) = self.find(at, is_order && !changes_link(&request))
+        {
+            return refuse(request, error);
         }
         match request {
             R::ListClusters { reply } => {

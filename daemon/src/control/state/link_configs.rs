@@ -121,3 +121,67 @@ impl StateDatabase {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    }
+
+    fn change(name: &str, value: Option<&str>) -> (String, Option<String>) {
+        (name.to_owned(), value.map(str::to_owned))
+    }
+
+    #[test]
+    fn what_was_said_of_links_survives_and_goes_with_the_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDatabase::open(directory.path()).unwrap();
+        run(async {
+            let values = vec![change("topics", Some("a")), change("flush.ms", Some("5"))];
+            state.create_link("made", values, 1).await.unwrap();
+            state.alter_link("file", vec![change("flush.ms", Some("7"))], 2).await.unwrap();
+            let again = vec![change("flush.ms", None), change("topics", Some("b"))];
+            state.alter_link("made", again, 3).await.unwrap();
+        });
+        drop(state);
+        let state = StateDatabase::open(directory.path()).unwrap();
+        run(async {
+            let kept = state.kept_links().await.unwrap();
+            assert!(kept["made"].created && !kept["file"].created);
+            assert_eq!(
+                kept["made"].values.clone().into_iter().collect::<Vec<_>>(),
+                [("topics".into(), "b".into())]
+            );
+            assert_eq!(kept["file"].values["flush.ms"], "7");
+            state.forget_created("made", 4).await.unwrap();
+            assert_eq!(state.kept_links().await.unwrap().keys().collect::<Vec<_>>(), ["file"]);
+            let history = state.history("made", None, 10).await.unwrap();
+            assert_eq!(history[0].event, "link deleted");
+            assert!(history.iter().all(|entry| !entry.detail.contains('5')), "names only");
+        });
+    }
+
+    #[test]
+    fn a_link_takes_every_row_of_its_own_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDatabase::open(directory.path()).unwrap();
+        run(async {
+            let link = crate::control::state::Link {
+                link: "made".into(),
+                source_cluster_id: "s".into(),
+                destination_cluster_id: "d".into(),
+                paused: None,
+                created_ms: 1,
+            };
+            state.create_link("made", Vec::new(), 1).await.unwrap();
+            state.put_link(link).await.unwrap();
+            state.command_topics("made", vec!["orders".into()], 2).await.unwrap();
+            state.delete_link("made", 3).await.unwrap();
+            assert!(state.links().await.unwrap().is_empty() && state.kept_links().await.unwrap().is_empty());
+            assert!(state.commanded_topics("made").await.unwrap().is_empty());
+            state.delete_link("made", 4).await.unwrap();
+        });
+    }
+}
