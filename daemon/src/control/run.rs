@@ -73,8 +73,8 @@ pub fn run(configuration: Configuration, options: &RunOptions) -> Result<bool, R
     let _lock = DirectoryLock::acquire(&settings.data_dir).map_err(RunError::Lock)?;
     let placement = placed(settings.control_core, &settings.data_cores)?;
     let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
-    // Data threads inherit core and priority of who starts them: that one keeps the normal ones.
-    let starter = Starter::new()?;
+    // Data threads inherit the priority of who starts them: that one keeps the normal one.
+    let starter = Starter::new(placement.control)?;
     // A refused pin or priority costs speed, not correctness; `twinlog check` tells.
     let _ = pin_current_thread(&[placement.control]);
     let _ = yield_to_data_threads();

@@ -1,7 +1,7 @@
 //! What one link is made of: its directories, its journal, its data threads, its guest brokers.
 //!
-//! Data threads and the thread of the heartbeats inherit core and priority of the thread that starts them. The
-//! control core is pinned and gives way to them; so a thread of its own, which does nothing else, starts them.
+//! Data threads and the thread of the heartbeats inherit the priority of the thread that starts them. The control
+//! core gives way to them; so a thread of its own, which does nothing else, starts them.
 
 use super::{RunError, RunOptions};
 use crate::config::{GuestSettings, Settings};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
-use twinlog_io::{EngineOptions, Placement, RealDisk, SystemError, raise_file_limit};
+use twinlog_io::{EngineOptions, Placement, RealDisk, SystemError, pin_current_thread, raise_file_limit};
 use twinlog_sync::lane::LaneOptions;
 
 /// Part of the memory that buffers may take; the rest holds code, metadata, indexes and checkpoints.
@@ -39,9 +39,14 @@ pub struct Starter {
 }
 
 impl Starter {
-    pub fn new() -> Result<Self, RunError> {
+    /// On the control core, where the heartbeats belong, too; data threads pin themselves.
+    pub fn new(control: usize) -> Result<Self, RunError> {
         let (jobs, waiting) = std::sync::mpsc::channel::<Job>();
-        let run = move || waiting.iter().for_each(|job| job());
+        let run = move || {
+            // A refused pin costs speed, not correctness.
+            let _ = pin_current_thread(&[control]);
+            waiting.iter().for_each(|job| job());
+        };
         let thread = std::thread::Builder::new().name("twinlog-starter".to_owned()).spawn(run);
         thread.map_err(|error| RunError::Runtime(error.kind()))?;
         Ok(Self { jobs })

@@ -148,6 +148,37 @@ fn log_starts_follow_the_source() {
 }
 
 #[test]
+fn links_of_one_daemon_catch_up_side_by_side_and_one_that_cannot_leaves_the_other_alone() {
+    let (west, east) = (World::new(10), World::new(20));
+    let both = || {
+        let mut raw = RawConfig::default();
+        let directory = west.directory.path().to_str().unwrap();
+        raw.set("west", "data.dir", RawValue::Text(directory.to_owned()));
+        raw.set("west", "memory.bytes", RawValue::Text("64MiB".to_owned()));
+        for (link, world) in [("west", &west), ("east", &east)] {
+            raw.set(link, "bootstrap.servers", RawValue::Text(world.source.bootstrap()));
+            raw.set(link, "topics", RawValue::Text("orders".to_owned()));
+        }
+        Configuration::new(raw, None)
+    };
+    let until = |restart_from| RunOptions { until_caught_up: true, restart_from, ..RunOptions::default() };
+    let end_of = |link: usize| {
+        let settings = both().links(&KeptLinks::new()).unwrap().remove(link);
+        let journal = journal::load(&mut RealDisk, &settings.journal_directory()).unwrap();
+        journal.checkpoints[&TopicPartition::parse_directory("orders-1").unwrap()].log_end.value()
+    };
+    assert!(run(both(), &until(Vec::new())).unwrap());
+    assert_eq!((end_of(0), end_of(1)), (200, 100), "east, west");
+    east.append("orders-1", 20);
+    east.source.with_cluster(|cluster| cluster.trim("orders", 1, at(350)));
+    west.append("orders-1", 5);
+    assert!(!run(both(), &until(Vec::new())).unwrap(), "one partition of east could not");
+    assert_eq!((end_of(0), end_of(1)), (200, 150), "west went on");
+    let unclear = run(both(), &until(vec!["orders-1=100".to_owned()])).unwrap_err();
+    assert!(unclear.to_string().contains("there are east, west"), "{unclear}");
+}
+
+#[test]
 fn a_directory_has_one_daemon() {
     let world = World::new(1);
     let _lock = DirectoryLock::acquire(world.directory.path()).unwrap();
