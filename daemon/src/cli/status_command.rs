@@ -119,6 +119,7 @@ mod tests {
                 ..Default::default()
             },
             alarms: vec![AlarmView { code: "GUARD_CHANGED".into(), message: "set back".into(), since_ms: 1 }],
+            links: Vec::new(),
         };
         let expected = "\
 link dr: ACTIVE, mode guest, version 0.1.0, up 1 h 2 min
