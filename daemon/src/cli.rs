@@ -486,7 +486,7 @@ mod tests {
     #[test]
     fn usage_errors_have_code_2_and_help_has_0() {
         for line in
-            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror pause a"]
+            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror pause"]
         {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -160,8 +160,6 @@ pub struct Operator {
     pub client: AdminClient,
     data_dir: Option<PathBuf>,
     link: Option<String>,
-    /// The only one of the configuration file.
-    only_in_file: Option<String>,
     output: AnswerOutput,
 }
 
@@ -171,22 +169,21 @@ impl Operator {
             check_link_name(link).map_err(OperatorError::Config)?;
         }
         let output = arguments.output;
-        let link = arguments.link.clone();
-        let (data_dir, only_in_file) = match (&arguments.daemon.data_dir, &arguments.daemon.config) {
-            (Some(data_dir), _) => (data_dir.clone(), None),
+        let (data_dir, link) = match (&arguments.daemon.data_dir, &arguments.daemon.config) {
+            (Some(data_dir), _) => (data_dir.clone(), arguments.link.clone()),
             (None, Some(path)) => {
                 let raw = RawConfig::read(path).map_err(OperatorError::Config)?;
                 let daemon = DaemonSettings::from_raw(&raw).map_err(OperatorError::Config)?;
-                // The daemon may have links that are not in its file: only it knows whether this one is the only one.
                 let mut names = raw.link_names();
-                (daemon.data_dir, if names.len() == 1 { names.pop() } else { None })
+                let only = if names.len() == 1 { names.pop() } else { None };
+                (daemon.data_dir, arguments.link.clone().or(only))
             }
             (None, None) => {
                 let client = AdminClient::remote(arguments.remote()?);
-                return Ok(Self { client, data_dir: None, link, only_in_file: None, output });
+                return Ok(Self { client, data_dir: None, link: arguments.link.clone(), output });
             }
         };
-        Ok(Self { client: AdminClient::new(&data_dir), data_dir: Some(data_dir), link, only_in_file, output })
+        Ok(Self { client: AdminClient::new(&data_dir), data_dir: Some(data_dir), link, output })
     }
 
     /// Where it is known: a daemon behind a listener does not tell.
@@ -201,7 +198,7 @@ impl Operator {
 
     /// The link that is meant when no daemon can be asked.
     pub fn link_at_rest(&self) -> &str {
-        self.link.as_deref().or(self.only_in_file.as_deref()).unwrap_or(DEFAULT_LINK)
+        self.link.as_deref().unwrap_or(DEFAULT_LINK)
     }
 
     /// The named link, else the daemon's only one.
