@@ -16,6 +16,7 @@ mod status_command;
 mod table;
 mod token_command;
 mod verify_command;
+mod verify_progress;
 
 use crate::config::{
     ConfigError, Configuration, DEFAULT_LINK, KeptLinks, RawConfig, RawValue, Scope, Settings, explain,
@@ -298,6 +299,13 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         accept_gap: arguments.accept_gap,
         restart_from: arguments.restart_from.clone(),
     };
+    let core_dumps = match configuration.daemon() {
+        Ok(daemon) => daemon.core_dumps,
+        Err(error) => return refuse(USAGE, &error),
+    };
+    if !core_dumps && let Err(error) = twinlog_io::forbid_core_dumps() {
+        return refuse(FAILED, &format!("core files cannot be forbidden: {error}; see core.dumps"));
+    }
     match run(configuration, &options) {
         Ok(all) => done(all),
         // Configuration, as tokens and certificates are: a restart would not cure it.

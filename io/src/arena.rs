@@ -103,6 +103,9 @@ impl Arena {
         // Fewer TLB misses on every copy. A kernel without huge pages refuses, which changes nothing but speed.
         // SAFETY: the advice covers the fresh mapping only and changes no content.
         let _ = unsafe { madvise(base.cast(), bytes as usize, Advice::LinuxHugepage) };
+        // Records of others have no place in a core file, where one is allowed; and it would have gigabytes.
+        // SAFETY: the advice covers the fresh mapping only and changes no content.
+        unsafe { madvise(base.cast(), bytes as usize, Advice::LinuxDontDump) }?;
         Ok(Arena {
             mapping: Arc::new(Mapping { mapped, mapped_bytes, base, bytes }),
             kernel_writes: Vec::with_capacity(64),

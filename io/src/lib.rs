@@ -35,6 +35,7 @@ mod ring_setup;
 mod rows;
 #[cfg(test)]
 mod scratch;
+mod shortfall;
 mod slots;
 mod sockets;
 mod wake;
@@ -58,7 +59,8 @@ pub use placement::{
     CoreChoice, Placement, PlacementError, allowed_cores, pin_current_thread, place, yield_to_data_threads,
 };
 pub use probe::{DirectoryFacts, HostFacts, IoUringFacts, probe_directory, probe_host, raise_file_limit};
-pub use process::{ProcessUsage, process_usage};
+pub use process::{ProcessUsage, core_dumps_are_forbidden, forbid_core_dumps, process_usage};
 pub use real_disk::RealDisk;
 pub use ring::RingEngine;
+pub use shortfall::Shortfall;
 pub use wake::Waker;

@@ -1,6 +1,11 @@
-//! What this process has used so far. Owns two readings of the kernel's accounting; signals are not here.
+//! What this process has used so far, and whether a crash of it may leave its memory behind.
+//!
+//! Owns readings of the kernel's accounting and the ban on core files; signals are not here.
 
 use crate::operation::SystemError;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, dumpable_behavior, set_dumpable_behavior, setrlimit,
+};
 
 /// Resources used since the process started, all threads and the ring's kernel workers included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,9 +45,32 @@ pub fn process_usage() -> Result<ProcessUsage, SystemError> {
     })
 }
 
+/// From now on a crash leaves no core file, and nobody but root may look into this process: no core by its limit,
+/// none for a handler that the limit does not count for, and no debugger of the same user. For good.
+pub fn forbid_core_dumps() -> Result<(), SystemError> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // The limit of a pipe in kernel.core_pattern is not this one; only the flag above forbids it.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// Whether that is so.
+pub fn core_dumps_are_forbidden() -> bool {
+    dumpable_behavior().is_ok_and(|behavior| behavior != DumpableBehavior::Dumpable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn core_dumps_are_forbidden_for_good() {
+        forbid_core_dumps().unwrap();
+        assert!(core_dumps_are_forbidden());
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    }
 
     #[test]
     fn usage_only_grows() {

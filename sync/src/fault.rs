@@ -128,6 +128,7 @@ impl Fault {
     /// A stable code for status, metrics and scripts.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::Broker { code: code::TOPIC_AUTHORIZATION_FAILED } => "SOURCE_UNAUTHORIZED",
             Self::Broker { .. } => "SOURCE_ERROR",
             Self::Diverged { .. } => "SOURCE_DIVERGED",
             Self::NewEpoch { .. } => "SOURCE_NEW_EPOCH",
@@ -163,6 +164,11 @@ fn broker_verdict(code: i16) -> Verdict {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Broker { code: code::TOPIC_AUTHORIZATION_FAILED } => write!(
+                f,
+                "the source does not let us read the topic (TOPIC_AUTHORIZATION_FAILED): grant READ and DESCRIBE on \
+                 it, see twinlog check; it is asked again, and goes on by itself"
+            ),
             Self::Broker { code } => write!(f, "the source broker answered error code {code}"),
             Self::Diverged { epoch, end } => {
                 write!(f, "the source's log ends epoch {epoch} at {end}, ours goes on beyond it")
@@ -242,5 +248,12 @@ mod tests {
         let gap = Fault::Gap { log_end, source_start: Offset::new(20).unwrap() };
         assert_eq!(gap.verdict(), Verdict::Stop);
         assert!(gap.to_string().contains("--accept-gap"));
+    }
+
+    #[test]
+    fn a_right_that_is_missing_is_named_and_waited_for() {
+        let denied = Fault::Broker { code: code::TOPIC_AUTHORIZATION_FAILED };
+        assert_eq!((denied.verdict(), denied.code()), (Verdict::Retry, "SOURCE_UNAUTHORIZED"));
+        assert!(denied.to_string().contains("grant READ"));
     }
 }

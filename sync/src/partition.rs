@@ -18,9 +18,9 @@
 //! and its source epoch is not below the latest. Gaps are kept as they are.
 
 use crate::Nanoseconds;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, BackoffLimits};
 use crate::credits::LaneKind;
-use crate::fault::{Fault, Verdict};
+use crate::fault::{Fault, Verdict, code};
 use crate::ledger::Ledger;
 use crate::session::PartitionKey;
 use crate::wire::fetch_request::{FetchPosition, Topic};
@@ -76,6 +76,10 @@ pub enum Action {
     Classify(Fault),
     /// Tell the operator.
     Stopped(Fault),
+    /// The source refuses us the topic. Told once; fetches are tried again for ever.
+    AccessLost(Fault),
+    /// It gives the topic to us again.
+    AccessRegained,
     /// The topic's log start moved; what lies below it can be removed.
     Trimmed(Offset),
 }
@@ -128,8 +132,15 @@ pub struct Partition {
     batch_bytes_max: u32,
     full_answers: u32,
     refetches: u32,
+    /// The source refused us the topic when it was last asked.
+    is_denied: bool,
     backoff: Backoff,
     actions: VecDeque<Action>,
+}
+
+/// Partitions that fail together must not try again together.
+fn seed_of(key: PartitionKey) -> u64 {
+    (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15
 }
 
 impl Partition {
@@ -140,8 +151,6 @@ impl Partition {
         bytes_max: u32,
         batch_bytes_max: u32,
     ) -> Self {
-        let seed =
-            (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15;
         Self {
             key,
             topic,
@@ -159,9 +168,16 @@ impl Partition {
             batch_bytes_max,
             full_answers: 0,
             refetches: 0,
-            backoff: Backoff::new(seed),
+            is_denied: false,
+            backoff: Backoff::new(seed_of(key)),
             actions: VecDeque::new(),
         }
+    }
+
+    /// With other pauses after failures than the usual ones.
+    pub fn with_backoff(mut self, limits: BackoffLimits) -> Self {
+        self.backoff = Backoff::within(limits, seed_of(self.key));
+        self
     }
 
     pub fn state(&self) -> &State {
@@ -254,6 +270,17 @@ impl Partition {
         }
     }
 
+    /// The connection to a broker failed. If that was a nearer replica, its leader is asked again: it names another,
+    /// or none. A dead replica would hold the partition up for ever. ref: KIP-392
+    pub fn connection_failed(&mut self, broker: i32) {
+        if self.read_replica == Some(broker) {
+            self.read_replica = None;
+            if self.state == State::Fetching {
+                self.actions.push_back(Action::UpdateSession);
+            }
+        }
+    }
+
     /// Nothing more is appended until [`Self::thaw`]. A partition that cannot go on by itself stays as it is.
     pub fn freeze(&mut self) {
         if matches!(self.state, State::AwaitingLeader | State::Fetching | State::BackingOff { .. }) {
@@ -297,8 +324,17 @@ impl Partition {
         }
         if head.error != 0 {
             self.read_replica = None;
-            self.fault(now, Fault::Broker { code: head.error });
+            let fault = Fault::Broker { code: head.error };
+            if head.error == code::TOPIC_AUTHORIZATION_FAILED && !self.is_denied {
+                self.is_denied = true;
+                self.actions.push_back(Action::AccessLost(fault.clone()));
+            }
+            self.fault(now, fault);
             return false;
+        }
+        if core::mem::take(&mut self.is_denied) {
+            self.backoff.reset();
+            self.actions.push_back(Action::AccessRegained);
         }
         if head.preferred_read_replica >= 0 && self.broker() != Some(head.preferred_read_replica) {
             self.read_replica = Some(head.preferred_read_replica);

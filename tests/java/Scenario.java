@@ -6,6 +6,7 @@
 // failing test can be run again with the same bytes.
 
 import java.io.BufferedReader;
+import java.io.FileReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
@@ -55,13 +56,16 @@ public final class Scenario {
     private static final long WAIT_MS = 90_000;
 
     private final String bootstrap;
+    private final Properties connection;
     private final Admin admin;
     private final Map<String, KafkaProducer<byte[], byte[]>> openTransactions = new HashMap<>();
     private final Map<String, Background> backgrounds = new HashMap<>();
 
-    private Scenario(String bootstrap) {
+    private Scenario(String bootstrap, Properties connection) {
         this.bootstrap = bootstrap;
+        this.connection = connection;
         Properties properties = new Properties();
+        properties.putAll(connection);
         properties.put("bootstrap.servers", bootstrap);
         // A refresh of five minutes would hide a leader that has just moved.
         properties.put("metadata.max.age.ms", "1000");
@@ -70,7 +74,14 @@ public final class Scenario {
     }
 
     public static void main(String[] arguments) throws Exception {
-        Scenario scenario = new Scenario(arguments[0]);
+        // How a secured cluster is reached, where a file says so.
+        Properties connection = new Properties();
+        if (arguments.length > 1) {
+            try (FileReader file = new FileReader(arguments[1], StandardCharsets.UTF_8)) {
+                connection.load(file);
+            }
+        }
+        Scenario scenario = new Scenario(arguments[0], connection);
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
             System.out.println(scenario.answer(line));
@@ -443,6 +454,7 @@ public final class Scenario {
 
     private KafkaProducer<byte[], byte[]> producer(Command command, Map<String, String> more) {
         Properties properties = new Properties();
+        properties.putAll(connection);
         properties.put("bootstrap.servers", bootstrap);
         properties.put("compression.type", command.textOr("codec", "none"));
         properties.put("enable.idempotence", command.textOr("idempotent", "true"));

@@ -13,14 +13,18 @@
 //!   wire_bytes      Fetch and ApiVersions answers
 //!   follower_bytes  requests of brokers that follow us, and what they are answered
 //!   source_answers  whole answers to the control core's client
-//!   operator_words  configuration file, flags, topic patterns
+//!   cluster_bytes   a destination's metadata log, snapshots and answers
+//!   login_bytes     SASL on both sides, tokens, JAAS, PEM
+//!   operator_words  configuration file, flags, topic patterns, orders to the admin socket
 //! ```
 //! The smoke run on stable Rust is `tests/fuzz_smoke.rs`. For a coverage-guided run, give a target's `run`
 //! to libFuzzer or AFL, with its `examples` as the corpus.
 
 mod checksum;
+mod cluster_bytes;
 mod follower_bytes;
 mod log_bytes;
+mod login_bytes;
 pub mod mutation;
 mod operator_words;
 mod source_answers;
@@ -66,6 +70,17 @@ pub const TARGETS: &[Target] = &[
     Target::new("follower_requests", follower_bytes::follower_requests, follower_bytes::streams)
         .repaired(follower_bytes::fit_first_frame),
     Target::new("source_answer", source_answers::source_answer, source_answers::scripts).costing(20),
+    Target::new("metadata_record", cluster_bytes::metadata_record, cluster_bytes::metadata_records),
+    Target::new("metadata_log", cluster_bytes::metadata_log, cluster_bytes::metadata_logs)
+        .repaired(cluster_bytes::reseal_log)
+        .costing(2),
+    Target::new("cluster_answer", cluster_bytes::cluster_answer, cluster_bytes::cluster_answers),
+    Target::new("sasl_answers", login_bytes::sasl_answers, login_bytes::sasl_scripts).costing(20),
+    Target::new("token_answer", login_bytes::token_answer, login_bytes::token_answers).costing(40),
+    Target::new("scram_server", login_bytes::scram_server, login_bytes::scram_messages),
+    Target::new("jaas_text", login_bytes::jaas_text, login_bytes::jaas_texts),
+    Target::new("pem_material", login_bytes::pem_material, login_bytes::pem_texts).costing(20),
+    Target::new("admin_order", operator_words::admin_order, operator_words::admin_orders),
     Target::new("config_file", operator_words::config_file, operator_words::config_files).costing(4),
     Target::new("topic_pattern", operator_words::topic_pattern, operator_words::topic_patterns).costing(4),
     Target::new("flag_value", operator_words::flag_value, operator_words::flag_values),

@@ -5,10 +5,13 @@
 
 use crate::cli::{Finished, Program, Running};
 use crate::kafka::batches::{CopyBound, Difference, assert_identical, compare};
+use crate::kafka::cluster::{TWIN, TWIN_PASSWORD};
 use crate::kafka::ports::{self, Port};
 use crate::kafka::{Cluster, Isolation};
 use crate::poll;
 use serde_json::Value;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -57,6 +60,8 @@ impl GuestMirror {
         );
         let configuration = root.path().join("twinlog.toml");
         std::fs::write(&configuration, text).expect("written");
+        // Secrets may come to stand in it.
+        std::fs::set_permissions(&configuration, Permissions::from_mode(0o600)).expect("ours");
         Self { program: program.into(), root, ports, configuration }
     }
 
@@ -75,6 +80,22 @@ impl GuestMirror {
         self
     }
 
+    /// Connects to both clusters as the user of [`ClusterOptions::with_principals`].
+    pub fn as_user(self, source: &Cluster, destination: &Cluster) -> Self {
+        let login = format!(
+            "security.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"PLAIN\"\nsasl.username = {TWIN:?}\n\
+             sasl.password = {TWIN_PASSWORD:?}\n"
+        );
+        let servers = |addresses: String| format!("bootstrap.servers = {addresses:?}");
+        let there = "[link.dr.destination]\n";
+        let replaced = self
+            .with_replaced(&servers(source.bootstrap()), &servers(source.login_addresses()))
+            .with_replaced(&servers(destination.bootstrap()), &servers(destination.login_addresses()))
+            .with_replaced(there, &format!("{login}{there}{login}"));
+        std::fs::set_permissions(&replaced.configuration, Permissions::from_mode(0o600)).expect("ours");
+        replaced
+    }
+
     /// So many ids that lead, and one that is kept back.
     pub fn with_leading_ids(mut self, count: usize) -> Self {
         let before = self.ports[0].number;
@@ -89,6 +110,11 @@ impl GuestMirror {
         replaced.with_replaced(&listener(before), &listener(after))
     }
 
+    /// The file that says it all.
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
     /// Where followers reach the first id.
     pub fn listener(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0].number)
@@ -98,6 +124,19 @@ impl GuestMirror {
     pub fn describe(&self, topic: &str) -> Value {
         let told = self.command(&["mirror", "describe", topic, "--output", "json"]);
         if told.code() == Some(0) { told.json()["data"][0].take() } else { Value::Null }
+    }
+
+    /// Waits until `status` shows an alarm with this code and these words, or none of the kind.
+    #[track_caller]
+    pub fn poll_until_alarm(&self, code: &str, words: &str, is_there: bool) {
+        let alarm = format!("alarm {code}: ");
+        let mut last = String::new();
+        let came = poll::poll_within(poll::HANG_LIMIT, || {
+            last = self.command(&["status"]).stdout;
+            let shown = last.lines().any(|line| line.contains(&alarm) && line.contains(words));
+            (shown == is_there && last.contains("mirrors: ")).then_some(())
+        });
+        assert!(came.is_some(), "an alarm {code} with {words:?} is wanted: {is_there}\n{last}");
     }
 
     #[track_caller]

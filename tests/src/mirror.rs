@@ -112,6 +112,13 @@ impl Mirror {
         }
     }
 
+    /// Where the mirror of a partition ends, if all of it is the broker's, from the broker's start on.
+    pub fn stored_end(&self, cluster: &Cluster, topic: &str, partition: i32) -> Option<i64> {
+        let (source, mirror) =
+            (cluster.partition_directory(1, topic, partition), self.partition_directory(topic, partition));
+        batches::compare(&source, &mirror, 0, CopyBound::Prefix).ok().map(|equal| equal.end_offset)
+    }
+
     /// As [`Self::assert_same`], but an answer: for a mirror that is still running.
     pub fn difference(&self, source: &Path, topic: &str, partition: i32, start: i64) -> Option<Difference> {
         let mirror = self.partition_directory(topic, partition);

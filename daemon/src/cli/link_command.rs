@@ -1,13 +1,14 @@
 //! `twinlog link ...`: links are listed, created, described, changed, paused and deleted while the daemon runs.
 
 use super::operator::{Operator, OperatorArgs, OperatorError, operate};
-use super::table::{table, text};
-use crate::admin::answer::{LinkChangeView, LinkConfigView, LinkView, ListView};
+use super::table::{span, table, text};
+use crate::admin::answer::{LinkChangeView, LinkConfigView, LinkView, ListView, TaskView};
 use crate::admin::body::{ConfigChange, ConfigOperation, ConfigOrder, LINK_PAUSED, LinkOrder};
 use crate::config::check_link_name;
 use clap::{Args, Subcommand};
 use std::fmt::Write;
 use std::process::ExitCode;
+use twinlog_io::wall_clock_ms;
 
 #[derive(Debug, Subcommand)]
 pub enum LinkCommand {
@@ -121,8 +122,18 @@ pub fn link(command: &LinkCommand) -> ExitCode {
 fn link_text(link: &LinkView) -> String {
     let of = |id: &Option<String>| id.clone().unwrap_or_else(|| "not known yet".to_owned());
     let error = link.link_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    let now_ms = wall_clock_ms();
+    let task = |task: &TaskView| {
+        let error = task.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let last = match task.last_success_ms {
+            Some(at_ms) => format!("{} ago", span(u64::try_from(now_ms - at_ms).unwrap_or(0))),
+            None => "never yet".to_owned(),
+        };
+        format!("  task {} {}, last done {last}{error}\n", task.task_name, task.state)
+    };
+    let tasks: String = link.tasks.iter().map(task).collect();
     format!(
-        "{} ({}) {}{error}\n  source cluster {}, destination cluster {}, {} mirror topics\n",
+        "{} ({}) {}{error}\n  source cluster {}, destination cluster {}, {} mirror topics\n{tasks}",
         link.link_name,
         link.mode,
         link.link_state,

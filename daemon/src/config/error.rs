@@ -1,6 +1,7 @@
 //! Why a configuration is refused: which key, which value, which bound, and what to do.
 
 use super::admin::AdminFault;
+use super::foreign_keys;
 use super::key::{Key, Scope};
 use super::value::ValueError;
 use crate::security::SecurityError;
@@ -49,6 +50,10 @@ pub enum ConfigError {
     MissingFor {
         key: &'static Key,
         because: &'static str,
+    },
+    /// The one mechanism of Kafka's that is not spoken.
+    Kerberos {
+        scope: Scope,
     },
     /// Neither `topics` nor filters that may create mirror topics.
     NothingToMirror,
@@ -139,11 +144,7 @@ impl fmt::Display for ConfigError {
             Self::Misplaced { key, table } => {
                 write!(f, "{} stands in {table}, its place is {}", key.name, key.scope)
             }
-            Self::Unsupported { key, table } => write!(
-                f,
-                "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
-                 `twinlog config explain` for those that are"
-            ),
+            Self::Unsupported { key, table } => write_unsupported(f, key, table),
             Self::Shape { key, table } => {
                 write!(f, "{key} in {table} must be text, a number or a list of texts")
             }
@@ -154,6 +155,12 @@ impl fmt::Display for ConfigError {
             Self::MissingFor { key, because } => {
                 write!(f, "{} is missing in {}, {because} needs it: {}", key.name, key.scope, key.help)
             }
+            Self::Kerberos { scope } => write!(
+                f,
+                "sasl.mechanism = GSSAPI in {scope} is not spoken: Kerberos needs the system's own library and this \
+                 program is built without it; let the cluster offer SCRAM-SHA-512 or OAUTHBEARER on a listener, or \
+                 ask for client certificates (security.protocol = SSL), and give that here"
+            ),
             Self::NothingToMirror => write!(
                 f,
                 "nothing is to be mirrored: topics is missing in [link.NAME]; give it, or \
@@ -190,6 +197,21 @@ impl fmt::Display for ConfigError {
             Self::OfLink { link, why } => write!(f, "link {link}: {why}"),
             Self::TooManyLinks { .. } | Self::LinkMemory { .. } | Self::Shared { .. } => self.write_links(f),
         }
+    }
+}
+
+fn write_unsupported(f: &mut fmt::Formatter<'_>, key: &str, table: &str) -> fmt::Result {
+    match foreign_keys::reason(key) {
+        Some(reason) => write!(
+            f,
+            "{key} in {table} is a key of Kafka's clients that has no effect here: {reason}; remove it, \
+             `twinlog config explain` lists all keys"
+        ),
+        None => write!(
+            f,
+            "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
+             `twinlog config explain` for those that are"
+        ),
     }
 }
 

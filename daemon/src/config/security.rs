@@ -4,10 +4,12 @@
 
 use super::error::ConfigError;
 use super::key::{Scope, key_in};
+use super::security_keys::KERBEROS;
 use super::settings::Values;
 use crate::security::{
-    ClientCertificates, ClientSecurity, KeySource, ListenerSecurity, ListenerSettings, OauthSettings,
-    SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType, TlsSettings, TrustSource,
+    AwsSettings, ClientCertificates, ClientSecurity, KeySource, ListenerSecurity, ListenerSettings,
+    OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType, TlsSettings,
+    TrustSource,
 };
 use std::path::PathBuf;
 
@@ -64,6 +66,9 @@ pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, Con
 
 fn security_settings(values: &Values, scope: Scope) -> Result<SecuritySettings, ConfigError> {
     let protocol = SecurityProtocol::named(values.choice_or_empty("security.protocol")).unwrap_or_default();
+    if protocol.has_sasl() && values.choice_or_empty("sasl.mechanism") == KERBEROS {
+        return Err(ConfigError::Kerberos { scope });
+    }
     let mechanism = SaslMechanism::named(values.choice_or_empty("sasl.mechanism"));
     if protocol.has_sasl() && mechanism.is_none() {
         let key = key_in(scope, "sasl.mechanism").expect("a key of the table");
@@ -77,6 +82,13 @@ fn security_settings(values: &Values, scope: Scope) -> Result<SecuritySettings, 
             jaas_config: values.secret("sasl.jaas.config"),
             username: values.text("sasl.username"),
             password: values.secret("sasl.password"),
+            is_delegation_token: values.choice_or_empty("sasl.delegation.token") == "true",
+            aws: AwsSettings {
+                region: values.text("sasl.aws.region"),
+                credentials_file: Some(values.text("sasl.aws.credentials.file"))
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from),
+            },
             oauth: OauthSettings {
                 token_endpoint_url: values.text("sasl.oauthbearer.token.endpoint.url"),
                 client_id: values.text("sasl.oauthbearer.client.credentials.client.id"),

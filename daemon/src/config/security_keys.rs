@@ -16,7 +16,10 @@ const STORE_TYPE: Kind = Kind::Choice(&["", "PEM", "PKCS12", "JKS"]);
 const PROTOCOLS: &[&str] = &["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 /// The empty one is the destination's.
 const PROTOCOLS_OF_CONTROLLERS: &[&str] = &["", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
-const MECHANISMS: &[&str] = &["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+/// Known, so that it is refused with what to do instead.
+pub(super) const KERBEROS: &str = "GSSAPI";
+const MECHANISMS: &[&str] =
+    &["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM", KERBEROS];
 
 /// Places in which each of them may stand.
 pub(super) const SCOPES: [Scope; 3] = [Scope::Source, Scope::Destination, Scope::Controllers];
@@ -24,7 +27,7 @@ pub(super) const COUNT: usize = LIST.len();
 
 type Row = (&'static str, Kind, &'static str, &'static str);
 
-const LIST: [Row; 22] = [
+const LIST: [Row; 25] = [
     (
         "security.protocol",
         Kind::Choice(PROTOCOLS),
@@ -58,7 +61,12 @@ const LIST: [Row; 22] = [
         "https = a certificate must be for the host we connect to; empty believes it for any host.",
     ),
     ("ssl.enabled.protocols", Kind::TlsVersions, "TLSv1.2,TLSv1.3", "Versions of TLS that are spoken."),
-    ("sasl.mechanism", Kind::Choice(MECHANISMS), "", "How we log in; SASL protocols need it."),
+    (
+        "sasl.mechanism",
+        Kind::Choice(MECHANISMS),
+        "",
+        "How we log in; SASL protocols need it. GSSAPI is refused with what to use instead.",
+    ),
     ("sasl.jaas.config", SECRET, "", "Login module and its options, as in client files of Kafka."),
     ("sasl.username", TEXT, "", "User of PLAIN and SCRAM, where there is no sasl.jaas.config."),
     (
@@ -66,6 +74,12 @@ const LIST: [Row; 22] = [
         SECRET,
         "",
         "Its password: itself, ${env:NAME}, ${directory:DIR:FILE}, ${credential:NAME}.",
+    ),
+    (
+        "sasl.delegation.token",
+        Kind::Choice(&["false", "true"]),
+        "false",
+        "true = sasl.username and sasl.password are id and HMAC of a delegation token; SCRAM only.",
     ),
     (
         "sasl.oauthbearer.token.endpoint.url",
@@ -82,6 +96,13 @@ const LIST: [Row; 22] = [
         "80",
         "Part of a token's life after which the next one is fetched.",
     ),
+    (
+        "sasl.aws.credentials.file",
+        Kind::File,
+        "",
+        "Shared credentials file of AWS_MSK_IAM; empty = the environment, then ~/.aws/credentials.",
+    ),
+    ("sasl.aws.region", TEXT, "", "AWS region of AWS_MSK_IAM, where the brokers' names do not tell it."),
 ];
 
 /// The keys of one place.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlog_io::{CoreChoice, EnginePreference};
 use twinlog_log_segment::files::check_topic_name;
+use twinlog_sync::backoff::BackoffLimits;
 use twinlog_sync::truncation::{OnGap, OnTruncation, TruncationPolicy};
 use twinlog_sync::wire::fetch_request::IsolationLevel;
 
@@ -36,6 +37,8 @@ pub struct SourceSettings {
     pub client_rack: String,
     pub metadata_max_age: Duration,
     pub request_timeout: Duration,
+    /// Pauses after failures.
+    pub backoff: BackoffLimits,
     pub security: ClientSecurity,
 }
 
@@ -89,6 +92,9 @@ pub struct LinkSettings {
     pub bytes_per_second: u64,
     /// Unless an operator said otherwise.
     pub paused: bool,
+    pub config_sync_interval: Duration,
+    /// Topic configurations that are taken over where the source sets them.
+    pub config_sync_include: Vec<String>,
     /// After it a silent source is shown as unavailable.
     pub retry_timeout: Duration,
     pub fetch_bytes_min: u32,
@@ -106,6 +112,8 @@ pub struct DaemonSettings {
     pub control_core: Option<usize>,
     pub memory_bytes: u64,
     pub engine: EnginePreference,
+    /// A crash may leave a core file.
+    pub core_dumps: bool,
     pub direct_io: bool,
     /// How operators are served beside the unix socket.
     pub admin: AdminSettings,
@@ -120,6 +128,8 @@ pub struct Settings {
     pub control_core: Option<usize>,
     pub memory_bytes: u64,
     pub engine: EnginePreference,
+    /// A crash may leave a core file.
+    pub core_dumps: bool,
     pub direct_io: bool,
     /// How operators are served beside the unix socket.
     pub admin: AdminSettings,
@@ -155,6 +165,7 @@ impl Settings {
             control_core: daemon.control_core,
             memory_bytes: daemon.memory_bytes,
             engine: daemon.engine,
+            core_dumps: daemon.core_dumps,
             direct_io: daemon.direct_io,
             admin: daemon.admin.clone(),
             link,
@@ -171,6 +182,7 @@ impl DaemonSettings {
             data_cores: daemon.cores("data.cores"),
             control_core: daemon.core("control.core"),
             memory_bytes: daemon.number("memory.bytes"),
+            core_dumps: daemon.choice("core.dumps") == "allow",
             engine: match daemon.choice("engine") {
                 "ring" => EnginePreference::Ring,
                 "epoll" => EnginePreference::Epoll,
@@ -229,6 +241,10 @@ impl LinkSettings {
                 client_rack: source.text("client.rack"),
                 metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
                 request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
+                backoff: BackoffLimits::from_milliseconds(
+                    source.number("retry.backoff.ms"),
+                    source.number("retry.backoff.max.ms"),
+                ),
                 security: client_security(&source, Scope::Source)?,
             },
             guest: match destination.choice("mode") {
@@ -258,6 +274,8 @@ impl LinkSettings {
             batch_bytes_max: link.small("batch.bytes.max"),
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
+            config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
+            config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),
             fetch_bytes_min: link.small("replica.fetch.min.bytes"),
             fetch_wait_max_ms: link.small("replica.fetch.wait.max.ms"),
@@ -477,6 +495,13 @@ impl Values {
         servers.clone()
     }
 
+    fn topic_configs(&self, name: &str) -> Vec<String> {
+        let Value::TopicConfigs(names) = self.value(name) else {
+            panic!("{name} has no topic configurations")
+        };
+        names.clone()
+    }
+
     fn topics(&self, name: &str) -> Vec<TopicPattern> {
         match self.0.get(name) {
             None => Vec::new(),
@@ -624,6 +649,7 @@ mod tests {
                 | Kind::Server
                 | Kind::BrokerIds
                 | Kind::Topics
+                | Kind::TopicConfigs
                 | Kind::TopicFilters
                 | Kind::File
                 | Kind::TlsVersions => {
@@ -652,6 +678,8 @@ mod tests {
             Settings::from_raw(&raw, None)
         };
         let _ = step("security.protocol", "SASL_PLAINTEXT");
+        let text = step("sasl.mechanism", "GSSAPI").unwrap_err().to_string();
+        assert!(text.contains("not spoken") && text.contains("SCRAM-SHA-512 or OAUTHBEARER"), "{text}");
         let text = step("sasl.mechanism", "SCRAM-SHA-512").unwrap_err().to_string();
         assert!(text.starts_with("[link.NAME.source]") && text.contains("sasl.username"), "{text}");
         let _ = step("sasl.username", "twin");

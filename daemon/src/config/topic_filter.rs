@@ -105,6 +105,12 @@ impl TopicFilters {
         self.0.is_empty()
     }
 
+    /// Names of filters that include topics, and whether each is a prefix.
+    pub fn included(&self) -> impl Iterator<Item = (&str, bool)> {
+        let included = self.0.iter().filter(|filter| filter.filter_type == FilterType::Include);
+        included.map(|filter| (filter.name.as_str(), filter.pattern_type == PatternType::Prefixed))
+    }
+
     /// Whether the filters mean this topic.
     pub fn matches(&self, topic: &str, is_internal: bool) -> bool {
         let hits = |filter: &&TopicFilter| match filter.pattern_type {

@@ -64,6 +64,36 @@ impl TopicPattern {
         }
     }
 
+    /// What every topic that is meant begins with, as far as the first character that may vary.
+    pub fn prefix(&self) -> String {
+        let regex = match self {
+            Self::Literal(name) => return name.clone(),
+            Self::Regex(regex) => regex.as_str().trim_start_matches("^(?:").trim_end_matches(")$"),
+        };
+        // An alternative may begin otherwise.
+        if regex.contains('|') {
+            return String::new();
+        }
+        let mut prefix = String::new();
+        let mut letters = regex.chars().peekable();
+        while let Some(letter) = letters.next() {
+            let literal = match (letter, letters.peek().copied()) {
+                ('\\', Some(escaped @ ('.' | '-'))) => {
+                    letters.next();
+                    escaped
+                }
+                (letter, _) if letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-') => letter,
+                _ => break,
+            };
+            // What is repeated may be absent.
+            if matches!(letters.peek(), Some('*' | '?' | '{')) {
+                break;
+            }
+            prefix.push(literal);
+        }
+        prefix
+    }
+
     pub fn literal(&self) -> Option<&str> {
         match self {
             Self::Literal(name) => Some(name),
@@ -83,6 +113,28 @@ mod tests {
         let regex = TopicPattern::parse("orders.*|bills").unwrap();
         assert!(regex.matches("orders.eu", false) && regex.matches("bills", false));
         assert!(!regex.matches("all-orders.eu", false) && !regex.matches("bills2", false));
+    }
+
+    #[test]
+    fn a_pattern_begins_as_all_that_it_means_does() {
+        let patterns = [
+            (r"orders\.eu.*", "orders.eu"),
+            ("orders.*", "orders"),
+            ("orders?", "order"),
+            ("orders+", "orders"),
+            ("a{0}b", ""),
+            ("a*", ""),
+            (".*", ""),
+            ("orders.*|bills", ""),
+            ("(orders|bills).x+", ""),
+            ("x(y|z)", ""),
+            (r"orders\d+", "orders"),
+            ("(?i)orders.*", ""),
+        ];
+        for (pattern, prefix) in patterns {
+            assert_eq!(TopicPattern::parse(pattern).unwrap().prefix(), prefix, "{pattern}");
+        }
+        assert_eq!(TopicPattern::parse("orders.eu").unwrap().prefix(), "orders.eu");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::key::{Key, Kind};
 use super::topic_filter::{FilterError, TopicFilters};
 use super::topic_pattern::{PatternError, TopicPattern};
+use crate::control::topic_configs::may_be_included;
 use crate::security::{Secret, TlsVersions};
 use std::fmt;
 use std::path::PathBuf;
@@ -77,10 +78,14 @@ pub enum Value {
     BrokerIds(Vec<i32>),
     Topics(Vec<TopicPattern>),
     TopicFilters(TopicFilters),
+    TopicConfigs(Vec<String>),
     Text(String),
     Secret(Secret),
     TlsVersions(TlsVersions),
 }
+
+/// Beyond it an error would repeat a whole file; Kafka's longest name has half of it.
+const NAME_CHARS_MAX: usize = 64;
 
 /// Why a text is no value of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +106,10 @@ pub enum ValueError {
     Filter(FilterError),
     /// Not ids, too few or too many of them, or one twice.
     BrokerIds,
+    /// No configuration of a topic that a mirror can take over.
+    TopicConfig {
+        name: String,
+    },
     /// Neither TLSv1.2 nor TLSv1.3.
     TlsVersions,
     TooLong {
@@ -125,6 +134,10 @@ impl fmt::Display for ValueError {
             Self::Server { text } => write!(f, "{text:?} is not HOST:PORT with a port from 1 to 65535"),
             Self::Pattern(error) => write!(f, "{error}"),
             Self::Filter(error) => write!(f, "{error}"),
+            Self::TopicConfig { name } => write!(
+                f,
+                "{name:?} is no topic configuration that a mirror takes over; placement, throttles and tiers never are"
+            ),
             Self::BrokerIds => {
                 write!(f, "it must name 2 to {BROKER_IDS_MAX} different ids, as in 900-904 or 900,902,904")
             }
@@ -175,6 +188,16 @@ impl Value {
                     RawValue::Secret(_) => &[],
                 };
                 TopicFilters::parse(texts).map(Value::TopicFilters).map_err(ValueError::Filter)
+            }
+            Kind::TopicConfigs => {
+                let names = raw.items().into_iter().map(str::trim).filter(|name| !name.is_empty());
+                let names: Vec<String> = names.map(str::to_owned).collect();
+                match names.iter().find(|name| !may_be_included(name)) {
+                    Some(name) => {
+                        Err(ValueError::TopicConfig { name: name.chars().take(NAME_CHARS_MAX).collect() })
+                    }
+                    None => Ok(Value::TopicConfigs(names)),
+                }
             }
             Kind::Topics => {
                 let patterns = raw.patterns();

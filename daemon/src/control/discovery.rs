@@ -6,6 +6,7 @@
 //! ```text
 //!   unseen --> mirrored <----same id again---- gone
 //!                  |  \--not in several answers--^
+//!                  |--refused by name--> withheld --told again--> mirrored   (nothing is known of it meanwhile)
 //!                  \--another topic id--> re-created (for good: only an operator ends it)
 //! ```
 
@@ -75,6 +76,14 @@ pub enum Finding {
         topic: String,
         code: i16,
     },
+    /// We may not know any more whether a mirrored topic exists.
+    AccessLost {
+        topic: String,
+    },
+    /// We may again.
+    AccessRegained {
+        topic: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +91,8 @@ enum Presence {
     Seen,
     /// Not in the last so many answers.
     Missing(u32),
+    /// Refused to us by name.
+    Withheld,
     Gone,
     Recreated,
 }
@@ -103,6 +114,8 @@ pub struct Discovery {
     topics: BTreeMap<String, KnownTopic>,
     /// Findings that are told once.
     told: BTreeSet<String>,
+    /// Topics that were refused by name and never seen: who may not describe one is not told whether it exists.
+    denied: BTreeSet<String>,
 }
 
 impl Discovery {
@@ -114,6 +127,7 @@ impl Discovery {
             deleted: BTreeSet::new(),
             topics: BTreeMap::new(),
             told: BTreeSet::new(),
+            denied: BTreeSet::new(),
         }
     }
 
@@ -156,6 +170,18 @@ impl Discovery {
         Some(names)
     }
 
+    /// Topics that were seen or are named. An answer about all topics leaves out those that we may not describe:
+    /// only a question by name tells a deleted one from one that is hidden from us.
+    pub fn known_names(&self) -> Vec<String> {
+        let seen = self.topics.iter().filter(|(_, topic)| topic.presence != Presence::Recreated);
+        seen.map(|(name, _)| name.clone()).chain(self.unseen_names()).collect()
+    }
+
+    /// Whether the source refused to tell of a topic that was never seen.
+    pub fn is_denied(&self, topic: &str) -> bool {
+        self.denied.contains(topic)
+    }
+
     /// Whether a topic of this name is to be mirrored.
     pub fn wants(&self, topic: &str, is_internal: bool) -> bool {
         if self.deleted.contains(topic) {
@@ -194,8 +220,15 @@ impl Discovery {
                     seen.insert(topic.name.as_str());
                     self.observe_topic(topic, &mut findings);
                 }
+                code::TOPIC_AUTHORIZATION_FAILED if self.topics.contains_key(&topic.name) => {
+                    seen.insert(topic.name.as_str());
+                    self.observe_refusal(&topic.name, &mut findings);
+                }
                 code => {
                     seen.insert(topic.name.as_str());
+                    if code == code::TOPIC_AUTHORIZATION_FAILED {
+                        self.denied.insert(topic.name.clone());
+                    }
                     if self.told.insert(format!("{} {code}", topic.name)) {
                         findings.push(Finding::Withheld { topic: topic.name.clone(), code });
                     }
@@ -206,13 +239,31 @@ impl Discovery {
         findings
     }
 
+    /// It says nothing of whether the topic is there: what is known of it stays.
+    fn observe_refusal(&mut self, name: &str, findings: &mut Vec<Finding>) {
+        let Some(known) = self.topics.get_mut(name) else { return };
+        match known.presence {
+            Presence::Seen | Presence::Missing(_) => {
+                known.presence = Presence::Withheld;
+                findings.push(Finding::AccessLost { topic: name.to_owned() });
+            }
+            Presence::Withheld | Presence::Gone | Presence::Recreated => {}
+        }
+    }
+
     fn observe_topic(&mut self, topic: &TopicView, findings: &mut Vec<Finding>) {
+        self.denied.remove(&topic.name);
+        self.told.remove(&format!("{} {}", topic.name, code::TOPIC_AUTHORIZATION_FAILED));
         let known = self.topics.entry(topic.name.clone()).or_insert_with(|| KnownTopic {
             id: topic.id,
             presence: Presence::Seen,
             partitions: BTreeMap::new(),
         });
         let name = || topic.name.clone();
+        if known.presence == Presence::Withheld {
+            known.presence = Presence::Seen;
+            findings.push(Finding::AccessRegained { topic: name() });
+        }
         let both_have_ids = known.id != TopicId::ZERO && topic.id != TopicId::ZERO;
         if both_have_ids && known.id != topic.id {
             if known.presence != Presence::Recreated {
@@ -225,7 +276,7 @@ impl Discovery {
             Presence::Gone => findings.push(Finding::TopicReturned { topic: name() }),
             // The first topic came back under its own id: a stale answer, not a re-creation, was seen before.
             Presence::Recreated => findings.push(Finding::TopicReturned { topic: name() }),
-            Presence::Seen | Presence::Missing(_) => {}
+            Presence::Seen | Presence::Missing(_) | Presence::Withheld => {}
         }
         known.presence = Presence::Seen;
         for view in &topic.partitions {
@@ -253,6 +304,11 @@ impl Discovery {
             }
             known.presence = match known.presence {
                 Presence::Seen => Presence::Missing(1),
+                // Who is told that it does not exist may describe it.
+                Presence::Withheld => {
+                    findings.push(Finding::AccessRegained { topic: name.clone() });
+                    Presence::Missing(1)
+                }
                 Presence::Missing(answers) if answers + 1 < GONE_ANSWERS => Presence::Missing(answers + 1),
                 Presence::Missing(_) => {
                     findings.push(Finding::TopicGone { topic: name.clone() });
@@ -266,6 +322,11 @@ impl Discovery {
     /// Whether a topic was missing in the last answer and is not yet known to be gone: look again soon.
     pub fn is_unsettled(&self) -> bool {
         self.topics.values().any(|topic| matches!(topic.presence, Presence::Missing(_)))
+    }
+
+    /// Whether a topic that is mirrored is hidden from us.
+    pub fn is_withheld(&self) -> bool {
+        self.topics.values().any(|topic| topic.presence == Presence::Withheld)
     }
 
     /// Who leads a partition, as far as is known.
@@ -386,6 +447,35 @@ mod tests {
         }
         assert_eq!(discovery.observe(&view(vec![])), [Finding::TopicGone { topic: "a".into() }]);
         assert_eq!(discovery.observe(&view(vec![])), []);
+        assert_eq!(discovery.observe(&there), [Finding::TopicReturned { topic: "a".into() }]);
+    }
+
+    #[test]
+    fn a_topic_that_is_hidden_from_us_is_not_taken_for_deleted() {
+        let mut discovery = discovery(&["a.*"]);
+        let there = view(vec![topic("a", FIRST, &[leads(1, 0)])]);
+        discovery.observe(&there);
+        assert_eq!(discovery.known_names(), ["a"], "it is asked for by name");
+        let refused = || {
+            let mut refused = topic("a", TopicId::ZERO, &[]);
+            refused.error = code::TOPIC_AUTHORIZATION_FAILED;
+            view(vec![refused])
+        };
+        discovery.observe(&view(vec![]));
+        assert_eq!(discovery.observe(&refused()), [Finding::AccessLost { topic: "a".into() }]);
+        for _ in 0..2 * GONE_ANSWERS {
+            assert_eq!(discovery.observe(&refused()), []);
+        }
+        assert!(discovery.is_withheld() && !discovery.is_unsettled());
+        assert_eq!(discovery.leader(&partition("a", 0)), leads(1, 0), "what was known stays");
+        assert_eq!(discovery.observe(&there), [Finding::AccessRegained { topic: "a".into() }]);
+        discovery.observe(&refused());
+        assert_eq!(discovery.observe(&view(vec![])), [Finding::AccessRegained { topic: "a".into() }]);
+        for _ in 2..GONE_ANSWERS {
+            assert_eq!(discovery.observe(&view(vec![])), []);
+        }
+        assert_eq!(discovery.observe(&view(vec![])), [Finding::TopicGone { topic: "a".into() }]);
+        assert_eq!(discovery.observe(&refused()), [], "a deleted one stays deleted");
         assert_eq!(discovery.observe(&there), [Finding::TopicReturned { topic: "a".into() }]);
     }
 

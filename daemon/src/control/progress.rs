@@ -4,6 +4,7 @@
 
 use super::run::Output;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -25,8 +26,37 @@ pub struct Figures {
     pub bytes: u64,
     pub partitions: u64,
     pub partitions_done: u64,
-    /// Records between here and the source's end, as captured at the start.
+    /// Held up, for the source does not let us read them.
+    pub partitions_denied: u64,
+    /// Records between here and the source's end: as captured at the start, or as it is now while tailing.
     pub missing_records: u64,
+    /// Partitions of which nobody knows how much is missing; none of them is counted above.
+    pub partitions_unknown: u64,
+}
+
+impl Figures {
+    /// Another link's beside these.
+    pub fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.partitions += other.partitions;
+        self.partitions_done += other.partitions_done;
+        self.partitions_denied += other.partitions_denied;
+        self.missing_records += other.missing_records;
+        self.partitions_unknown += other.partitions_unknown;
+    }
+}
+
+/// What is missing, in words.
+pub struct Behind(pub Figures);
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records behind", self.0.missing_records)?;
+        match self.0.partitions_unknown {
+            0 => Ok(()),
+            unknown => write!(f, ", {unknown} unknown"),
+        }
+    }
 }
 
 /// See the file's header.
@@ -102,16 +132,19 @@ impl Progress {
 
     fn message(&self, figures: &Figures) -> String {
         let mut text = format!(
-            "{} at {}/s, {}/{} partitions, {} records behind",
+            "{} at {}/s, {}/{} partitions, {}",
             HumanBytes(figures.bytes),
             HumanBytes(self.bytes_per_second as u64),
             figures.partitions_done,
             figures.partitions,
-            figures.missing_records,
+            Behind(*figures),
         );
         if figures.missing_records > 0 && self.records_per_second > 0.0 {
             let seconds = (figures.missing_records as f64 / self.records_per_second) as u64;
             text.push_str(&format!(", {} to go", HumanDuration(Duration::from_secs(seconds))));
+        }
+        if figures.partitions_denied > 0 {
+            text.push_str(&format!(", {} partitions may not be read", figures.partitions_denied));
         }
         text
     }
@@ -147,13 +180,23 @@ mod tests {
     #[test]
     fn the_message_tells_rate_lag_and_time_to_go() {
         let mut progress = Progress::new("west", Output::Json);
-        let first = Figures { bytes: 0, partitions: 3, partitions_done: 0, missing_records: 1_000 };
+        let first = Figures { partitions: 3, missing_records: 1_000, ..Figures::default() };
         let start = progress.shown_at;
         progress.show(start + LINE_INTERVAL, || first);
-        let second = Figures { bytes: 50 << 20, partitions_done: 1, missing_records: 500, ..first };
+        let second = Figures {
+            bytes: 50 << 20,
+            partitions_done: 1,
+            partitions_denied: 2,
+            missing_records: 500,
+            ..first
+        };
         progress.show(start + LINE_INTERVAL, || panic!("too early"));
         progress.show(start + 2 * LINE_INTERVAL, || second);
         let text = progress.message(&second);
         assert!(text.contains("1/3 partitions, 500 records behind") && text.contains("to go"), "{text}");
+        assert!(text.contains("2 partitions may not be read"), "{text}");
+        let unknown = Figures { missing_records: 0, partitions_unknown: 2, ..second };
+        let text = progress.message(&unknown);
+        assert!(text.ends_with("1/3 partitions, 0 records behind, 2 unknown"), "{text}");
     }
 }

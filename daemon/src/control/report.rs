@@ -114,8 +114,8 @@ fn partition_report(mirror: &Mirror, before: &Received) -> PartitionReport {
         bytes: bytes + counters.bytes.load(Relaxed),
         batches: batches + counters.batches.load(Relaxed),
         state: mirror.state(),
-        code: mirror.stopped.as_ref().map(|stopped| stopped.code),
-        reason: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()),
+        code: mirror.trouble().map(|trouble| trouble.code),
+        reason: mirror.trouble().map(|trouble| trouble.reason.clone()),
     }
 }
 

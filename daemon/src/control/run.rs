@@ -34,8 +34,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::warn;
 use twinlog_io::{
-    CoreChoice, DirectoryLock, Placement, PlacementError, SystemError, allowed_cores, pin_current_thread,
-    place, yield_to_data_threads,
+    CoreChoice, DirectoryLock, Placement, PlacementError, Shortfall, SystemError, allowed_cores,
+    pin_current_thread, place, yield_to_data_threads,
 };
 
 /// How long file jobs under way may take to end after the drain.
@@ -75,9 +75,11 @@ pub fn run(configuration: Configuration, options: &RunOptions) -> Result<bool, R
     let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
     // Data threads inherit the priority of who starts them: that one keeps the normal one.
     let starter = Starter::new(placement.control)?;
-    // A refused pin or priority costs speed, not correctness; `twinlog check` tells.
-    let _ = pin_current_thread(&[placement.control]);
-    let _ = yield_to_data_threads();
+    // A refused pin or priority costs speed, not correctness.
+    if let Err(error) = pin_current_thread(&[placement.control]) {
+        warn!("{}", Shortfall::ControlPin { core: placement.control, error });
+    }
+    yield_to_data_threads().iter().for_each(|shortfall| warn!("{shortfall}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)

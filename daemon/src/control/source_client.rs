@@ -16,7 +16,7 @@ mod tests;
 
 pub use connection::{Connection, ConnectionOptions, FRAME_BYTES_MAX};
 pub use error::ClientError;
-pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped};
+pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped, check as check_shape};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
 use crate::config::{GuestSettings, HostPort, SourceSettings};
@@ -275,6 +275,21 @@ impl SourceClient {
         Connection::open(server, &self.shared.options).await
     }
 
+    /// Looks at the connection that is held to one server, or at a new one that is held from now on.
+    pub async fn look_at<T>(
+        &self,
+        server: &HostPort,
+        look: impl FnOnce(&Connection) -> T,
+    ) -> Result<T, ClientError> {
+        let slot = self.slot(server);
+        let mut held = slot.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(look(connection));
+        }
+        let connection = Connection::open(server, &self.shared.options).await?;
+        Ok(look(held.insert(connection)))
+    }
+
     /// Sends what `request` makes for the negotiated version to one broker.
     pub async fn ask_broker<R: Shaped>(
         &self,
@@ -283,6 +298,20 @@ impl SourceClient {
     ) -> Result<R::Response, ClientError> {
         let server = self.server_of(broker)?;
         self.ask(&server, request).await
+    }
+
+    /// The version in which one broker is asked this.
+    pub async fn version_at<R: Shaped>(&self, broker: i32) -> Result<i16, ClientError> {
+        let server = self.server_of(broker)?;
+        let slot = self.slot(&server);
+        let mut held = slot.lock().await;
+        let connection = match held.take() {
+            Some(connection) => connection,
+            None => Connection::open(&server, &self.shared.options).await?,
+        };
+        let version = connection.version::<R>();
+        *held = Some(connection);
+        version
     }
 
     fn server_of(&self, broker: i32) -> Result<HostPort, ClientError> {

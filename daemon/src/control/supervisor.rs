@@ -9,6 +9,7 @@
 //! [`Outcome`], so that one silent broker or one slow file holds nobody else back. A partition has at
 //! most one task or job under way; its phase says which.
 
+mod access;
 mod discovering;
 mod guest;
 mod hand_over;
@@ -170,6 +171,7 @@ struct Refresh {
     last_error: Option<ClientError>,
     /// Since when there is one.
     lost_at: Option<Instant>,
+    succeeded_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -214,10 +216,11 @@ impl Supervisor {
                 wanted: true,
                 at: now,
                 finished_at: now,
-                backoff: Backoff::new(u64::from(std::process::id())),
+                backoff: Backoff::within(settings.link.source.backoff, u64::from(std::process::id())),
                 first: true,
                 last_error: None,
                 lost_at: None,
+                succeeded_at: None,
             },
             halted: None,
             warned_at: BTreeMap::new(),
@@ -350,6 +353,8 @@ impl Supervisor {
                     mirror.stopped = Some((&fault).into());
                 }
             }
+            Event::AccessLost { key, fault } => self.read_refused(key, &fault),
+            Event::AccessRegained { key } => self.read_allowed(key),
             Event::Trimmed { key, log_start } => {
                 if let Some(partition) = self.by_key.get(&key) {
                     self.log_starts.insert(partition.clone(), log_start);

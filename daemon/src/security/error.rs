@@ -3,7 +3,7 @@
 //! Must never hold a secret: fields are keys, paths, names and what a peer said.
 
 use super::material::MaterialFault;
-use super::sasl::{JaasFault, TokenFault};
+use super::sasl::{AwsFault, JaasFault, TokenFault};
 use super::secret::ReferenceError;
 use super::settings::SaslMechanism;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
@@ -36,6 +36,10 @@ pub enum SecurityError {
     MissingCredential { mechanism: SaslMechanism, key: &'static str },
     /// There is no bearer token to show.
     Token { why: TokenFault },
+    /// There is nothing to sign with.
+    Aws { why: AwsFault },
+    /// Delegation tokens are shown by SCRAM only.
+    DelegationToken { mechanism: SaslMechanism },
     /// The broker does not offer our mechanism.
     MechanismRefused { mechanism: SaslMechanism, offered: Vec<String> },
     /// The broker does not believe us: error 58.
@@ -97,6 +101,12 @@ impl fmt::Display for SecurityError {
                 write!(f, "sasl.mechanism = {mechanism} needs {key}, or sasl.jaas.config with it")
             }
             Self::Token { why } => write!(f, "there is no bearer token: {why}"),
+            Self::Aws { why } => write!(f, "AWS_MSK_IAM: {why}"),
+            Self::DelegationToken { mechanism } => write!(
+                f,
+                "sasl.delegation.token = true does not go with sasl.mechanism = {mechanism}: brokers take delegation \
+                 tokens by SCRAM-SHA-256 or SCRAM-SHA-512"
+            ),
             Self::MechanismRefused { mechanism, offered } => write!(
                 f,
                 "the broker does not offer {mechanism} but {}; change sasl.mechanism, or the listener's \

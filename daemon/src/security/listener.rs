@@ -130,7 +130,7 @@ impl SaslAcceptor {
             Some(SaslMechanism::ScramSha256) => Some(Chosen::Scram(ScramServer::new(false))),
             Some(SaslMechanism::ScramSha512) => Some(Chosen::Scram(ScramServer::new(true))),
             Some(SaslMechanism::Plain) => Some(Chosen::Plain),
-            Some(SaslMechanism::OauthBearer) | None => None,
+            Some(SaslMechanism::OauthBearer | SaslMechanism::AwsMskIam) | None => None,
         };
         self.chosen.is_some()
     }

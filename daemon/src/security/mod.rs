@@ -27,12 +27,12 @@ pub use listener::{ListenerSecurity, ListenerSettings, SaslAcceptor, normal_name
 pub use material::MaterialFault;
 pub use names::{NamedConfig, NamedTls};
 pub use reload::Reloading;
-pub use sasl::{JaasFault, SaslExchange, TokenFault};
+pub use sasl::{AwsFault, JaasFault, SaslExchange, TokenFault};
 pub use scram_server::{Answer, Credentials, ProofFault};
 pub use secret::{ReferenceError, Secret};
 pub use settings::{
-    KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType,
-    TlsSettings, TlsVersions, TrustSource,
+    AwsSettings, KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings,
+    StoreType, TlsSettings, TlsVersions, TrustSource,
 };
 pub use tls::{ClientCertificates, ClientTls, ServerTls, client_config, server_config};
 
@@ -42,8 +42,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at whether a token grows old. Raised beyond a fifth of a token's life, it ends unnoticed.
-const CARE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at whether a token grows old. Raised, sessions of short tokens are renewed with the old one
+/// while its last second passes, and Kafka allows no second renewal within that.
+const CARE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How one cluster's connections are made. See the file's header.
 #[derive(Clone)]

@@ -124,13 +124,14 @@ pub enum SaslMechanism {
     ScramSha256,
     ScramSha512,
     OauthBearer,
+    AwsMskIam,
 }
 
 impl SaslMechanism {
-    pub const NAMES: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+    pub const NAMES: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"];
 
     pub fn named(name: &str) -> Option<Self> {
-        let all = [Self::Plain, Self::ScramSha256, Self::ScramSha512, Self::OauthBearer];
+        let all = [Self::Plain, Self::ScramSha256, Self::ScramSha512, Self::OauthBearer, Self::AwsMskIam];
         all.into_iter().find(|mechanism| mechanism.name() == name)
     }
 
@@ -154,7 +155,19 @@ pub struct SaslSettings {
     pub jaas_config: Secret,
     pub username: String,
     pub password: Secret,
+    /// The two above are id and HMAC of a delegation token. ref: KIP-48
+    pub is_delegation_token: bool,
     pub oauth: OauthSettings,
+    pub aws: AwsSettings,
+}
+
+/// What the login module of AWS has no option for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AwsSettings {
+    /// Empty: the broker's name tells it.
+    pub region: String,
+    /// Empty: where AWS's own programs look, and the environment goes before it.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// Where a bearer token comes from.

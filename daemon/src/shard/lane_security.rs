@@ -18,15 +18,12 @@ use crate::security::{ClientSecurity, SaslExchange, SecurityError};
 use crate::transport::{TlsTransport, TransportError};
 use std::sync::atomic::Ordering;
 use twinlog_io::{Engine, Operation, Span, SystemError};
+use twinlog_sync::Nanoseconds;
 use twinlog_sync::guest::read_through::Provider;
 use twinlog_sync::lane::{LaneFault, State};
-use twinlog_sync::{MILLISECOND, Nanoseconds};
 
 /// The largest answer of a SASL exchange. Raised beyond the scratch, an exchange could never end.
 const SASL_ANSWER_BYTES_MAX: usize = 32 << 10;
-/// A session is renewed after this much of its lifetime, and up to ten hundredths later, so that the lanes of
-/// one broker do not all do it at once.
-const RENEW_AFTER_PERCENT: u64 = 85;
 
 /// What a lane needs beside its socket where its connection is not plaintext.
 #[derive(Default)]
@@ -113,10 +110,10 @@ impl<E: Engine> Shard<E> {
             return Step::Wait;
         };
         if exchange.is_done() {
-            let lifetime = u64::try_from(exchange.session_lifetime_ms()).unwrap_or(0);
-            let percent = RENEW_AFTER_PERCENT + u64::from(index) % 11;
-            let pause = lifetime.saturating_mul(MILLISECOND) / 100 * percent;
-            lane.security.renew_at = (lifetime > 0).then(|| now.saturating_add(pause));
+            let pause = exchange.renew_after();
+            let pause =
+                pause.map(|pause| Nanoseconds::try_from(pause.as_nanos()).unwrap_or(Nanoseconds::MAX));
+            lane.security.renew_at = pause.map(|pause| now.saturating_add(pause));
             lane.security.sasl = None;
             return Step::Again;
         }

@@ -85,6 +85,8 @@ pub enum Reason {
     Refused {
         code: i16,
     },
+    /// Heartbeats are answered again after they were refused.
+    Accepted,
     Leave,
 }
 
@@ -103,6 +105,7 @@ impl fmt::Display for Reason {
             }
             Self::Duplicate => write!(f, "its previous incarnation still has a session (101); waiting"),
             Self::Refused { code } => write!(f, "the controller refused it with error code {code}"),
+            Self::Accepted => write!(f, "the controller accepts it again"),
             Self::Leave => write!(f, "it leaves"),
         }
     }
@@ -431,6 +434,9 @@ impl Membership {
             _ => return,
         };
         match answer.code {
+            0 if matches!(self.told, Some((_, Reason::Refused { .. }))) => {
+                self.change(self.state, Reason::Accepted);
+            }
             0 => {}
             NOT_CONTROLLER => return self.rediscover(now),
             STALE_BROKER_EPOCH => {

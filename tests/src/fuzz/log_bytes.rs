@@ -162,7 +162,12 @@ pub fn control_record(input: &[u8]) {
 
 /// Writes the right CRC into every batch that can be found by its length.
 pub fn reseal_log(input: &mut [u8]) {
-    let mut at = CHOICES;
+    reseal_batches(input.get_mut(CHOICES..).unwrap_or_default());
+}
+
+/// The same, with nothing in front.
+pub fn reseal_batches(input: &mut [u8]) {
+    let mut at = 0;
     while let Some(batch) = input.get_mut(at..).filter(|rest| rest.len() >= HEADER_BYTES) {
         let total = i64::from(i32::from_be_bytes(number(batch, 8))) + PREFIX_BYTES as i64;
         let Some(total) =

@@ -5,6 +5,7 @@
 
 use clap::Parser;
 use std::path::Path;
+use twinlog_daemon::admin::body::{MirrorOrder, Query};
 use twinlog_daemon::cli::{Cli, Command, ConfigCommand};
 use twinlog_daemon::config::{HostPort, RawConfig, Settings, TopicPattern, explain, parse_bytes};
 use twinlog_daemon::control::instruction::parse_restart_from;
@@ -164,4 +165,34 @@ pub fn command_lines() -> Vec<Vec<u8>> {
         "twinlog check --data-dir /d --source a:1",
     ];
     lines.map(|line| line.as_bytes().to_vec()).to_vec()
+}
+
+/// A query, a blank line, a body.
+pub fn admin_order(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let (query, body) = text.split_once("\n\n").unwrap_or(("", &text));
+    let query = match Query::parse(Some(query)) {
+        Ok(query) => query,
+        Err(error) => return assert!(error.to_string().len() < 1_000, "{error}"),
+    };
+    let order = match MirrorOrder::parse(body.as_bytes()) {
+        Ok(order) => order,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let _ = order.is_dry_run(&query);
+    if let Ok(names) = order.names() {
+        assert!(!names.is_empty() && names.iter().all(|name| check_topic_name(name).is_ok()), "{names:?}");
+    }
+    let _ = order.selection();
+}
+
+pub fn admin_orders() -> Vec<Vec<u8>> {
+    [
+        "validate_only=true\n\n{\"mirror_topic_names\":[\"orders\",\"bills\"]}",
+        "\n\n{\"mirror_topic_name_pattern\":\"orders.*\",\"allow_moving_source\":true}",
+        "delete_data&validate_only\n\n",
+        "\n\n{\"source_topic_name\":\"orders\",\"open_transactions\":\"abort\",\"validate_only\":false}",
+    ]
+    .map(|order| order.as_bytes().to_vec())
+    .to_vec()
 }

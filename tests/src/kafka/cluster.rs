@@ -15,7 +15,7 @@ use super::artifacts;
 use super::node::{Node, Process, Signal, directory_of};
 use super::ports::{self, Port};
 use super::scenario::Scenario;
-use super::security::Secured;
+use super::security::{Secured, format_arguments};
 use super::watchdog::{KEEP_VARIABLE, Watchdog};
 use crate::poll;
 use std::fmt::Write;
@@ -84,6 +84,33 @@ const AUTHORIZER: [(&str, &str); 5] = [
     ),
 ];
 
+/// Who has no right but those that are granted, and how it logs in.
+pub const TWIN: &str = "twin";
+pub const TWIN_PASSWORD: &str = "of-twin";
+
+/// On top of that: a second user, and controllers who know users apart. Who does not log in is a broker, or the
+/// test itself.
+const PRINCIPALS: [(&str, &str); 7] = [
+    ("allow.everyone.if.no.acl.found", "false"),
+    ("super.users", "User:admin;User:ANONYMOUS"),
+    (
+        "listener.security.protocol.map",
+        "PLAINTEXT:PLAINTEXT,CONTROLLER:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT,ADMIN:SASL_PLAINTEXT",
+    ),
+    ("sasl.mechanism.controller.protocol", "PLAIN"),
+    ("listener.name.controller.sasl.enabled.mechanisms", "PLAIN"),
+    (
+        "listener.name.controller.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" \
+         password=\"of-this-test\" user_admin=\"of-this-test\" user_twin=\"of-twin\";",
+    ),
+    (
+        "listener.name.admin.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required user_admin=\"of-this-test\" \
+         user_twin=\"of-twin\";",
+    ),
+];
+
 /// How that user connects.
 const ADMIN_CLIENT: &str = "\
 security.protocol=SASL_PLAINTEXT
@@ -105,6 +132,10 @@ pub struct ClusterOptions {
     pub secured: bool,
     /// Rights are checked, and the brokers of a destination have a listener ADMIN for who sets them.
     pub authorizer: bool,
+    /// Users by SCRAM, with their passwords, that exist before the first start.
+    pub users: Vec<(&'static str, &'static str)>,
+    /// Properties of a client, where brokers can be reached by secured listeners only.
+    pub client: String,
     /// Broker properties that win over ours.
     pub overrides: Vec<(String, String)>,
     pub heap_megabytes: u32,
@@ -120,6 +151,8 @@ impl Default for ClusterOptions {
             internal_listener: false,
             authorizer: false,
             secured: false,
+            users: Vec::new(),
+            client: String::new(),
             overrides: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
             version: artifacts::KAFKA_VERSION,
@@ -154,6 +187,14 @@ impl ClusterOptions {
         Process { version: self.version, heap_megabytes: self.heap_megabytes }
     }
 
+    /// Rights are checked from the beginning: of whoever logs in as [`TWIN`] at the listener ADMIN and at the
+    /// controllers. The brokers, and clients of the listeners without a login, may do everything.
+    pub fn with_principals(self) -> Self {
+        PRINCIPALS
+            .iter()
+            .fold(self.with_authorizer(), |options, (name, value)| options.with_override(name, value))
+    }
+
     /// Rights are checked as soon as there are any, see [`Cluster::alter_acls`].
     pub fn with_authorizer(self) -> Self {
         let options = Self { authorizer: true, ..self };
@@ -172,8 +213,8 @@ pub struct Cluster {
     brokers: Vec<Node>,
     /// Controller `i` is at `i - 1`; empty where the only broker is its own.
     controllers: Vec<Node>,
-    /// Where the user who may do everything connects, where there is one.
-    admin: Option<u16>,
+    /// Where the user who may do everything connects, by broker; empty where there is none.
+    admin: Vec<u16>,
     /// Of a broker that can be reached in every way.
     secured: Option<Secured>,
     /// Ports of further listeners, ours as long as the cluster.
@@ -199,12 +240,18 @@ impl Cluster {
         assert!(is_combined || !options.secured, "a secured cluster is one broker");
         let Nodes { controllers, brokers, admin, secured, further_ports } =
             if is_combined { combined(&directory, &options) } else { separate(&directory, &options) };
-        format_all(&cluster_id, &controllers, &brokers, options.secured);
+        let users = if options.secured { Secured::USERS.to_vec() } else { options.users.clone() };
+        format_all(&cluster_id, &controllers, &brokers, &users);
         for node in controllers.iter().chain(&brokers) {
             node.launch(&watchdog);
         }
         // Its compilation and the start of the brokers take as long as each other: side by side.
-        let scenario = Scenario::launch(&addresses(&brokers), &directory.join("scenario.output"), &watchdog);
+        let client = (!options.client.is_empty()).then(|| directory.join("client.properties"));
+        if let Some(client) = &client {
+            fs::write(client, &options.client).expect("the cluster's directory can be written");
+        }
+        let output = directory.join("scenario.output");
+        let scenario = Scenario::launch(&addresses(&brokers), client.as_deref(), &output, &watchdog);
         for node in controllers.iter().chain(&brokers) {
             node.poll_until_ready();
         }
@@ -266,7 +313,7 @@ impl Cluster {
 
     /// `host:port` of one broker at the listener where brokers meet.
     pub fn internal_address(&self, broker: usize) -> String {
-        let listeners_each = if self.admin.is_some() { 2 } else { 1 };
+        let listeners_each = if self.admin.is_empty() { 1 } else { 2 };
         format!("127.0.0.1:{}", self.further_ports[(broker - 1) * listeners_each].number)
     }
 
@@ -287,6 +334,11 @@ impl Cluster {
     pub fn leader_of(&self, topic: &str, partition: usize) -> Option<usize> {
         let leader = self.scenario.describe_topic(topic)[partition].leader;
         usize::try_from(leader).ok()
+    }
+
+    /// What the broker has printed since its last start.
+    pub fn broker_output(&self, broker: usize) -> String {
+        self.broker(broker).printed()
     }
 
     /// SIGKILL: nothing is flushed, nothing is handed over.
@@ -346,13 +398,18 @@ impl Cluster {
 
     /// Runs Kafka's tool for rights as the user who may do everything, with these words.
     pub fn alter_acls(&self, words: &[&str]) {
-        let port = self.admin.expect("the cluster has an authorizer");
+        let port = self.admin.last().expect("the cluster has an authorizer");
         let client = self.directory.join("admin.properties");
         fs::write(&client, ADMIN_CLIENT).expect("the cluster's directory can be written");
         let (server, client) = (format!("127.0.0.1:{port}"), client.display().to_string());
         let connection = ["--bootstrap-server", &server, "--command-config", &client, "--force"];
         let output = self.tool(ACL_COMMAND, &[&connection, words].concat());
         assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+
+    /// `host:port` of every broker at the listener where users log in, separated by commas.
+    pub fn login_addresses(&self) -> String {
+        self.admin.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
     fn broker(&self, broker: usize) -> &Node {
@@ -390,7 +447,7 @@ fn addresses(brokers: &[Node]) -> String {
 struct Nodes {
     controllers: Vec<Node>,
     brokers: Vec<Node>,
-    admin: Option<u16>,
+    admin: Vec<u16>,
     secured: Option<Secured>,
     further_ports: Vec<Port>,
 }
@@ -402,6 +459,11 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     let listener = format!("PLAINTEXT://127.0.0.1:{}", port.number);
     let secured = options.secured.then(|| Secured::new(directory));
     let mut both = format!("{listener},CONTROLLER://127.0.0.1:{}", quorum.number);
+    let own = options.authorizer.then(ports::take);
+    if let Some(own) = &own {
+        write!(both, ",ADMIN://127.0.0.1:{}", own.number).expect("a string takes everything");
+    }
+    let admin = own.iter().map(|port| port.number).collect();
     if let Some(secured) = &secured {
         both.push_str(&secured.listeners());
         properties.push_str(&secured.properties());
@@ -409,7 +471,8 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
     let node = Node::create(1, port, directory_of(directory, 1), options.process(), &properties);
-    Nodes { controllers: Vec::new(), brokers: vec![node], admin: None, secured, further_ports: vec![quorum] }
+    let further_ports = [Some(quorum), own].into_iter().flatten().collect();
+    Nodes { controllers: Vec::new(), brokers: vec![node], admin, secured, further_ports }
 }
 
 /// Controllers and brokers, each a process of its own.
@@ -418,7 +481,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
     let numbers: Vec<u16> = quorum.iter().map(|port| port.number).collect();
     let common = properties(options, &numbers);
     let mut further_ports = Vec::new();
-    let mut admin = None;
+    let mut admin = Vec::new();
     let brokers = (1..=options.brokers as i32).map(|id| {
         let port = ports::take();
         let listeners = if options.internal_listener {
@@ -429,7 +492,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
             if options.authorizer {
                 let own = ports::take();
                 write!(both, ",ADMIN://127.0.0.1:{}", own.number).expect("a string takes everything");
-                admin = Some(own.number);
+                admin.push(own.number);
                 further_ports.push(own);
             }
             format!("inter.broker.listener.name=INTERNAL\nlisteners={both}\nadvertised.listeners={both}\n")
@@ -465,12 +528,12 @@ fn properties(options: &ClusterOptions, quorum_ports: &[u16]) -> String {
 }
 
 /// Formats every node at once: each costs the start of a JVM.
-fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node], is_secured: bool) {
+fn format_all(cluster_id: &str, controllers: &[Node], brokers: &[Node], users: &[(&str, &str)]) {
     // Every controller has to be told of all, with the ids that their directories will have.
     let voter = |node: &Node| format!("{}@127.0.0.1:{}:{}", node.id, node.port.number, random_uuid());
     let voters: Vec<String> = controllers.iter().map(voter).collect();
     let voters = voters.join(",");
-    let users = if is_secured { Secured::format_arguments() } else { Vec::new() };
+    let users = format_arguments(users);
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let users = &users;
     thread::scope(|scope| {

@@ -156,13 +156,14 @@ struct Conversation {
 }
 
 impl Scenario {
-    /// Starts the process; it is ready when it answers its first command.
-    pub(super) fn launch(bootstrap: &str, output: &Path, watchdog: &Watchdog) -> Self {
+    /// Starts the process; it is ready when it answers its first command. `client` is a file that says how a
+    /// secured cluster is reached.
+    pub(super) fn launch(bootstrap: &str, client: Option<&Path>, output: &Path, watchdog: &Watchdog) -> Self {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/Scenario.java");
         let errors = File::create(output).expect("the output file of the scenario can be created");
         let mut command = artifacts::kafka()
             .java_in(output.parent().expect("it lies in the cluster's directory"), HEAP_MEGABYTES);
-        command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg(source).arg(bootstrap);
+        command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg(source).arg(bootstrap).args(client);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let mut process = command.spawn().expect("Java can be started");
         watchdog.watch(process.id());

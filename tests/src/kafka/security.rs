@@ -1,8 +1,9 @@
-//! What a secured broker needs: an authority, certificates, listeners, users.
+//! What secured brokers need: an authority, certificates, listeners, users.
 //!
 //! Owns the files below the cluster's directory and the one password of its users. A secured cluster is one
 //! broker with a listener for each way to connect; its PLAINTEXT one stays, for the scenario's client.
 
+use super::cluster::ClusterOptions;
 use super::ports::{self, Port};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -15,10 +16,10 @@ use std::path::{Path, PathBuf};
 pub const USER: &str = "twin";
 /// Its password: whatever a program prints must not hold it.
 pub const PASSWORD: &str = "hunter2-of-this-test";
-/// Sessions by PLAIN on SASL_PLAINTEXT end after so long unless they are renewed.
+/// Sessions by PLAIN and SCRAM-SHA-256 on SASL_PLAINTEXT end after so long unless they are renewed.
 pub const SESSION_MS: u32 = 2_000;
 /// The only name that certificates of a cluster are for.
-const HOST: &str = "127.0.0.1";
+pub const HOST: &str = "127.0.0.1";
 
 /// Name, protocol.
 const LISTENERS: [(&str, &str); 5] = [
@@ -80,6 +81,60 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+/// What has to be said when a data directory is formatted so that users by SCRAM exist before the first start.
+pub(super) fn format_arguments(users: &[(&str, &str)]) -> Vec<String> {
+    let both = |(name, password): &(&str, &str)| {
+        ["SCRAM-SHA-256", "SCRAM-SHA-512"].map(|mechanism| {
+            ["--add-scram".to_owned(), format!("{mechanism}=[name={name},password={password}]")]
+        })
+    };
+    users.iter().flat_map(both).flatten().collect()
+}
+
+/// A destination whose every listener speaks SASL_SSL: clients' and brokers' with SCRAM-SHA-512, controllers' with
+/// PLAIN. Its users are [`USER`] and `broker`, with one password; sessions end after `session_ms`.
+pub fn sasl_ssl_everywhere(
+    options: ClusterOptions,
+    authority: &Authority,
+    session_ms: u32,
+) -> ClusterOptions {
+    let module = "org.apache.kafka.common.security";
+    let scram = |user: &str| {
+        format!("{module}.scram.ScramLoginModule required username=\"{user}\" password=\"{PASSWORD}\";")
+    };
+    let plain = format!(
+        "{module}.plain.PlainLoginModule required username=\"broker\" password=\"{PASSWORD}\" \
+         user_broker=\"{PASSWORD}\" user_{USER}=\"{PASSWORD}\";"
+    );
+    let keys = authority.sign("broker.pem", HOST, false).display().to_string();
+    let trusted = authority.certificate().display().to_string();
+    let client = format!(
+        "security.protocol=SASL_SSL\nssl.truststore.type=PEM\nssl.truststore.location={trusted}\n\
+         sasl.mechanism=SCRAM-SHA-512\nsasl.jaas.config={}\n",
+        scram(USER)
+    );
+    let session = session_ms.to_string();
+    let lines = [
+        ("listener.security.protocol.map", "CONTROLLER:SASL_SSL,INTERNAL:SASL_SSL,EXTERNAL:SASL_SSL"),
+        ("sasl.mechanism.inter.broker.protocol", "SCRAM-SHA-512"),
+        ("sasl.mechanism.controller.protocol", "PLAIN"),
+        ("listener.name.internal.sasl.enabled.mechanisms", "SCRAM-SHA-512"),
+        ("listener.name.internal.scram-sha-512.sasl.jaas.config", &scram("broker")),
+        ("listener.name.external.sasl.enabled.mechanisms", "SCRAM-SHA-512"),
+        ("listener.name.external.scram-sha-512.sasl.jaas.config", &scram("broker")),
+        ("listener.name.controller.sasl.enabled.mechanisms", "PLAIN"),
+        ("listener.name.controller.plain.sasl.jaas.config", &plain),
+        ("connections.max.reauth.ms", &session),
+        ("ssl.keystore.type", "PEM"),
+        ("ssl.keystore.location", &keys),
+        ("ssl.truststore.type", "PEM"),
+        ("ssl.truststore.location", &trusted),
+    ];
+    let users = vec![(USER, PASSWORD), ("broker", PASSWORD)];
+    let options = ClusterOptions { users, client, ..options };
+    lines.into_iter().fold(options, |options, (name, value)| options.with_override(name, value))
+}
+
 /// The listeners of a secured broker.
 #[derive(Debug)]
 pub struct Secured {
@@ -88,6 +143,9 @@ pub struct Secured {
 }
 
 impl Secured {
+    /// Who may log in by SCRAM.
+    pub const USERS: [(&str, &str); 1] = [(USER, PASSWORD)];
+
     pub fn new(cluster: &Path) -> Self {
         let authority = Authority::new(&cluster.join("security"), "of the cluster");
         authority.sign("broker.pem", HOST, false);
@@ -111,15 +169,6 @@ impl Secured {
         text
     }
 
-    /// Users by SCRAM exist before the first start.
-    pub fn format_arguments() -> Vec<String> {
-        let user = |mechanism| format!("{mechanism}=[name={USER},password={PASSWORD}]");
-        ["SCRAM-SHA-256", "SCRAM-SHA-512"]
-            .into_iter()
-            .flat_map(|mechanism| ["--add-scram".to_owned(), user(mechanism)])
-            .collect()
-    }
-
     /// Lines of the broker's properties.
     pub fn properties(&self) -> String {
         let file = |name: &str| self.authority.directory.join(name).display().to_string();
@@ -138,8 +187,11 @@ impl Secured {
         line("listener.name.expired.ssl.keystore.location", &file("expired.pem"));
         line("listener.name.expired.ssl.keystore.type", "PEM");
         line("listener.name.mtls.ssl.client.auth", "required");
-        let renewed = "listener.name.sasl_plaintext.plain.connections.max.reauth.ms";
-        line(renewed, &SESSION_MS.to_string());
+        for mechanism in ["plain", "scram-sha-256"] {
+            let renewed = format!("listener.name.sasl_plaintext.{mechanism}.connections.max.reauth.ms");
+            line(&renewed, &SESSION_MS.to_string());
+        }
+        line("delegation.token.secret.key", "of-the-tokens-of-this-test");
         let module = "org.apache.kafka.common.security";
         let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\"");
         let as_itself = format!("{plain} username=\"{USER}\" password=\"{PASSWORD}\";");

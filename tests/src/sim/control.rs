@@ -212,6 +212,10 @@ impl Control {
                 let checkpoint = Offset::new(checkpoint).unwrap_or(Offset::ZERO);
                 store::trim_partition(&mut self.disk, &directory, log_start, checkpoint)?;
             }
+            // The embedded source lets everybody read everything.
+            Event::AccessLost { .. } | Event::AccessRegained { .. } => {
+                panic!("no right is checked: {event:?}")
+            }
             Event::Halted { .. } => self.halted = true,
             Event::Drained | Event::DiskFull { .. } | Event::SpoolFull { .. } | Event::LaneFailed { .. } => {}
             Event::Listening { .. }

@@ -29,7 +29,7 @@ fn a_guest_with_the_rights_that_a_check_names_joins_mirrors_and_promotes() {
     let named = commands(&poll_until_refused(&mirror));
     assert_eq!(
         named.iter().map(|words| words[4].as_str()).collect::<Vec<_>>(),
-        ["Alter", "IdempotentWrite", "Create", "AlterConfigs", "DescribeConfigs", "Read"],
+        ["Alter", "IdempotentWrite", "Create", "AlterConfigs", "Alter", "DescribeConfigs", "Read"],
         "{named:?}"
     );
     for words in &named {

@@ -2,12 +2,16 @@
 //!
 //! One binary, so that two of these run at a time: each waits for sessions and elections more than it computes.
 
+mod acls;
 mod break_glass;
 mod check_destination;
 mod check_rights;
+mod core_dumps;
 mod eviction;
 mod hostile_followers;
+mod lost_rights;
 mod remote_operators;
+mod source_rights;
 mod take_over;
 
 /// The product, as these tests start it.

@@ -1,6 +1,7 @@
 //! Connections of the control core to real brokers over TLS and SASL: what works, and what each mistake says.
 
 use crate::PROGRAM;
+use crate::tokens::unsigned_token;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,7 @@ fn every_protocol_and_mechanism_is_spoken(world: &World) {
     );
     world.works("SASL_SSL", &(keys + &world.trusted()));
     let token = world.directory.path().join("token");
-    fs::write(&token, unsigned_token()).unwrap();
+    fs::write(&token, unsigned_token(Duration::from_secs(3_600))).unwrap();
     let keys = format!(
         "security.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"OAUTHBEARER\"\n\
          sasl.oauthbearer.token.endpoint.url = \"file://{}\"\n",
@@ -123,26 +124,6 @@ fn every_protocol_and_mechanism_is_spoken(world: &World) {
     world.works("SASL_PLAINTEXT", &keys);
     fs::write(&token, "not.a.token").unwrap();
     world.fails(&world.cluster.secured().address("SASL_PLAINTEXT"), &keys, &["OAUTHBEARER", "refused"]);
-}
-
-/// `{"alg":"none"}` and claims whose end is far: what a broker without a key set believes.
-fn unsigned_token() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let claims = format!("{{\"sub\":\"{USER}\",\"iat\":{now},\"exp\":{}}}", now + 3_600);
-    format!("{}.{}.", base64_url(br#"{"alg":"none"}"#), base64_url(claims.as_bytes()))
-}
-
-fn base64_url(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits =
-            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let letters =
-            (0..=chunk.len()).map(|place| LETTERS[(bits >> (18 - 6 * place) & 63) as usize] as char);
-        text.extend(letters);
-    }
-    text
 }
 
 fn each_mistake_of_tls_is_told_with_its_cure(world: &World) {

@@ -23,12 +23,13 @@ use kafka_protocol::messages::{
     BrokerId, DescribeClusterRequest, FetchRequest, FetchResponse, FetchSnapshotRequest,
     FetchSnapshotResponse, TopicName,
 };
+use std::sync::atomic::{AtomicI16, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, TryLockError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until, timeout};
 use twinlog_sync::Nanoseconds;
-use twinlog_sync::metadata::follower::{FollowerEvent, QuorumLeader};
+use twinlog_sync::metadata::follower::{FollowerEvent, QuorumLeader, Trouble};
 use twinlog_sync::metadata::membership::derived_directory;
 use twinlog_sync::metadata::record::Uuid;
 use twinlog_sync::metadata::{
@@ -71,6 +72,8 @@ pub struct SharedImage {
     image: RwLock<ClusterImage>,
     state: watch::Sender<ImageState>,
     cluster_id: OnceLock<String>,
+    /// Error code with which the log is refused to us now; 0 while it is not.
+    refusal: AtomicI16,
 }
 
 impl SharedImage {
@@ -98,6 +101,11 @@ impl SharedImage {
     /// Known as soon as the image is ready.
     pub fn cluster_id(&self) -> Option<&str> {
         self.cluster_id.get().map(String::as_str)
+    }
+
+    /// Error code with which a controller refuses us the log; 0 while none does.
+    pub fn refusal(&self) -> i16 {
+        self.refusal.load(Ordering::Relaxed)
     }
 
     fn replace(&self, mut image: ClusterImage, next_offset: i64) {
@@ -174,7 +182,10 @@ pub async fn follow(
                     let event = answer.as_ref().map_or(FollowerEvent::Failed, snapshot_fetched);
                     follower.handle(now(), event);
                 }
-                FollowerAction::Leads => observer.controllers.announce(&observer.target),
+                FollowerAction::Leads => {
+                    image.refusal.store(0, Ordering::Relaxed);
+                    observer.controllers.announce(&observer.target);
+                }
                 FollowerAction::AskAnother { hint } => observer.turn_to(hint),
                 FollowerAction::Replace { image: whole, next_offset } => image.replace(*whole, next_offset),
                 FollowerAction::Apply { records, next_offset } => {
@@ -182,7 +193,12 @@ pub async fn follow(
                         follower.handle(now(), FollowerEvent::NotApplied(error));
                     }
                 }
-                FollowerAction::Trouble(trouble) => tracing::warn!("{}: {trouble}", observer.target),
+                FollowerAction::Trouble(trouble) => {
+                    if let Trouble::Refused { code } = trouble {
+                        image.refusal.store(code, Ordering::Relaxed);
+                    }
+                    tracing::warn!("{}: {trouble}", observer.target);
+                }
             }
         }
         let deadline = follower.deadline().expect("a machine that asks for nothing waits for a time");

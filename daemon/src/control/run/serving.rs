@@ -12,14 +12,13 @@ use super::starting::{Start, Starter};
 use super::{Desk, RunError, RunOptions};
 use crate::admin::{AdminRequest, REQUESTS_MAX, Readiness};
 use crate::config::{Configuration, KeptLinks, Settings};
-use crate::control::progress::{Figures, Progress};
+use crate::control::progress::{Behind, Figures, Progress};
 use crate::control::report::Received;
 use crate::control::state::StateDatabase;
 use crate::control::supervisor::{Standing, Supervisor};
 use sd_notify::NotifyState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -300,16 +299,12 @@ impl Daemon {
         for slot in self.slots.values() {
             all.bytes += slot.received.values().map(|(bytes, _)| bytes).sum::<u64>();
             let Some(running) = &slot.running else { continue };
-            let supervisor = &running.supervisor;
-            all.bytes += supervisor.mirrors().map(|mirror| mirror.counters.bytes.load(Relaxed)).sum::<u64>();
-            let (partitions, done, missing) = supervisor.progress_figures();
-            all.partitions += partitions;
-            all.partitions_done += done;
-            all.missing_records += missing;
+            all.add(running.supervisor.figures(self.options.until_caught_up));
         }
-        let Figures { partitions, partitions_done, missing_records, .. } = all;
+        let (done, partitions) = (all.partitions_done, all.partitions);
         notify(&[NotifyState::Status(&format!(
-            "{partitions_done} of {partitions} partitions caught up, {missing_records} records behind"
+            "{done} of {partitions} partitions caught up, {}",
+            Behind(all)
         ))]);
         all
     }

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
-use twinlog_io::{EngineOptions, Placement, RealDisk, SystemError, pin_current_thread, raise_file_limit};
+use twinlog_io::{
+    EngineOptions, Placement, RealDisk, Shortfall, SystemError, pin_current_thread, raise_file_limit,
+};
 use twinlog_sync::lane::LaneOptions;
 
 /// Part of the memory that buffers may take; the rest holds code, metadata, indexes and checkpoints.
@@ -138,6 +140,7 @@ impl Start {
             batch_bytes_max: link.batch_bytes_max,
             request_timeout_ms: u32::try_from(link.source.request_timeout.as_millis())
                 .expect("at most an hour"),
+            backoff: link.source.backoff,
         });
         let tuning = Tuning::of(link, shards);
         let guest = link.guest.as_ref();
@@ -191,6 +194,14 @@ impl Start {
             self.placement.control,
             self.memory_bytes() >> 20,
         );
+        // What the first lacks, the others lack too, but for their own cores.
+        let mut told: Vec<Shortfall> = Vec::new();
+        for shortfall in shards.iter().flat_map(|shard| &shard.handle().report.shortfalls) {
+            if !told.contains(shortfall) {
+                warn!("{shortfall}");
+                told.push(*shortfall);
+            }
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 //! At most one request is under way; events that want one ask for the next. Pauses are jittered, so
 //! that many daemons, or one with ten thousand partitions, do not ask in step.
 
+use super::access::look;
 use super::{Outcome, Supervisor};
 use crate::control::discovery::{ClusterView, Finding};
 use crate::control::mirror::{Mirror, Phase, Stopped};
+use crate::control::protection::warn_of_missing;
 use crate::control::source_client::ClientError;
 use crate::shard::mailbox::Command;
 use std::net::SocketAddr;
@@ -23,6 +25,9 @@ use twinlog_sync::wire::fetch_request::Topic;
 const REFRESH_GAP: Duration = Duration::from_millis(200);
 /// How soon a cluster is looked at again while a partition has no leader or a topic seems to be gone.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(1_000);
+/// How soon while a topic is hidden from us. Raised, a right that is granted again is noticed later; lowered, a
+/// source that forbids us much is asked for all of it so often.
+const WITHHELD_LOOK: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     pub(super) fn refresh_if_due(&mut self, now: Instant) {
@@ -37,7 +42,8 @@ impl Supervisor {
         self.refresh.running = true;
         self.refresh.wanted = false;
         let (client, names) = (self.client.clone(), self.discovery.names_wanted());
-        self.spawn(async move { Outcome::Metadata(client.metadata(names.as_deref()).await) });
+        let known = self.discovery.known_names();
+        self.spawn(async move { Outcome::Metadata(look(&client, names, known).await) });
     }
 
     pub(super) fn metadata_came(&mut self, result: Result<ClusterView, ClientError>) {
@@ -57,6 +63,7 @@ impl Supervisor {
             }
         };
         self.refresh.lost_at = None;
+        self.refresh.succeeded_at = Some(now);
         if self.refresh.last_error.take().is_some() {
             info!("the source answers again");
         }
@@ -65,7 +72,10 @@ impl Supervisor {
         for finding in self.discovery.observe(&view) {
             self.found(finding, now);
         }
-        self.refresh.first = false;
+        if std::mem::take(&mut self.refresh.first) {
+            let servers = view.brokers.into_values().collect();
+            tokio::spawn(warn_of_missing(self.client.clone(), servers));
+        }
         self.remember_returned();
         self.tell_leaders();
         self.refresh.at = now + self.pause_until_next_look();
@@ -80,7 +90,11 @@ impl Supervisor {
                 .chain(&self.wants_leader)
                 .any(|each| self.discovery.leader(each).is_none());
         let full = self.settings.link.source.metadata_max_age;
-        let pause = if unsettled { full.min(UNSETTLED_LOOK) } else { full };
+        let pause = match unsettled {
+            true => full.min(UNSETTLED_LOOK),
+            false if self.discovery.is_withheld() => full.min(WITHHELD_LOOK),
+            false => full,
+        };
         // Jitter of a tenth from a source that is at hand: the low digits of the clock.
         let jitter = Instant::now().duration_since(self.progress.started_at).subsec_nanos() % 100;
         pause - pause * jitter / 1_000
@@ -146,6 +160,8 @@ impl Supervisor {
                 self.stop_topic(&topic, &Fault::TopicRecreated { mirrored, found });
             }
             Finding::TopicReturned { topic } => self.release_topic(&topic, now),
+            Finding::AccessLost { topic } => self.topic_hidden(&topic),
+            Finding::AccessRegained { topic } => self.topic_shown(&topic),
             Finding::IllegalName { name } => {
                 warn!("the source names a topic {name:?}, which no topic can be called; it is not mirrored");
             }
@@ -172,7 +188,8 @@ impl Supervisor {
         let directory = self.settings.link_directory().join(partition.directory_name());
         let shard = self.choose_shard(&partition);
         self.want_mirror_topic(&partition);
-        let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now);
+        let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now)
+            .with_backoff(self.settings.link.source.backoff);
         mirror.leader = leader;
         mirror.ran_before = self.left_before.contains(&partition);
         mirror.required = self.refresh.first;

@@ -11,6 +11,9 @@
 
 mod eviction;
 mod topics;
+mod troubles;
+
+pub(super) use self::troubles::{Step, Troubles};
 
 use self::eviction::{EvictionOutcome, EvictionWatch};
 use super::hand_over::HandOvers;
@@ -36,6 +39,7 @@ use twinlog_sync::guest::leadership::Registration;
 use twinlog_sync::guest::placement::{Candidate, TooFewBrokers};
 use twinlog_sync::metadata::ClusterImage;
 use twinlog_sync::metadata::image::{Partition, Topic};
+use twinlog_sync::metadata::membership::Reason;
 use twinlog_sync::metadata::record::Listener;
 use twinlog_sync::session::PartitionKey;
 
@@ -115,6 +119,7 @@ pub(super) struct GuestLink {
     bumped_at: BTreeMap<i32, Instant>,
     bump_wanted: BTreeSet<i32>,
     evictions: EvictionWatch,
+    pub(super) troubles: Troubles,
     started_at: Instant,
     /// Addresses that were taken, to be tried again.
     listen_again: Vec<(Instant, i32, SocketAddr)>,
@@ -143,6 +148,7 @@ impl GuestLink {
             bumped_at: BTreeMap::new(),
             bump_wanted: BTreeSet::new(),
             evictions: EvictionWatch::default(),
+            troubles: Troubles::default(),
             started_at: Instant::now(),
             listen_again: Vec::new(),
         }
@@ -214,6 +220,25 @@ impl GuestLink {
 
     fn serves(&self, id: i32) -> bool {
         self.member.state(id).is_some_and(|state| state.is_serving)
+    }
+
+    /// What the threads that join and read the metadata log are refused.
+    fn look_at_membership(&mut self, now: Instant) {
+        let refused = self.member.states().borrow().iter().find_map(|(id, state)| match state.reason {
+            Some(Reason::Refused { code }) => Some((*id, code)),
+            _ => None,
+        });
+        match refused {
+            Some((id, code)) => {
+                let why = format!("broker {id}, error code {code}");
+                self.troubles.failed(now, Step::Registration, code, why);
+            }
+            None => self.troubles.worked(Step::Registration),
+        }
+        match self.member.shared_image().refusal() {
+            0 => self.troubles.worked(Step::MetadataLog),
+            code => self.troubles.failed(now, Step::MetadataLog, code, format!("error code {code}")),
+        }
     }
 
     /// Brokers that can take replicas.
@@ -321,6 +346,7 @@ impl Supervisor {
                 GuestEvent::Bumped { id } => info!("the leader epochs of guest broker {id} were raised"),
             }
         }
+        guest.look_at_membership(now);
         let state = *guest.member.image_moves().borrow();
         if !state.is_ready {
             return;
@@ -345,8 +371,8 @@ impl Supervisor {
         self.tell_leads();
         self.create_due(now);
         self.add_partitions_due(now);
-        self.shrink_due();
-        self.guard_due();
+        self.shrink_due(now);
+        self.guard_due(now);
         self.evict_due(now);
         self.bump_due(now);
     }

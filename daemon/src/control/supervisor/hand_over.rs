@@ -15,6 +15,7 @@
 
 mod carrying;
 mod commands;
+mod config_sync;
 mod deleting;
 mod floor;
 mod keeping;
@@ -27,6 +28,7 @@ mod views;
 use super::{Outcome, Supervisor};
 use crate::admin::AdminRequest;
 use crate::config::LinkSettings;
+use crate::control::guest::hand_over::HandOverError;
 use crate::control::mirror::Mirror;
 use crate::control::source_client::SourceClient;
 use crate::control::state::{
@@ -34,6 +36,7 @@ use crate::control::state::{
     StateError, TopicCommand,
 };
 use crate::shard::mailbox::{Command, LeadStanding};
+use config_sync::ConfigSync;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -62,7 +65,11 @@ pub enum HandOverOutcome {
     Loaded(Result<Box<keeping::Loaded>, StateError>),
     LinkKept(Result<Link, String>),
     Identified(Result<Vec<GuestIdentity>, StateError>),
-    Adopted(Result<Vec<MirrorTopic>, String>),
+    /// Rows that were kept; topics of which the source does not tell the configs.
+    Adopted {
+        kept: Result<Vec<MirrorTopic>, String>,
+        refused: Vec<(String, HandOverError)>,
+    },
     Floored {
         topics: Vec<String>,
         result: Result<ProducerIdFloor, String>,
@@ -90,6 +97,8 @@ pub enum HandOverOutcome {
     /// States that were kept, or were not.
     Changed(Box<states::Changed>),
     LinkChanged(Box<states::LinkChanged>),
+    /// A round of topic configurations.
+    ConfigsRead(Box<config_sync::Round>),
     /// What is about to be cut of a topic is kept, with the end of each partition.
     CutsKept {
         topic: String,
@@ -129,6 +138,8 @@ pub(super) struct HandOvers {
     linking: bool,
     adopting: bool,
     adopt_at: Instant,
+    /// Topics of which the source does not tell the configs, and when it is asked again.
+    not_told: BTreeMap<String, Instant>,
     flooring: bool,
     /// One above the highest id that batches brought since the start.
     next_mirrored_id: i64,
@@ -161,6 +172,7 @@ pub(super) struct HandOvers {
     states_at: Instant,
     /// Orders that wait for that. Each holds a connection, of which there is a bounded number.
     deferred: VecDeque<AdminRequest>,
+    config_sync: ConfigSync,
 }
 
 impl HandOvers {
@@ -187,6 +199,7 @@ impl HandOvers {
             linking: false,
             adopting: false,
             adopt_at: now,
+            not_told: BTreeMap::new(),
             flooring: false,
             next_mirrored_id: 0,
             mirrored_ids_at: now,
@@ -210,6 +223,7 @@ impl HandOvers {
             changing: false,
             states_at: now,
             deferred: VecDeque::new(),
+            config_sync: ConfigSync::new(now),
         }
     }
 
@@ -372,6 +386,7 @@ impl Supervisor {
             supervisor.keep_up(hand_overs, now);
             if hand_overs.loaded {
                 supervisor.drive_states(hand_overs, now);
+                supervisor.sync_configs(hand_overs, now);
                 supervisor.answer_operators(hand_overs);
                 supervisor.ask_standings(hand_overs, now);
                 supervisor.drive_machines(hand_overs);
@@ -519,13 +534,14 @@ impl Supervisor {
             }
             HandOverOutcome::Identified(result) => supervisor.identified(hand_overs, result),
             HandOverOutcome::LinkKept(result) => supervisor.link_kept(hand_overs, result),
-            HandOverOutcome::Adopted(result) => supervisor.adopted(hand_overs, result),
+            HandOverOutcome::Adopted { kept, refused } => supervisor.adopted(hand_overs, kept, refused),
             HandOverOutcome::Floored { topics, result } => supervisor.floored(hand_overs, topics, result),
             HandOverOutcome::Proven(proven) => supervisor.proven(hand_overs, proven),
             HandOverOutcome::Command(news) => supervisor.command_came(hand_overs, *news),
             HandOverOutcome::Deletion { topic, news } => supervisor.deletion_came(hand_overs, &topic, news),
             HandOverOutcome::Changed(changed) => supervisor.changed(hand_overs, *changed),
             HandOverOutcome::LinkChanged(changed) => supervisor.link_changed(hand_overs, *changed),
+            HandOverOutcome::ConfigsRead(round) => supervisor.configs_read(hand_overs, *round),
             HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),
             HandOverOutcome::CutsKept { topic, cuts, note, result } => {
                 supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);

@@ -61,6 +61,9 @@ impl Supervisor {
             }
             Vec::new()
         });
+        for each in &answers {
+            self.leader_answered(&each.partition, each.edges.err().unwrap_or(0));
+        }
         let known: BTreeMap<_, _> =
             answers.into_iter().filter_map(|each| Some((each.partition, each.edges.ok()?))).collect();
         let now = Instant::now();

@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use crate::control::mirror::Mirror;
+use crate::control::progress::Figures;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -70,12 +71,19 @@ impl Supervisor {
             sentences.push(format!("the source could not be reached: {why}"));
         }
         for name in self.discovery.unseen_names().iter().filter(|_| !self.refresh.first) {
-            sentences.push(format!("topic {name} does not exist at the source"));
+            sentences.push(match self.discovery.is_denied(name) {
+                true => format!(
+                    "topic {name} is hidden from us (TOPIC_AUTHORIZATION_FAILED), or does not exist: grant READ and \
+                     DESCRIBE on it, see twinlog check"
+                ),
+                false => format!("topic {name} does not exist at the source"),
+            });
         }
         let open = self.mirrors.values().filter(|mirror| mirror.required && !mirror.is_caught_up());
-        sentences.extend(open.map(|mirror| match (&mirror.stopped, mirror.captured_end) {
-            (Some(stopped), _) => {
-                format!("{} is stopped ({}): {}", mirror.partition, stopped.code, stopped.reason)
+        sentences.extend(open.map(|mirror| match (mirror.trouble(), mirror.captured_end) {
+            (Some(trouble), _) => {
+                let (partition, state) = (&mirror.partition, mirror.state());
+                format!("{partition} is {state} ({}): {}", trouble.code, trouble.reason)
             }
             (None, None) => format!("{}: its leader never told where its log ends", mirror.partition),
             (None, Some(end)) => {
@@ -85,13 +93,26 @@ impl Supervisor {
         sentences
     }
 
-    /// Partitions that count, those that are done, and records still missing.
-    pub fn progress_figures(&self) -> (u64, u64, u64) {
-        let mut figures = (0, 0, 0);
+    /// Where all partitions are: on their way to the ends captured at the start, or behind the ends as they are now.
+    pub fn figures(&self, until_caught_up: bool) -> Figures {
+        let isolation = self.settings.link.isolation_level;
+        // A source that does not answer has ends that nobody knows.
+        let answers = self.refresh.last_error.is_none();
+        let mut figures = Figures::default();
         for mirror in self.mirrors.values() {
-            figures.0 += 1;
-            figures.1 += u64::from(mirror.is_caught_up());
-            figures.2 += mirror.missing_records();
+            let (missing, done) = match until_caught_up {
+                true => (mirror.missing_records(), mirror.is_caught_up()),
+                false => {
+                    let lag = mirror.lag_records(isolation).filter(|_| answers);
+                    (lag, lag == Some(0) && mirror.is_in_shard() && mirror.stopped.is_none())
+                }
+            };
+            figures.bytes += mirror.counters.bytes.load(Relaxed);
+            figures.partitions += 1;
+            figures.partitions_done += u64::from(done);
+            figures.missing_records += missing.unwrap_or(0);
+            figures.partitions_denied += u64::from(mirror.is_unauthorized());
+            figures.partitions_unknown += u64::from(missing.is_none());
         }
         figures
     }

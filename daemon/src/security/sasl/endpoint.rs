@@ -250,7 +250,8 @@ fn told(body: &[u8]) -> String {
     if text.is_empty() { "without a reason".to_owned() } else { text }
 }
 
-fn url_encoded(text: &str) -> String {
+/// Every byte but the letters, digits and marks that RFC 3986 calls unreserved.
+pub(super) fn url_encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

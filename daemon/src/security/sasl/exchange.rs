@@ -1,12 +1,13 @@
 //! One exchange: its frames, its order, its end.
 
+use super::aws::{self, AwsKey};
 use super::scram::{ScramClient, ScramFault};
 use crate::security::attempts::Attempts;
 use crate::security::{SaslMechanism, Secret, SecurityError};
 use aws_lc_rs::rand;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use zeroize::Zeroizing;
 
 const SASL_HANDSHAKE: i16 = 17;
@@ -22,6 +23,9 @@ const UNSUPPORTED_MECHANISM: i16 = 33;
 const MESSAGE_CHARS_MAX: usize = 200;
 /// Mechanisms of a broker that are shown.
 const MECHANISMS_MAX: usize = 16;
+/// Kafka takes a renewal within a second of the last one for a request that makes no sense, and closes. Lowered, a
+/// token whose last second has come costs the connection.
+const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(1_050);
 const CLIENT_ID: &str = "twinlog";
 
 /// What is shown to the broker.
@@ -30,12 +34,13 @@ pub enum Credential {
     Password {
         user: String,
         password: Secret,
+        /// They are id and HMAC of a delegation token.
+        is_token: bool,
     },
     /// A bearer token; `user` is a name for messages.
-    Token {
-        user: String,
-        token: Secret,
-    },
+    Token { user: String, token: Secret },
+    /// A key that signs who we are; nothing of it is shown but its id.
+    Aws { key: AwsKey, region: String },
 }
 
 /// What the mechanism still has to say or to hear.
@@ -46,6 +51,7 @@ enum Mechanism {
     Oauth {
         refused: Option<String>,
     },
+    Aws,
 }
 
 enum State {
@@ -83,6 +89,7 @@ impl SaslExchange {
                 Mechanism::Scram(Box::new(ScramClient::new(mechanism == SaslMechanism::ScramSha512)))
             }
             SaslMechanism::OauthBearer => Mechanism::Oauth { refused: None },
+            SaslMechanism::AwsMskIam => Mechanism::Aws,
         };
         Self {
             host: host.to_owned(),
@@ -148,20 +155,22 @@ impl SaslExchange {
 
     /// After how long the session is to be renewed: 85 to 95 percent of it, so that connections that were
     /// opened together are not renewed together. ref: KIP-368
+    /// Kafka takes a renewal that comes late, behind an answer that was waited for, but no other request then.
     pub fn renew_after(&self) -> Option<Duration> {
         let lifetime_ms = u64::try_from(self.session_lifetime_ms).ok().filter(|lifetime| *lifetime > 0)?;
         let mut chance = [0u8; 1];
         // Without a random byte all are renewed at 85 percent, which is as safe.
         let _ = rand::fill(&mut chance);
-        Some(Duration::from_millis(
-            lifetime_ms / 1_000 * (850 + u64::from(chance[0]) * 100 / 255) + lifetime_ms % 1_000 * 85 / 100,
-        ))
+        let after_ms =
+            lifetime_ms / 1_000 * (850 + u64::from(chance[0]) * 100 / 255) + lifetime_ms % 1_000 * 85 / 100;
+        Some(Duration::from_millis(after_ms).max(RENEWAL_PAUSE_MIN))
     }
 
     /// As whom; for messages.
     pub fn user(&self) -> &str {
         match &self.credential {
             Credential::Password { user, .. } | Credential::Token { user, .. } => user,
+            Credential::Aws { key, .. } => &key.id,
         }
     }
 
@@ -217,21 +226,25 @@ impl SaslExchange {
     fn first_token(&mut self) -> Result<Zeroizing<Vec<u8>>, SecurityError> {
         let mut token = Zeroizing::new(Vec::new());
         match (&mut self.inner, &self.credential) {
-            (Mechanism::Plain, Credential::Password { user, password }) => {
+            (Mechanism::Plain, Credential::Password { user, password, .. }) => {
                 token.reserve_exact(2 + user.len() + password.expose().len());
                 token.push(0);
                 token.extend_from_slice(user.as_bytes());
                 token.push(0);
                 token.extend_from_slice(password.expose().as_bytes());
             }
-            (Mechanism::Scram(scram), Credential::Password { user, .. }) => {
-                token.extend_from_slice(scram.client_first(user).as_bytes());
+            (Mechanism::Scram(scram), Credential::Password { user, is_token, .. }) => {
+                token.extend_from_slice(scram.client_first(user, *is_token).as_bytes());
             }
             (Mechanism::Oauth { .. }, Credential::Token { token: bearer, .. }) => {
                 token.reserve_exact(20 + bearer.expose().len());
                 token.extend_from_slice(b"n,,\x01auth=Bearer ");
                 token.extend_from_slice(bearer.expose().as_bytes());
                 token.extend_from_slice(b"\x01\x01");
+            }
+            (Mechanism::Aws, Credential::Aws { key, region }) => {
+                // Signed only now: a signature is good for minutes, and connecting may take some.
+                token = aws::message(key, region, &self.host, SystemTime::now());
             }
             _ => unreachable!("the login gives each mechanism its kind of credential"),
         }
@@ -264,6 +277,10 @@ impl SaslExchange {
                 // The broker says why, and ends only after one more word of ours. ref: RFC 7628 3.2.3
                 *refused = Some(printable(&String::from_utf8_lossy(answer.bytes)));
                 Some(Zeroizing::new(vec![1]))
+            }
+            // What AWS's own client asks for, too: an empty word would be somebody who did not look.
+            (Mechanism::Aws, _) if answer.bytes.is_empty() => {
+                return Err(self.malformed("an empty answer to a signature"));
             }
             _ => None,
         };

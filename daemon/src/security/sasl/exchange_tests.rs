@@ -147,3 +147,69 @@ fn every_answer_that_is_cut_or_longer_or_another_requests_is_refused() {
     endless[6..10].copy_from_slice(&i32::MAX.to_be_bytes());
     assert!(exchange.answer(&endless).is_err());
 }
+
+#[test]
+fn a_delegation_token_says_that_it_is_one_and_goes_with_scram_alone() {
+    let settings = |mechanism, is_delegation_token| SaslSettings {
+        mechanism: Some(mechanism),
+        username: "id".to_owned(),
+        password: "hunter2".into(),
+        is_delegation_token,
+        ..Default::default()
+    };
+    for (is_token, end) in [(true, &b",tokenauth=true"[..]), (false, b"")] {
+        let settings = settings(SaslMechanism::ScramSha256, is_token);
+        let mut exchange =
+            SaslLogin::new(&settings, &Default::default()).unwrap().exchange("broker").unwrap();
+        let frame = shake(&mut exchange);
+        assert!(frame.ends_with(end));
+        assert_eq!(frame.windows(9).any(|window| window == b"tokenauth"), is_token);
+    }
+    let refused = SaslLogin::new(&settings(SaslMechanism::Plain, true), &Default::default()).err().unwrap();
+    assert!(refused.to_string().contains("sasl.mechanism = PLAIN"), "{refused}");
+}
+
+#[test]
+fn a_session_is_never_renewed_within_a_second_of_its_beginning() {
+    for lifetime_ms in [1, 900, 1_100] {
+        let mut exchange = login(SaslMechanism::Plain).exchange("broker").unwrap();
+        let frame = shake(&mut exchange);
+        exchange.answer(&authenticate_answer(&frame, 0, "", b"", lifetime_ms)).unwrap();
+        assert!(exchange.renew_after().unwrap().as_millis() > 1_000, "{lifetime_ms}");
+    }
+}
+
+fn aws(jaas: &str, region: &str) -> (tempfile::TempDir, Result<SaslLogin, SecurityError>) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("credentials");
+    std::fs::write(&file, "[default]\naws_access_key_id=AKID\naws_secret_access_key=hunter2\n").unwrap();
+    let aws = crate::security::AwsSettings { region: region.to_owned(), credentials_file: Some(file) };
+    let mechanism = Some(SaslMechanism::AwsMskIam);
+    let settings = SaslSettings { mechanism, jaas_config: jaas.into(), aws, ..Default::default() };
+    let login = SaslLogin::new(&settings, &Default::default());
+    (directory, login)
+}
+
+#[test]
+fn aws_signs_for_the_brokers_region_and_takes_no_empty_answer() {
+    let (_directory, login) = aws("", "");
+    let login = login.unwrap();
+    let told = login.exchange("10.0.0.1").unwrap_err().to_string();
+    assert!(told.contains("sasl.aws.region"), "{told}");
+    let host = "b-1.c.kafka.eu-west-1.amazonaws.com";
+    let mut exchange = login.exchange(host).unwrap();
+    let frame = shake(&mut exchange);
+    let text = String::from_utf8_lossy(&frame).into_owned();
+    assert!(text.contains("/eu-west-1/kafka-cluster/") && !text.contains("hunter2"), "{text}");
+    assert!(exchange.answer(&authenticate_answer(&frame, 0, "", b"", 0)).is_err());
+    let mut exchange = login.exchange(host).unwrap();
+    let frame = shake(&mut exchange);
+    exchange.answer(&authenticate_answer(&frame, 0, "", b"{}", 60_000)).unwrap();
+    assert!(exchange.is_done() && !format!("{exchange:?}").contains("hunter2"));
+    let module = "software.amazon.msk.auth.iam.IAMLoginModule";
+    let role = format!("{module} required awsRoleArn=\"arn:aws:iam::1:role/x\";");
+    let refused = aws(&role, "").1.err().unwrap().to_string();
+    assert!(refused.contains("awsRoleArn is not supported"), "{refused}");
+    let refused = aws(&format!("{module} required awsProfileName=\"other\";"), "").1.err().unwrap();
+    assert!(refused.to_string().contains("no profile [other]"), "{refused}");
+}

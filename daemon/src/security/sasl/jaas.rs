@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 /// Longest text that is parsed.
 const BYTES_MAX: usize = 64 << 10;
 const PACKAGE: &str = "org.apache.kafka.common.security.";
+/// Of Amazon's own client, in a package of its own.
+const IAM_MODULE: &str = "software.amazon.msk.auth.iam.IAMLoginModule";
 const FLAGS: [&str; 4] = ["required", "requisite", "sufficient", "optional"];
 
 /// What is wrong with the text. Names of options stand in it, values never.
@@ -64,7 +66,7 @@ impl fmt::Display for JaasFault {
             Self::Module { module } => write!(
                 f,
                 "the login module {module:?} is not known; there are {PACKAGE}plain.PlainLoginModule, \
-                 {PACKAGE}scram.ScramLoginModule and {PACKAGE}oauthbearer.OAuthBearerLoginModule"
+                 {PACKAGE}scram.ScramLoginModule, {PACKAGE}oauthbearer.OAuthBearerLoginModule and {IAM_MODULE}"
             ),
             Self::OtherMechanism { module, mechanism } => {
                 write!(f, "the login module {module} does not go with sasl.mechanism = {mechanism}")
@@ -138,15 +140,19 @@ impl JaasConfig {
 
 /// The options of a module, when it is the mechanism's.
 fn known_options(module: &str, mechanism: SaslMechanism) -> Result<&'static [&'static str], JaasFault> {
-    use SaslMechanism::{OauthBearer, Plain, ScramSha256, ScramSha512};
+    use SaslMechanism::{AwsMskIam, OauthBearer, Plain, ScramSha256, ScramSha512};
     let known = |name: &str| JaasFault::Module { module: shown(name) };
-    let (of, options): (&[SaslMechanism], &[&str]) =
-        match module.strip_prefix(PACKAGE).ok_or_else(|| known(module))? {
-            "plain.PlainLoginModule" => (&[Plain], &["username", "password"]),
-            "scram.ScramLoginModule" => (&[ScramSha256, ScramSha512], &["username", "password"]),
-            "oauthbearer.OAuthBearerLoginModule" => (&[OauthBearer], &["clientId", "clientSecret", "scope"]),
-            _ => return Err(known(module)),
-        };
+    let (of, options): (&[SaslMechanism], &[&str]) = match module
+        .strip_prefix(PACKAGE)
+        .or_else(|| (module == IAM_MODULE).then_some(module))
+        .ok_or_else(|| known(module))?
+    {
+        "plain.PlainLoginModule" => (&[Plain], &["username", "password"]),
+        "scram.ScramLoginModule" => (&[ScramSha256, ScramSha512], &["username", "password", "tokenauth"]),
+        "oauthbearer.OAuthBearerLoginModule" => (&[OauthBearer], &["clientId", "clientSecret", "scope"]),
+        IAM_MODULE => (&[AwsMskIam], &["awsProfileName", "awsRoleArn"]),
+        _ => return Err(known(module)),
+    };
     if of.contains(&mechanism) {
         Ok(options)
     } else {
@@ -222,7 +228,7 @@ impl<'a> Rest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use SaslMechanism::{OauthBearer, Plain, ScramSha256, ScramSha512};
+    use SaslMechanism::{AwsMskIam, OauthBearer, Plain, ScramSha256, ScramSha512};
 
     const PLAIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModule";
     const SCRAM: &str = "org.apache.kafka.common.security.scram.ScramLoginModule";
@@ -253,6 +259,12 @@ mod tests {
             assert_eq!(jaas.required("username").unwrap().expose(), name, "{text}");
             assert_eq!(jaas.required("password").unwrap().expose(), password, "{text}");
         }
+        let text = format!("{SCRAM} required username=\"id\" password=\"hmac\" tokenauth=\"true\";");
+        let jaas = JaasConfig::parse(&Secret::from(text.as_str()), ScramSha256).unwrap();
+        assert_eq!(jaas.option("tokenauth").map(Secret::expose), Some("true"));
+        let text = format!("{IAM_MODULE} required awsProfileName=\"twin\";");
+        let jaas = JaasConfig::parse(&Secret::from(text.as_str()), AwsMskIam).unwrap();
+        assert_eq!(jaas.option("awsProfileName").map(Secret::expose), Some("twin"));
         let text = format!("{OAUTH} required clientId=\"c\" clientSecret=\"s\" scope=\"\";");
         let jaas = JaasConfig::parse(&Secret::from(text.as_str()), OauthBearer).unwrap();
         assert!(jaas.option("scope").is_none() && jaas.option("clientId").is_some());

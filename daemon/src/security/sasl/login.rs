@@ -2,6 +2,8 @@
 //!
 //! Owns the credentials of one cluster. Who gets an exchange from here may make one attempt with it.
 
+use super::aws::{AwsKey, region_of};
+use super::aws_credentials::{AwsFault, of_process, read_key, shared_file};
 use super::endpoint::{ClientCredentials, EndpointUrl, TokenEndpoint};
 use super::exchange::{Credential, SaslExchange};
 use super::jaas::JaasConfig;
@@ -32,8 +34,9 @@ struct Login {
 }
 
 enum Source {
-    Password { user: String, password: Secret },
+    Password { user: String, password: Secret, is_token: bool },
     Token { user: String, tokens: TokenSource },
+    Aws { key: AwsKey, region: String },
 }
 
 impl SaslLogin {
@@ -66,8 +69,15 @@ impl SaslLogin {
     pub fn exchange(&self, host: &str) -> Result<SaslExchange, SecurityError> {
         let login = self.current.current();
         let credential = match &login.source {
-            Source::Password { user, password } => {
-                Credential::Password { user: user.clone(), password: password.clone() }
+            Source::Password { user, password, is_token } => {
+                Credential::Password { user: user.clone(), password: password.clone(), is_token: *is_token }
+            }
+            Source::Aws { key, region } => {
+                let told =
+                    Some(region.as_str()).filter(|region| !region.is_empty()).or_else(|| region_of(host));
+                let unknown = || AwsFault::NoRegion { host: host.to_owned() };
+                let region = told.ok_or_else(unknown).map_err(|why| SecurityError::Aws { why })?;
+                Credential::Aws { key: key.clone(), region: region.to_owned() }
             }
             Source::Token { user, tokens } => {
                 let token = tokens.token().map_err(|why| SecurityError::Token { why })?;
@@ -81,7 +91,11 @@ impl SaslLogin {
 
 fn files(settings: &SaslSettings) -> Vec<PathBuf> {
     let secrets = [&settings.jaas_config, &settings.password, &settings.oauth.client_secret];
-    secrets.into_iter().flat_map(Secret::files).collect()
+    let shared = match settings.mechanism {
+        Some(SaslMechanism::AwsMskIam) => shared_file(settings.aws.credentials_file.as_deref(), &of_process),
+        _ => None,
+    };
+    secrets.into_iter().flat_map(Secret::files).chain(shared).collect()
 }
 
 fn read(
@@ -96,12 +110,27 @@ fn read(
             Some(JaasConfig::parse(&text, mechanism).map_err(|why| SecurityError::Jaas { why })?)
         }
     };
+    let is_scram = matches!(mechanism, SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512);
+    if settings.is_delegation_token && !is_scram {
+        return Err(SecurityError::DelegationToken { mechanism });
+    }
     match mechanism {
         SaslMechanism::OauthBearer => read_oauth(settings, tls, jaas.as_ref()),
+        SaslMechanism::AwsMskIam => read_aws(settings, jaas.as_ref()),
         SaslMechanism::Plain | SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
             read_password(settings, mechanism, jaas.as_ref())
         }
     }
+}
+
+fn read_aws(settings: &SaslSettings, jaas: Option<&JaasConfig>) -> Result<Source, SecurityError> {
+    let option = |name: &str| jaas.and_then(|jaas| jaas.option(name)).map(Secret::expose);
+    if option("awsRoleArn").is_some() {
+        return Err(SecurityError::Aws { why: AwsFault::Role });
+    }
+    let key = read_key(option("awsProfileName"), settings.aws.credentials_file.as_deref(), &of_process)
+        .map_err(|why| SecurityError::Aws { why })?;
+    Ok(Source::Aws { key, region: settings.aws.region.clone() })
 }
 
 fn read_password(
@@ -112,7 +141,9 @@ fn read_password(
     if let Some(jaas) = jaas {
         let option = |name| jaas.required(name).map_err(|why| SecurityError::Jaas { why });
         let user = option("username")?.expose().to_owned();
-        return Ok(Source::Password { user, password: option("password")?.clone() });
+        let is_token =
+            jaas.option("tokenauth").is_some_and(|value| value.expose().eq_ignore_ascii_case("true"));
+        return Ok(Source::Password { user, password: option("password")?.clone(), is_token });
     }
     let password = resolve("sasl.password", &settings.password)?;
     for (key, is_empty) in
@@ -122,7 +153,8 @@ fn read_password(
             return Err(SecurityError::MissingCredential { mechanism, key });
         }
     }
-    Ok(Source::Password { user: settings.username.clone(), password })
+    let (user, is_token) = (settings.username.clone(), settings.is_delegation_token);
+    Ok(Source::Password { user, password, is_token })
 }
 
 fn read_oauth(

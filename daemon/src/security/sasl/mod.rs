@@ -3,11 +3,13 @@
 //! ```text
 //!   poll_frame -> SaslHandshake v1 (mechanism)      answer <- error or the mechanisms that are offered
 //!   poll_frame -> SaslAuthenticate v1 (bytes)       answer <- error 58, or bytes of the mechanism
-//!   ... once (PLAIN, OAUTHBEARER) or twice (SCRAM), then is_done
+//!   ... once (PLAIN, OAUTHBEARER, AWS_MSK_IAM) or twice (SCRAM), then is_done
 //! ```
 //! Version 1 of both is spoken by every broker since 2.2, and needs no ApiVersions before it (ref: KIP-43,
 //! KIP-152, KIP-368). Must never let a secret out but in those bytes, which are overwritten afterwards.
 
+mod aws;
+mod aws_credentials;
 mod endpoint;
 mod exchange;
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod login;
 mod scram;
 mod token;
 
+pub use aws_credentials::AwsFault;
 pub use exchange::SaslExchange;
 pub use jaas::JaasFault;
 pub use login::SaslLogin;

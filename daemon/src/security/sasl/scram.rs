@@ -6,7 +6,8 @@
 //!   c=biws,r=NONCE+THEIRS,p=PROOF ->
 //!                                <-  v=SIGNATURE, or e=why not
 //! ```
-//! ref: RFC 5802, RFC 7677, KIP-84. Names are not prepared by SASLprep, as Kafka's own clients do not.
+//! ref: RFC 5802, RFC 7677, KIP-84. Who logs in by a delegation token adds `,tokenauth=true` to the first
+//! message (ref: KIP-48). Names are not prepared by SASLprep, as Kafka's own clients do not.
 //! Must never end well without the server's signature: without it anybody could be the broker.
 
 use crate::security::Secret;
@@ -80,10 +81,11 @@ impl ScramClient {
         Self { algorithms, nonce, first_bare: String::new(), step: Step::AwaitsFirst }
     }
 
-    /// Our first message.
-    pub fn client_first(&mut self, user: &str) -> String {
+    /// Our first message; `is_token`: the user is the id of a delegation token.
+    pub fn client_first(&mut self, user: &str, is_token: bool) -> String {
         let escaped = user.replace('=', "=3D").replace(',', "=2C");
-        self.first_bare = format!("n={escaped},r={}", self.nonce);
+        let extension = if is_token { ",tokenauth=true" } else { "" };
+        self.first_bare = format!("n={escaped},r={}{extension}", self.nonce);
         format!("n,,{}", self.first_bare)
     }
 
@@ -173,7 +175,7 @@ mod tests {
 
     fn begun() -> ScramClient {
         let mut client = ScramClient::with_nonce(false, NONCE.to_owned());
-        assert_eq!(client.client_first("user"), format!("n,,n=user,r={NONCE}"));
+        assert_eq!(client.client_first("user", false), format!("n,,n=user,r={NONCE}"));
         client
     }
 
@@ -233,6 +235,8 @@ mod tests {
     #[test]
     fn names_are_escaped_so_that_none_ends_its_own_field() {
         let mut client = ScramClient::with_nonce(true, NONCE.to_owned());
-        assert_eq!(client.client_first("a=b,c"), format!("n,,n=a=3Db=2Cc,r={NONCE}"));
+        assert_eq!(client.client_first("a=b,c", false), format!("n,,n=a=3Db=2Cc,r={NONCE}"));
+        let token = client.client_first("id", true);
+        assert_eq!(token, format!("n,,n=id,r={NONCE},tokenauth=true"));
     }
 }

@@ -5,20 +5,19 @@
 use super::CLUSTER_AUTHORIZATION_FAILED;
 use super::judge::shown;
 use crate::config::HostPort;
-use crate::control::check::line::{Level, Line};
-use std::collections::BTreeMap;
+use crate::control::check::acl_command::{Resource, Wanted, acl_command, resources};
+use crate::control::check::line::Line;
+use std::collections::{BTreeMap, BTreeSet};
 use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
 
 /// Kafka's numbers of operations, which are bits of the answer. ref: org.apache.kafka.common.acl.AclOperation
 const ALTER: u32 = 7;
 const CLUSTER_ACTION: u32 = 9;
 const IDEMPOTENT_WRITE: u32 = 12;
-/// Topics that a command names one by one; for more, and for patterns, it says all.
-const NAMED_MAX: usize = 5;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Authorizer {
+pub(in crate::control::check) enum Authorizer {
     Absent,
     Present,
 }
@@ -31,6 +30,7 @@ pub(super) struct TopicCodes {
     /// What the destination would give it.
     pub default_factor: Option<i16>,
     pub alter_configs: i16,
+    pub alter: i16,
     pub describe_configs: i16,
     pub read: i16,
 }
@@ -55,28 +55,17 @@ impl RightsFacts {
     }
 }
 
-/// A line for each right. `only_named`: the link names its topics and has no patterns.
-pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<Line> {
+/// A line for each right. `wanted`: what the link means.
+pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTreeSet<Wanted>) -> Vec<Line> {
     let mut lines = Vec::new();
     if facts.authorizer == Authorizer::Absent {
-        lines.push(Line::new(
-            Level::Ok,
-            "rights",
-            "no authorizer is configured: everybody may do everything",
-        ));
+        lines.push(Line::ok("rights", "no authorizer is configured: everybody may do everything"));
     } else {
         lines.extend(cluster_lines(facts, server));
-        lines.extend(topic_lines(facts, server, only_named));
+        lines.extend(topic_lines(facts, server, wanted));
     }
     lines.extend(creation_lines(facts));
     lines
-}
-
-fn command(server: &HostPort, operation: &str, resource: &str) -> String {
-    format!(
-        "kafka-acls.sh --bootstrap-server {server} --add --allow-principal User:... --operation {operation} \
-         {resource}"
-    )
 }
 
 fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
@@ -97,21 +86,21 @@ fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
     ];
     let line = |(name, operation, held, why): (&str, &str, bool, &str)| {
         if held {
-            return Line::new(Level::Ok, "rights", format!("{name} on the cluster"));
+            return Line::ok("rights", format!("{name} on the cluster"));
         }
-        let command = command(server, operation, "--cluster");
-        Line::new(Level::Fail, "rights", format!("{name} on the cluster is missing, {why}: {command}"))
+        let command = acl_command(server, operation, &Resource::Cluster);
+        Line::fail("rights", format!("{name} on the cluster is missing, {why}"), command)
     };
     rights.into_iter().map(line).collect()
 }
 
-fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<Line> {
+fn topic_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTreeSet<Wanted>) -> Vec<Line> {
     if facts.topics.is_empty() {
         let text = "no topic to mirror is known yet: what is allowed on topics was not asked";
-        return vec![Line::new(Level::Warn, "rights", text)];
+        return vec![Line::warn("rights", text, "check again when the source has one")];
     }
     type Code = fn(&TopicCodes) -> i16;
-    let rights: [(&str, &str, Code, &str); 4] = [
+    let rights: [(&str, &str, Code, &str); 5] = [
         ("CREATE", "Create", |topic| topic.create, "to create mirror topics"),
         (
             "ALTER_CONFIGS",
@@ -119,6 +108,7 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
             |topic| topic.alter_configs,
             "to guard them, and to lift the guards",
         ),
+        ("ALTER", "Alter", |topic| topic.alter, "to add partitions where the source does"),
         ("DESCRIBE_CONFIGS", "DescribeConfigs", |topic| topic.describe_configs, "to learn their replicas"),
         ("READ", "Read", |topic| topic.read, "to prove their ends, and to abort what is open at a failover"),
     ];
@@ -126,18 +116,16 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, only_named: bool) -> Vec<
         let refused = facts.topics.iter().filter(|(_, topic)| code(topic) == TOPIC_AUTHORIZATION_FAILED);
         let missing: Vec<&String> = refused.map(|(name, _)| name).collect();
         if missing.is_empty() {
-            return Line::new(Level::Ok, "rights", format!("{name} on topics"));
+            return vec![Line::ok("rights", format!("{name} on topics"))];
         }
-        let resource = if only_named && missing.len() <= NAMED_MAX {
-            let each: Vec<String> = missing.iter().map(|name| format!("--topic {name}")).collect();
-            each.join(" ")
-        } else {
-            "--topic '*'".to_owned()
+        let shown = shown(&missing);
+        let line = |resource: &Resource| {
+            let command = acl_command(server, operation, resource);
+            Line::fail("rights", format!("{name} on topics {shown} is missing, {why}"), command)
         };
-        let (missing, command) = (shown(&missing), command(server, operation, &resource));
-        Line::new(Level::Fail, "rights", format!("{name} on topics {missing} is missing, {why}: {command}"))
+        resources(wanted, &missing).iter().map(line).collect()
     };
-    rights.into_iter().map(line).collect()
+    rights.into_iter().flat_map(line).collect()
 }
 
 /// What the cluster says to a creation that it only validates, rights aside.
@@ -153,7 +141,7 @@ fn creation_lines(facts: &RightsFacts) -> Option<Line> {
         "the destination would refuse {count} topics, the first is {name}: {why} (error code {})",
         topic.create
     );
-    Some(Line::new(Level::Fail, "topics", text))
+    Some(Line::fail("topics", text, "lift what its reason names, at the destination or in the link's keys"))
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use crate::config::GuestSettings;
 use crate::control::guest::topic_requests::GUARDS;
 use crate::control::guest::wire_text;
 use crate::control::source_client::{ClientError, SourceClient};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DescribeAclsRequest, DescribeConfigsRequest, DescribeProducersRequest,
-    IncrementalAlterConfigsRequest, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DescribeAclsRequest, DescribeConfigsRequest,
+    DescribeProducersRequest, IncrementalAlterConfigsRequest, TopicName,
 };
 use std::collections::BTreeMap;
 use twinlog_sync::metadata::image::TOPIC_RESOURCE;
@@ -46,13 +47,17 @@ pub(super) async fn ask(
     if !names.is_empty() {
         ask_creation(client, broker, guest, &mut topics).await?;
         ask_changes(client, broker, &mut topics).await?;
+        ask_partitions(client, broker, &mut topics).await?;
         ask_configs(client, broker, &mut topics).await?;
         ask_reading(client, broker, &mut topics).await?;
     }
     Ok(RightsFacts { authorizer, operations, fetches: fetches.to_vec(), topics })
 }
 
-async fn authorizer(client: &SourceClient, broker: i32) -> Result<Authorizer, ClientError> {
+pub(in crate::control::check) async fn authorizer(
+    client: &SourceClient,
+    broker: i32,
+) -> Result<Authorizer, ClientError> {
     let request = |_| {
         DescribeAclsRequest::default()
             .with_resource_type_filter(CLUSTER_RESOURCE)
@@ -122,6 +127,28 @@ async fn ask_changes(
     for each in client.ask_broker(broker, request).await?.responses {
         if let Some(found) = topics.get_mut(each.resource_name.as_str()) {
             found.alter_configs = each.error_code;
+        }
+    }
+    Ok(())
+}
+
+/// A topic that is not there, and one that has enough, are refused for that only after the right was looked at.
+async fn ask_partitions(
+    client: &SourceClient,
+    broker: i32,
+    topics: &mut BTreeMap<String, TopicCodes>,
+) -> Result<(), ClientError> {
+    let topic =
+        |name: &String| CreatePartitionsTopic::default().with_name(TopicName(wire_text(name))).with_count(1);
+    let request = |_| {
+        CreatePartitionsRequest::default()
+            .with_topics(topics.keys().map(topic).collect())
+            .with_timeout_ms(TIMEOUT_MS)
+            .with_validate_only(true)
+    };
+    for each in client.ask_broker(broker, request).await?.results {
+        if let Some(found) = topics.get_mut(each.name.as_str()) {
+            found.alter = each.error_code;
         }
     }
     Ok(())

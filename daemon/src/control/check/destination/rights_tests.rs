@@ -11,7 +11,11 @@ fn facts(operations: i32, fetches: &[i16], topics: &[(&str, TopicCodes)]) -> Rig
 
 fn told(facts: &RightsFacts, only_named: bool) -> Vec<String> {
     let server = HostPort { host: "b".to_owned(), port: 9 };
-    rights_lines(facts, &server, only_named).iter().map(ToString::to_string).collect()
+    let every = Wanted::Prefix(String::new());
+    rights_lines(facts, &server, &if only_named { BTreeSet::new() } else { [every].into() })
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn failures(lines: &[String]) -> Vec<&String> {
@@ -22,7 +26,7 @@ fn failures(lines: &[String]) -> Vec<&String> {
 fn nothing_is_missing_where_everything_is_held_or_nobody_asks() {
     let orders = [("orders", TopicCodes { create: TOPIC_ALREADY_EXISTS, ..TopicCodes::default() })];
     let lines = told(&facts(ALL_HELD, &[0, 6], &orders), true);
-    assert!(failures(&lines).is_empty() && lines.len() == 7, "{lines:#?}");
+    assert!(failures(&lines).is_empty() && lines.len() == 8, "{lines:#?}");
     let open = RightsFacts { authorizer: Authorizer::Absent, ..facts(0, &[], &[]) };
     assert!(told(&open, true)[0].contains("no authorizer is configured"));
 }

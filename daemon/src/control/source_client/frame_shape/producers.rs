@@ -1,10 +1,11 @@
-//! Layouts of what brokers answer about producers: their ids, their open transactions, their end.
+//! Layouts of what brokers answer about producers: their ids, their open transactions, their end; and about groups.
 //!
 //! Only tables; what they mean is said where they are walked.
 
 use super::{Field, Layout, Shaped, field};
 use kafka_protocol::messages::{
-    DescribeProducersRequest, InitProducerIdRequest, ListTransactionsRequest, WriteTxnMarkersRequest,
+    DescribeGroupsRequest, DescribeProducersRequest, InitProducerIdRequest, ListTransactionsRequest,
+    WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::VersionRange;
 
@@ -52,6 +53,38 @@ impl Shaped for ListTransactionsRequest {
         field(
             0,
             Layout::Array(&[field(0, Layout::Text), field(0, Layout::Fixed(8)), field(0, Layout::Text)]),
+        ),
+    ];
+}
+
+impl Shaped for DescribeGroupsRequest {
+    const NAME: &'static str = "DescribeGroups";
+    /// Later ones differ in tags and texts only.
+    const UNDERSTOOD: VersionRange = VersionRange { min: 0, max: 4 };
+    const FLEXIBLE_FROM: i16 = 5;
+    const ANSWER: &'static [Field] = &[
+        field(1, Layout::Fixed(4)),
+        field(
+            0,
+            Layout::Array(&[
+                field(0, Layout::Fixed(2)),
+                field(0, Layout::Text),
+                field(0, Layout::Text),
+                field(0, Layout::Text),
+                field(0, Layout::Text),
+                field(
+                    0,
+                    Layout::Array(&[
+                        field(0, Layout::Text),
+                        field(4, Layout::Text),
+                        field(0, Layout::Text),
+                        field(0, Layout::Text),
+                        field(0, Layout::Bytes),
+                        field(0, Layout::Bytes),
+                    ]),
+                ),
+                field(3, Layout::Fixed(4)),
+            ]),
         ),
     ];
 }

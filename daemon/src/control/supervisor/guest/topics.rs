@@ -3,13 +3,14 @@
 //! Each function looks at the image for what is missing and asks for all of it in one request; the answer only
 //! says when to look again. At most one request of a kind is under way.
 
-use super::{CreateError, GuestLink, GuestOutcome, GuestTopic, TopicPhase};
+use super::troubles::{code_of, is_unauthorized};
+use super::{CreateError, GuestLink, GuestOutcome, GuestTopic, Step, TopicPhase};
 use crate::control::discovery::shard_of;
-use crate::control::guest::ControllerClient;
 use crate::control::guest::topic_requests::{
-    GUARDS, IsrChange, NewTopic, Refusal, TopicAnswers, add_partitions, alter_configs, alter_partitions,
-    create_topics, default_replication_factor,
+    GUARDS, IsrChange, NewTopic, PartitionCodes, Refusal, TopicAnswers, add_partitions, alter_configs,
+    alter_partitions, create_topics, default_replication_factor,
 };
+use crate::control::guest::{ControllerClient, ControllerError};
 use crate::control::supervisor::hand_over::HandOvers;
 use crate::control::supervisor::{Outcome, Supervisor};
 use std::collections::BTreeMap;
@@ -41,6 +42,53 @@ fn refusals<T>(answers: TopicAnswers<T>) -> impl Iterator<Item = (String, Refusa
     answers.into_iter().filter_map(|(name, answer)| Some((name, answer.err()?)))
 }
 
+impl GuestLink {
+    /// What became of making us the only in-sync replica.
+    fn shrunk(&mut self, now: Instant, id: i32, result: Result<PartitionCodes, ControllerError>) {
+        self.shrinking.remove(&id);
+        match result {
+            Ok(answers) => {
+                let refused = answers.iter().filter(|(_, code)| !matches!(*code, 0 | NEW_LEADER_ELECTED));
+                let count = refused.clone().count();
+                // What moved on is looked at at once; what is forbidden, after a pause.
+                match refused.map(|(_, code)| *code).find(|code| is_unauthorized(*code)) {
+                    Some(code) => {
+                        let why = format!("broker {id}, error code {code}");
+                        self.troubles.failed(now, Step::InSyncReplicas, code, why);
+                    }
+                    None => self.troubles.worked(Step::InSyncReplicas),
+                }
+                if count > 0 {
+                    info!(
+                        "{count} partitions moved on before their in-sync replicas were set; looked at again"
+                    );
+                }
+            }
+            Err(failed) => {
+                let code = code_of(&failed);
+                self.troubles.failed(now, Step::InSyncReplicas, code, failed.to_string());
+            }
+        }
+    }
+
+    fn is_waited_for(&self, phase: TopicPhase) -> bool {
+        self.topics.values().any(|topic| topic.phase == phase)
+    }
+
+    /// What an answer says of a step: gone through, or the first refusal of those that a right would cure.
+    fn tell_refused(&mut self, now: Instant, step: Step, mut refused: Vec<(String, Refusal)>) {
+        refused.sort_by_key(|(_, refusal)| !is_unauthorized(refusal.code));
+        let more = match refused.len() {
+            // Whether others wait, the next look finds out.
+            0 => return,
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let (name, refusal) = &refused[0];
+        self.troubles.failed(now, step, refusal.code, format!("topic {name}{more}: {refusal}"));
+    }
+}
+
 impl Supervisor {
     pub(super) fn create_due(&mut self, now: Instant) {
         let Some(guest) = &mut self.guest else { return };
@@ -58,6 +106,9 @@ impl Supervisor {
             names.push((name.clone(), topic.partitions));
         }
         if names.is_empty() {
+            if !guest.is_waited_for(TopicPhase::Wanted) {
+                guest.troubles.worked(Step::Creation);
+            }
             return;
         }
         guest.creating = true;
@@ -71,21 +122,23 @@ impl Supervisor {
 
     pub(super) fn add_partitions_due(&mut self, now: Instant) {
         let Some(guest) = &mut self.guest else { return };
-        if guest.adding {
+        if guest.adding || !guest.troubles.may_try(Step::NewPartitions, now) {
             return;
         }
         let shared = guest.member.shared_image();
         let image = shared.read();
         let candidates = guest.candidates(&image);
         let ids = guest.serving_ids();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut is_waiting) = (Vec::new(), false);
         for (name, topic, id) in at_rest(guest, self.hand_overs.as_ref()) {
             let Some(found) = image.topic(id) else { continue };
             let count = found.partitions.len() as i32;
             let ours = |broker: &&i32| guest.is_ours(**broker);
             let first = found.partitions.values().next();
             let factor = first.map_or(0, |first| first.replicas.iter().filter(|each| !ours(each)).count());
-            if count >= topic.partitions || topic.retry_at > now || factor == 0 {
+            let is_paused = topic.retry_at > now;
+            is_waiting |= count < topic.partitions && is_paused;
+            if count >= topic.partitions || is_paused || factor == 0 {
                 continue;
             }
             let new =
@@ -97,6 +150,9 @@ impl Supervisor {
         }
         drop(image);
         if wanted.is_empty() {
+            if !is_waiting {
+                guest.troubles.worked(Step::NewPartitions);
+            }
             return;
         }
         guest.adding = true;
@@ -107,8 +163,11 @@ impl Supervisor {
     }
 
     /// Makes us the only in-sync replica of every partition that we lead.
-    pub(super) fn shrink_due(&mut self) {
+    pub(super) fn shrink_due(&mut self, now: Instant) {
         let Some(guest) = &mut self.guest else { return };
+        if !guest.troubles.may_try(Step::InSyncReplicas, now) {
+            return;
+        }
         let shared = guest.member.shared_image();
         let image = shared.read();
         let mut changes: BTreeMap<(i32, i64), Vec<IsrChange>> = BTreeMap::new();
@@ -131,6 +190,9 @@ impl Supervisor {
             }
         }
         drop(image);
+        if changes.is_empty() && guest.shrinking.is_empty() {
+            guest.troubles.worked(Step::InSyncReplicas);
+        }
         let mut tasks = Vec::new();
         for ((id, epoch), changes) in changes {
             guest.shrinking.insert(id);
@@ -145,9 +207,9 @@ impl Supervisor {
     }
 
     /// Somebody changed what protects a mirror topic: it is put back, and said.
-    pub(super) fn guard_due(&mut self) {
+    pub(super) fn guard_due(&mut self, now: Instant) {
         let Some(guest) = &mut self.guest else { return };
-        if guest.guarding {
+        if guest.guarding || !guest.troubles.may_try(Step::Guards, now) {
             return;
         }
         let shared = guest.member.shared_image();
@@ -170,7 +232,7 @@ impl Supervisor {
         }
         drop(image);
         if changes.is_empty() {
-            return;
+            return guest.troubles.worked(Step::Guards);
         }
         guest.guarding = true;
         let mut client = guest.member.controller();
@@ -190,42 +252,29 @@ impl Supervisor {
             }
             GuestOutcome::PartitionsAdded(result) => {
                 guest.adding = false;
-                let answers = result.unwrap_or_else(|failed| {
-                    warn!("partitions were not added at the destination: {failed}; tried again");
-                    Vec::new()
-                });
-                for (name, refusal) in refusals(answers) {
-                    warn!("topic {name} did not get its new partitions: {refusal}; tried again");
-                    if let Some(topic) = guest.topics.get_mut(&name) {
+                let mut refused = Vec::new();
+                match result {
+                    Ok(answers) => refused.extend(refusals(answers)),
+                    Err(failed) => {
+                        let (code, why) = (code_of(&failed), failed.to_string());
+                        return guest.troubles.failed(now, Step::NewPartitions, code, why);
+                    }
+                }
+                for (name, _) in &refused {
+                    if let Some(topic) = guest.topics.get_mut(name) {
                         topic.retry_at = now + Duration::from_nanos(topic.backoff.pause());
                     }
                 }
+                guest.tell_refused(now, Step::NewPartitions, refused);
             }
-            GuestOutcome::Shrunk { guest: id, result } => {
-                guest.shrinking.remove(&id);
-                match result {
-                    Ok(answers) => {
-                        let refused =
-                            answers.iter().filter(|(_, code)| !matches!(*code, 0 | NEW_LEADER_ELECTED));
-                        let count = refused.count();
-                        if count > 0 {
-                            info!(
-                                "{count} partitions moved on before their in-sync replicas were set; looked at again"
-                            );
-                        }
-                    }
-                    Err(failed) => warn!("in-sync replicas were not set: {failed}; tried again"),
-                }
-            }
+            GuestOutcome::Shrunk { guest: id, result } => guest.shrunk(now, id, result),
             GuestOutcome::Guarded(result) => {
                 guest.guarding = false;
                 match result {
-                    Ok(answers) => {
-                        for (name, refusal) in refusals(answers) {
-                            error!("mirror topic {name} could not be guarded: {refusal}");
-                        }
+                    Ok(answers) => guest.tell_refused(now, Step::Guards, refusals(answers).collect()),
+                    Err(failed) => {
+                        guest.troubles.failed(now, Step::Guards, code_of(&failed), failed.to_string());
                     }
-                    Err(failed) => warn!("mirror topics could not be guarded: {failed}; tried again"),
                 }
             }
             GuestOutcome::Evicted(outcome) => guest.evictions.answered(outcome),
@@ -251,7 +300,11 @@ impl Supervisor {
         };
         let names: Vec<String> = match result {
             Err(failed) => {
-                warn!("mirror topics were not created: {failed}; tried again");
+                let code = match &failed {
+                    CreateError::Controller(error) => code_of(error),
+                    CreateError::Placement(_) => 0,
+                };
+                guest.troubles.failed(now, Step::Creation, code, failed.to_string());
                 guest.topics.keys().cloned().collect()
             }
             Ok(answers) => {
@@ -259,13 +312,12 @@ impl Supervisor {
                 for (name, answer) in answers {
                     match answer {
                         Ok(_) => info!("mirror topic {name} was created at the destination"),
-                        Err(refusal) => {
-                            error!("mirror topic {name} was not created: {refusal}; tried again");
-                            refused.push(name);
-                        }
+                        Err(refusal) => refused.push((name, refusal)),
                     }
                 }
-                refused
+                let names = refused.iter().map(|(name, _)| name.clone()).collect();
+                guest.tell_refused(now, Step::Creation, refused);
+                names
             }
         };
         names.iter().for_each(|name| retry(name, guest));

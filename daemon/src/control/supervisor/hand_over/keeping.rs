@@ -6,12 +6,13 @@
 
 use super::super::guest::{GuestLink, TopicPhase};
 use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, wall_clock_ms};
-use crate::control::guest::hand_over::source_configs;
+use crate::control::guest::hand_over::{HandOverError, source_configs};
 use crate::control::guest::random_uuid;
 use crate::control::state::{
     Change, Deletion, GuestIdentity, Link, MirrorTopic, NewMirror, ProducerIdFloor, ReplicaRepair,
     StateDatabase, StateError, TopicCommand,
 };
+use crate::control::supervisor::guest::Step;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -61,7 +62,8 @@ impl HandOvers {
     /// It is no mirror topic yet, or not shown as established, and nothing is under way with it.
     fn wants_row(&self, topic: &str) -> bool {
         let pending = self.rows.get(topic).is_none_or(|row| row.state == MirrorState::PendingMirror);
-        pending && !self.running.contains_key(topic) && !self.deletions.contains_key(topic)
+        let waits = self.not_told.get(topic).is_some_and(|at| Instant::now() < *at);
+        pending && !waits && !self.running.contains_key(topic) && !self.deletions.contains_key(topic)
     }
 }
 
@@ -224,7 +226,7 @@ impl Supervisor {
             return;
         }
         hand_overs.adopt_at = Instant::now() + ADOPT_INTERVAL;
-        let due = match &self.guest {
+        let mut due = match &self.guest {
             Some(guest) => self.found_there(hand_overs, guest),
             None => self.found_here(hand_overs),
         };
@@ -233,19 +235,21 @@ impl Supervisor {
         }
         hand_overs.adopting = true;
         let is_store = self.guest.is_none();
+        let include = self.settings.link.config_sync_include.clone();
         let (client, state, link) = (self.client.clone(), hand_overs.state.clone(), hand_overs.link.clone());
         self.spawn(async move {
-            let mut wanted = BTreeMap::new();
+            let (mut wanted, mut refused) = (BTreeMap::new(), Vec::new());
             for each in due.iter().filter(|each| each.is_new) {
-                match source_configs(&client, &each.topic).await {
-                    Ok(configs) => wanted.insert(each.topic.clone(), configs),
+                match source_configs(&client, &each.topic, &include).await {
+                    Ok(configs) => drop(wanted.insert(each.topic.clone(), configs)),
                     // A store needs none of them to be exact; they are read again while the link lives.
-                    Err(_) if is_store => None,
-                    Err(error) => return outcome(HandOverOutcome::Adopted(Err(error.to_string()))),
-                };
+                    Err(_) if is_store => {}
+                    Err(error) => refused.push((each.topic.clone(), error)),
+                }
             }
-            let adopted = keep_adopted(&state, &link, due, wanted).await.map_err(|error| error.to_string());
-            outcome(HandOverOutcome::Adopted(adopted))
+            due.retain(|each| !refused.iter().any(|(topic, _)| *topic == each.topic));
+            let kept = keep_adopted(&state, &link, due, wanted).await.map_err(|error| error.to_string());
+            outcome(HandOverOutcome::Adopted { kept, refused })
         });
     }
 
@@ -295,12 +299,36 @@ impl Supervisor {
         due
     }
 
-    pub(super) fn adopted(&mut self, hand_overs: &mut HandOvers, result: Result<Vec<MirrorTopic>, String>) {
+    pub(super) fn adopted(
+        &mut self,
+        hand_overs: &mut HandOvers,
+        kept: Result<Vec<MirrorTopic>, String>,
+        refused: Vec<(String, HandOverError)>,
+    ) {
+        let now = Instant::now();
         hand_overs.adopting = false;
         // There may be more of them.
-        hand_overs.adopt_at = Instant::now();
-        match result {
-            Ok(rows) => hand_overs.rows.extend(rows.into_iter().map(|row| (row.topic.clone(), row))),
+        hand_overs.adopt_at = now;
+        if let Some((topic, why)) = refused.first()
+            && let Some(guest) = &mut self.guest
+        {
+            let code = match why {
+                HandOverError::ConfigsNotTold { code, .. } | HandOverError::NoSuchTopic { code, .. } => *code,
+                _ => 0,
+            };
+            guest.troubles.failed(now, Step::SourceConfigs, code, format!("topic {topic}: {why}"));
+        }
+        hand_overs.not_told.extend(refused.into_iter().map(|(topic, _)| (topic, now + RETRY)));
+        match kept {
+            Ok(rows) => {
+                hand_overs.not_told.retain(|topic, _| !rows.iter().any(|row| row.topic == *topic));
+                if hand_overs.not_told.is_empty()
+                    && let Some(guest) = &mut self.guest
+                {
+                    guest.troubles.worked(Step::SourceConfigs);
+                }
+                hand_overs.rows.extend(rows.into_iter().map(|row| (row.topic.clone(), row)));
+            }
             Err(why) => {
                 hand_overs.retry_at = Instant::now() + RETRY;
                 if self.may_warn("adopt") {

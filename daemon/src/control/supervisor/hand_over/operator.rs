@@ -172,6 +172,7 @@ impl Supervisor {
                 .or_else(|| self.refresh.last_error.as_ref().map(ToString::to_string)),
             mode: self.mode().to_owned(),
             topic_names: hand_overs.rows.keys().cloned().collect(),
+            tasks: self.task_views(hand_overs),
         }
     }
 
@@ -205,12 +206,13 @@ impl Supervisor {
             return tell(reply, Ok(actions));
         }
         let (state, link, source) = (hand_overs.state.clone(), hand_overs.link.clone(), self.client.clone());
+        let include = self.settings.link.config_sync_include.clone();
         let new: Vec<NewHandOver> = wanted.iter().map(|topic| self.new_hand_over(topic, &order)).collect();
         self.spawn(async move {
             if order.kind == HandOverKind::Promote {
                 for topic in &wanted {
                     // What was kept when it was created stands in for an answer.
-                    if let Ok(configs) = source_configs(&source, topic).await {
+                    if let Ok(configs) = source_configs(&source, topic, &include).await {
                         let _ = state.set_wanted_configs(&link, topic, configs, wall_clock_ms()).await;
                     }
                 }
@@ -268,8 +270,8 @@ impl Supervisor {
                 partition_id: partition.partition(),
                 lag: views::lag(mirror),
                 last_source_fetch_offset: views::fetched(mirror),
-                error_message: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()),
-                error_code: mirror.stopped.as_ref().map(|stopped| stopped.code.to_owned()),
+                error_message: mirror.trouble().map(|trouble| trouble.reason.clone()),
+                error_code: mirror.trouble().map(|trouble| trouble.code.to_owned()),
             });
         }
         if order.kind == HandOverKind::Failover {

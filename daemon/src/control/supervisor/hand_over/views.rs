@@ -5,13 +5,15 @@
 use super::{HandOvers, Supervisor};
 use crate::admin::answer::{
     AlarmView, FollowerView, GuestView, HandOverView, MirrorTopicView, PartitionView, SourceView, StatusView,
-    TotalsView,
+    TaskView, TotalsView,
 };
 use crate::control::mirror::Mirror;
 use crate::control::state::MirrorTopic;
 use crate::control::supervisor::guest::GuestLink;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::time::Instant;
+use twinlog_io::wall_clock_ms;
 use twinlog_sync::lifecycle::MirrorState;
 use twinlog_sync::metadata::MembershipState;
 
@@ -108,6 +110,28 @@ impl Supervisor {
         }
     }
 
+    /// What the link does again and again, and how it went the last time.
+    pub(super) fn task_views(&self, hand_overs: &HandOvers) -> Vec<TaskView> {
+        let before = |at: Instant| wall_clock_ms() - i64::try_from(at.elapsed().as_millis()).unwrap_or(0);
+        let view = |name: &str, error: Option<String>, last_success_ms: Option<i64>| TaskView {
+            task_name: name.to_owned(),
+            state: if error.is_some() { "IN_ERROR" } else { "ACTIVE" }.to_owned(),
+            error,
+            last_success_ms,
+        };
+        let lost = self.refresh.last_error.as_ref().map(ToString::to_string);
+        let seen = self.refresh.succeeded_at.map(before);
+        let configs = &hand_overs.config_sync;
+        let mut tasks = vec![
+            view("TopicDiscovery", lost, seen),
+            view("TopicConfigsSync", configs.error.clone(), configs.last_success_ms),
+        ];
+        if self.guest.is_some() {
+            tasks.push(view("ProducerIdFloor", None, hand_overs.floored_at.map(before)));
+        }
+        tasks
+    }
+
     pub(super) fn mirror_views(&self, hand_overs: &HandOvers) -> Vec<MirrorTopicView> {
         let topics = hand_overs.rows.keys();
         topics.filter_map(|topic| self.mirror_view(hand_overs, topic)).collect()
@@ -125,7 +149,10 @@ impl Supervisor {
                 .map(|each| self.partition_view(hand_overs, &self.mirrors[each]))
                 .collect(),
         };
-        let worst = partitions.iter().find(|each: &&PartitionView| !each.code.is_empty());
+        // One that stands still for good, before one that waits for a right.
+        let is_stopped = |each: &&PartitionView| each.state == "STOPPED";
+        let worst = partitions.iter().find(is_stopped);
+        let worst = worst.or_else(|| partitions.iter().find(|each| !each.code.is_empty()));
         let running = hand_overs.running.get(topic);
         let hand_over = hand_overs.hand_overs.get(topic).map(|last| HandOverView {
             kind: last.kind.name().to_owned(),
@@ -149,11 +176,18 @@ impl Supervisor {
             link_name: row.link.clone(),
             mirror_topic_name: row.topic.clone(),
             source_topic_name: row.topic.clone(),
-            state: failed.map_or(row.state.name(), |_| MirrorState::Failed.name()).to_owned(),
+            state: match failed {
+                None => row.state,
+                Some(worst) if is_stopped(&worst) => MirrorState::Failed,
+                Some(_) => MirrorState::SourceUnavailable,
+            }
+            .name()
+            .to_owned(),
             reason: failed.map_or(row.reason.clone(), |worst| worst.reason.clone()),
             code: failed.map_or(row.code.clone(), |worst| worst.code.clone()),
             state_time_ms: row.since_ms,
             replication_factor: Some(row.replication_factor),
+            source_configs: row.wanted_configs.clone(),
             exactness: "exact".to_owned(),
             partitions,
             hand_over,
@@ -188,8 +222,8 @@ impl Supervisor {
             guest_broker_id: led.as_ref().map(|(_, led)| led.guest),
             followers: followers.collect(),
             state: mirror.state().to_uppercase(),
-            reason: mirror.stopped.as_ref().map(|stopped| stopped.reason.clone()).unwrap_or_default(),
-            code: mirror.stopped.as_ref().map(|stopped| stopped.code.to_owned()).unwrap_or_default(),
+            reason: mirror.trouble().map(|trouble| trouble.reason.clone()).unwrap_or_default(),
+            code: mirror.trouble().map(|trouble| trouble.code.to_owned()).unwrap_or_default(),
         }
     }
 
@@ -230,7 +264,13 @@ impl Supervisor {
                 lag_bytes: None,
                 age_ms: Some(0),
             },
-            alarms: halted.into_iter().chain(troubles).chain(hand_overs.alarms()).collect(),
+            alarms: halted
+                .into_iter()
+                .chain(troubles)
+                .chain(hand_overs.alarms())
+                .chain(self.access_alarm())
+                .chain(self.guest.iter().flat_map(|guest| guest.troubles.alarms()))
+                .collect(),
             links: Vec::new(),
         }
     }
