@@ -639,12 +639,6 @@ pub fn key_in(scope: Scope, name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.scope == scope && key.name == name)
 }
 
-/// The key that a link's configurations know by this name; `source.` before it is taken too.
-pub fn link_key(name: &str) -> Option<&'static Key> {
-    let name = name.strip_prefix("source.").unwrap_or(name);
-    KEYS.iter().find(|key| key.link_name().is_some_and(|each| each == name))
-}
-
 /// The name of the table that is nearest to a misspelt one, when one is near.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let scored = KEYS.iter().map(|key| (distance(name, key.name), key.name));
@@ -687,15 +681,6 @@ mod tests {
             assert!(KEYS[..index].iter().all(|other| other.path() != key.path()), "{}", key.path());
             assert!(key.help.ends_with('.') && !key.help.contains('\n'), "{}", key.name);
         }
-    }
-
-    #[test]
-    fn every_key_of_a_link_is_found_by_its_name_there() {
-        for key in KEYS.iter().filter(|key| key.scope != Scope::Daemon) {
-            assert_eq!(link_key(&key.link_name().unwrap()), Some(key));
-        }
-        assert_eq!(link_key("source.client.id"), link_key("client.id"));
-        assert!(link_key("data.dir").is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use super::error::ConfigError;
 use super::file::{RawConfig, RawLink, RawValues};
-use super::key::{KEYS, Key, Kind, Scope, link_key};
+use super::key::{KEYS, Key, Kind, Scope};
 use super::settings::{DaemonSettings, LinkSettings, Settings, check_link_name};
 use super::value::{RawValue, Value};
 use crate::security::Secret;
@@ -132,6 +132,12 @@ pub fn check_link_value(name: &str, value: Option<&str>) -> Result<(String, &'st
         })?;
     }
     Ok((key.link_name().expect("found by it"), key))
+}
+
+/// The key that a link's configurations know by this name; `source.` before it is taken too.
+pub fn link_key(name: &str) -> Option<&'static Key> {
+    let name = name.strip_prefix("source.").unwrap_or(name);
+    KEYS.iter().find(|key| key.link_name().is_some_and(|each| each == name))
 }
 
 /// A list is written as JSON, or as Kafka's users write one.
@@ -394,6 +400,15 @@ mod tests {
         assert_eq!(one.links(&KeptLinks::new()).unwrap().len(), 1);
         let none = Configuration { only: Some("north".to_owned()), ..one };
         assert!(matches!(none.links(&KeptLinks::new()), Err(ConfigError::NoSuchLink { .. })));
+    }
+
+    #[test]
+    fn every_key_of_a_link_is_found_by_its_name_there() {
+        for key in KEYS.iter().filter(|key| key.scope != Scope::Daemon) {
+            assert_eq!(link_key(&key.link_name().unwrap()), Some(key));
+        }
+        assert_eq!(link_key("source.client.id"), link_key("client.id"));
+        assert!(link_key("data.dir").is_none());
     }
 
     #[test]

@@ -159,17 +159,9 @@ impl Settings {
 
     /// One link of a daemon.
     pub(super) fn of(daemon: &DaemonSettings, link: LinkSettings) -> Self {
-        Self {
-            data_dir: daemon.data_dir.clone(),
-            data_cores: daemon.data_cores.clone(),
-            control_core: daemon.control_core,
-            memory_bytes: daemon.memory_bytes,
-            engine: daemon.engine,
-            core_dumps: daemon.core_dumps,
-            direct_io: daemon.direct_io,
-            admin: daemon.admin.clone(),
-            link,
-        }
+        let DaemonSettings { data_dir, data_cores, control_core, memory_bytes, .. } = daemon.clone();
+        let DaemonSettings { engine, core_dumps, direct_io, admin, .. } = daemon.clone();
+        Self { data_dir, data_cores, control_core, memory_bytes, engine, core_dumps, direct_io, admin, link }
     }
 }
 
