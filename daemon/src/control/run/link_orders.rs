@@ -29,8 +29,11 @@ fn refused(why: &dyn Display) -> AdminError {
     AdminError::new(ErrorCode::Refused, why)
 }
 
-/// The changes under the names by which they are kept.
-fn checked(changes: &[LinkChange]) -> Result<Vec<(String, Option<String>, &'static Key)>, LinkConfigError> {
+/// A change under the name by which it is kept.
+type Checked = (String, Option<String>, &'static Key);
+
+/// The changes, each judged by itself.
+fn checked(changes: &[LinkChange]) -> Result<Vec<Checked>, LinkConfigError> {
     let mut seen = BTreeSet::new();
     let each = |change: &LinkChange| {
         let (name, key) = check_link_value(&change.name, change.value.as_deref())?;
