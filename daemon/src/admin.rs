@@ -49,7 +49,10 @@ pub use socket::{AdminSocket, SocketError, socket_path};
 
 use crate::config::TopicPattern;
 use crate::control::instruction::Release;
-use answer::{ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, StatusView};
+use answer::{
+    ClusterView, GuestLeaveView, LinkChangeView, LinkConfigView, LinkView, MirrorActionView, MirrorTopicView,
+    StatusView,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -204,4 +207,43 @@ pub enum AdminRequest {
     Status {
         reply: Reply<StatusView>,
     },
+    CreateLink {
+        cluster: Option<String>,
+        link: String,
+        /// Names and values; all of them are set.
+        changes: Vec<LinkChange>,
+        validate_only: bool,
+        reply: Reply<LinkChangeView>,
+    },
+    AlterLink {
+        at: LinkAddress,
+        changes: Vec<LinkChange>,
+        validate_only: bool,
+        reply: Reply<LinkChangeView>,
+    },
+    DeleteLink {
+        at: LinkAddress,
+        /// Also while it has mirror topics.
+        force: bool,
+        validate_only: bool,
+        reply: Reply<LinkChangeView>,
+    },
+    LinkConfigs {
+        at: LinkAddress,
+        reply: Reply<Vec<LinkConfigView>>,
+    },
+}
+
+/// One configuration of a link that is to change. `None`: what the file says counts again, or the default. What it
+/// holds may be a secret that somebody sent by mistake: it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LinkChange {
+    pub name: String,
+    pub value: Option<String>,
+}
+
+impl std::fmt::Debug for LinkChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.name, if self.value.is_some() { " set" } else { " taken back" })
+    }
 }

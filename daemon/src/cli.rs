@@ -6,6 +6,7 @@
 
 mod audit_command;
 mod hand_over_command;
+mod link_command;
 mod mirror_command;
 mod operator;
 #[cfg(test)]
@@ -17,7 +18,9 @@ mod token_command;
 mod verify_command;
 mod verify_progress;
 
-use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain};
+use crate::config::{
+    ConfigError, Configuration, DEFAULT_LINK, KeptLinks, RawConfig, RawValue, Scope, Settings, explain,
+};
 use crate::control::check::{CheckRequest, check};
 use crate::control::run::{Output, RunError, RunOptions, run};
 use crate::control::{LogWriter, instruction};
@@ -25,8 +28,9 @@ use crate::demo::DemoArguments;
 use audit_command::AuditArgs;
 use clap::{Args, Parser, Subcommand};
 use hand_over_command::{FailoverArgs, PromoteArgs};
+use link_command::LinkCommand;
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
-use pausing::{LinkCommand, PauseArgs, ResumeArgs};
+use pausing::{PauseArgs, ResumeArgs};
 use status_command::StatusArgs;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -81,7 +85,7 @@ pub enum Command {
     Config(ConfigCommand),
 }
 
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
     /// Brokers to ask first, as HOST:PORT[,HOST:PORT].
     #[arg(long, value_name = "HOST:PORT")]
@@ -202,6 +206,11 @@ pub enum MirrorCommand {
 pub enum ConfigCommand {
     /// Explain one key, or all of them.
     Explain { key: Option<String> },
+    /// Tell everything that is wrong with a configuration file.
+    Check {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// Runs a command line from its words.
@@ -221,11 +230,12 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => main_check(&arguments),
         Command::Demo(arguments) => main_demo(&arguments),
         Command::Status(arguments) => status_command::status(&arguments),
-        Command::Link(command) => pausing::link(&command),
+        Command::Link(command) => link_command::link(&command),
         Command::Audit(arguments) => audit_command::audit(&arguments),
         Command::Token(command) => token_command::token(&command),
         Command::Mirror(command) => main_mirror(&command),
         Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
+        Command::Config(ConfigCommand::Check { config }) => check_config(&config),
         Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {
             Ok(text) => {
                 print!("{text}");
@@ -257,9 +267,25 @@ fn done(done: bool) -> ExitCode {
     if done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
+/// All findings, one line each. What operators said of links is not looked at: the daemon has it.
+fn check_config(path: &std::path::Path) -> ExitCode {
+    let raw = match RawConfig::read(path) {
+        Ok(raw) => raw,
+        Err(error) => return refuse(USAGE, &error),
+    };
+    let names = raw.link_names();
+    let findings = Configuration::new(raw, None).findings(&KeptLinks::new());
+    if findings.is_empty() {
+        println!("{}: links {}; nothing is wrong", path.display(), names.join(", "));
+        return ExitCode::SUCCESS;
+    }
+    findings.iter().for_each(|finding| eprintln!("twinlog: {finding}"));
+    ExitCode::from(USAGE)
+}
+
 fn main_run(arguments: &RunArgs) -> ExitCode {
-    let settings = match arguments.settings() {
-        Ok(settings) => settings,
+    let configuration = match arguments.configuration() {
+        Ok(configuration) => configuration,
         Err(error) => return refuse(USAGE, &error),
     };
     for text in &arguments.restart_from {
@@ -273,22 +299,47 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
         accept_gap: arguments.accept_gap,
         restart_from: arguments.restart_from.clone(),
     };
-    if !settings.core_dumps
-        && let Err(error) = twinlog_io::forbid_core_dumps()
-    {
+    let core_dumps = match configuration.daemon() {
+        Ok(daemon) => daemon.core_dumps,
+        Err(error) => return refuse(USAGE, &error),
+    };
+    if !core_dumps && let Err(error) = twinlog_io::forbid_core_dumps() {
         return refuse(FAILED, &format!("core files cannot be forbidden: {error}; see core.dumps"));
     }
-    match run(settings, &options) {
+    match run(configuration, &options) {
         Ok(all) => done(all),
-        // Tokens and certificates are configuration: a restart would not cure them.
-        Err(error @ RunError::Access(_)) => refuse(USAGE, &error),
+        // Configuration, as tokens and certificates are: a restart would not cure it.
+        Err(error @ (RunError::Access(_) | RunError::Config(_) | RunError::WhichLink { .. })) => {
+            refuse(USAGE, &error)
+        }
         Err(error) => refuse(FAILED, &error),
     }
 }
 
 impl RunArgs {
-    /// The file with the flags over it.
+    /// The file with the flags over it, and the way to both once more.
+    pub fn configuration(&self) -> Result<Configuration, ConfigError> {
+        let configuration = Configuration::new(self.raw()?, self.link.clone());
+        // Without links of its own, it is a file to which operators add links; flags alone name one.
+        if self.config.is_none() {
+            self.settings()?;
+            return Ok(configuration);
+        }
+        match configuration.links(&KeptLinks::new()) {
+            // It may be one that an operator created.
+            Ok(_) | Err(ConfigError::NoLink | ConfigError::NoSuchLink { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let again = self.clone();
+        Ok(configuration.with_reread(move || again.raw()))
+    }
+
+    /// One link of it.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
+        Settings::from_raw(&self.raw()?, self.link.as_deref())
+    }
+
+    fn raw(&self) -> Result<RawConfig, ConfigError> {
         let mut raw = self.config.as_deref().map_or_else(|| Ok(RawConfig::default()), RawConfig::read)?;
         let link = link_of(&raw, self.link.as_deref());
         let text = |text: &String| RawValue::Text(text.clone());
@@ -307,7 +358,7 @@ impl RunArgs {
                 raw.set(&link, name, value);
             }
         }
-        Settings::from_raw(&raw, self.link.as_deref())
+        Ok(raw)
     }
 }
 
@@ -430,9 +481,20 @@ mod tests {
     }
 
     #[test]
+    fn links_are_created_and_changed_by_keys_and_values() {
+        let create = "twinlog link create west --data-dir /d --config-value";
+        assert!(parse(&format!("{create} bootstrap.servers=a:1 --config-value topics=a --dry-run")).is_ok());
+        assert!(parse(&format!("{create} topics")).is_err());
+        assert!(parse("twinlog link create west --data-dir /d").is_err());
+        assert!(parse("twinlog link update west flush.ms=7 --unset on.gap --data-dir /d").is_ok());
+        assert!(parse("twinlog link update west --data-dir /d").is_err());
+        assert!(parse("twinlog link delete west --force --dry-run --data-dir /d").is_ok());
+    }
+
+    #[test]
     fn usage_errors_have_code_2_and_help_has_0() {
         for line in
-            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror pause a"]
+            ["twinlog", "twinlog runn", "twinlog run --unknown", "twinlog verify", "twinlog mirror pause"]
         {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -15,6 +15,7 @@ mod explain;
 mod file;
 mod foreign_keys;
 mod key;
+mod link_set;
 mod security;
 mod security_keys;
 mod settings;
@@ -27,7 +28,11 @@ pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
 pub use key::{KEYS, Key, Kind, Scope, key, key_in};
-pub use settings::{GuestSettings, LinkSettings, Settings, SourceSettings};
+pub use link_set::{
+    Configuration, KeptLink, KeptLinks, LINK_MEMORY_BYTES_MIN, LINKS_MAX, LinkConfigError, LinkValue,
+    SECRET_SHOWN, ValueSource, check_link_value, link_key,
+};
+pub use settings::{DaemonSettings, GuestSettings, LinkSettings, Settings, SourceSettings};
 pub(crate) use settings::{check_link_name, journal_directory};
 pub use topic_filter::{FilterError, TopicFilters};
 pub use topic_pattern::{PatternError, TopicPattern};

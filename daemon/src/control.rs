@@ -1,7 +1,8 @@
 //! The control core: one low-priority thread that decides what is mirrored, and never touches a record.
 //!
 //! ```text
-//!   run ---> placement, lock, shards; signals, systemd, progress, the report
+//!   run ---> placement, lock, links and their shards; signals, systemd, progress, the reports
+//!    |       switchboard: requests to the link that they are about; orders about links themselves
 //!    \--> supervisor ---> discovery      what the source has, what changed     (pure)
 //!           |   |   \---> source_client  Metadata, ends of logs and epochs     (tokio, plain TCP)
 //!           |   |-------> store_work     recovery, cuts, trims                 (blocking pool)

@@ -412,6 +412,10 @@ impl<E: Engine> Shard<E> {
             Command::Credentials(credentials) => self.guests.credentials = credentials,
             Command::Lead { key, assignment } => self.lead(key, *assignment),
             Command::ForgetLead { key } => self.forget_lead(key),
+            Command::Tune(tuning) => {
+                self.credits.set_bytes_per_second(tuning.bytes_per_second);
+                self.flusher.tune(&tuning);
+            }
             Command::Freeze { key, at } => self.freeze(key, at),
             Command::Thaw { key } => self.thaw(key),
             Command::TellStanding { key } => self.tell_standing(key),

@@ -39,6 +39,14 @@ impl Bandwidth {
         Self { bytes_per_second, tokens: bytes_per_second, filled_at: 0 }
     }
 
+    /// Another rate from now on. What is in the bucket stays there, as far as the new one holds it: a change
+    /// again and again brings nothing.
+    fn set_rate(&mut self, bytes_per_second: u64) {
+        let was_unlimited = self.bytes_per_second == 0;
+        self.bytes_per_second = bytes_per_second;
+        self.tokens = if was_unlimited { 0 } else { self.tokens.min(bytes_per_second) };
+    }
+
     fn refill(&mut self, now: Nanoseconds) {
         let elapsed = now.saturating_sub(self.filled_at);
         let gained = u128::from(elapsed) * u128::from(self.bytes_per_second) / u128::from(SECOND);
@@ -85,6 +93,11 @@ impl Credits {
     /// `bytes_per_second` is this shard's share of `link.bytes.per.second`, 0 for no cap.
     pub fn new(bytes_per_second: u64) -> Self {
         Self { bandwidth: Bandwidth::new(bytes_per_second), reserved: 0, catching_up: 0 }
+    }
+
+    /// Another share of `link.bytes.per.second` from now on, 0 for no cap.
+    pub fn set_bytes_per_second(&mut self, bytes_per_second: u64) {
+        self.bandwidth.set_rate(bytes_per_second);
     }
 
     /// Grants up to `wanted` bytes to a fetch, or nothing.
@@ -171,6 +184,26 @@ mod tests {
         }
         assert!(received <= rate * 11, "{received} bytes in 10 s at {rate} bytes/s and one bucket");
         assert!(received >= rate * 9, "the cap is also used: {received}");
+    }
+
+    #[test]
+    fn another_rate_counts_at_once_and_brings_no_bucket_of_its_own() {
+        let mut credits = Credits::new(0);
+        let take = |credits: &mut Credits, now: Nanoseconds| {
+            let granted = credits.reserve(now, LaneKind::Tail, 4 * MIB, memory(64 * MIB, 64 * MIB));
+            granted.inspect(|granted| credits.settle(LaneKind::Tail, *granted, *granted)).unwrap_or(0)
+        };
+        assert_eq!(take(&mut credits, SECOND), 4 * MIB);
+        credits.set_bytes_per_second(MIB);
+        let capped: u64 = (100..1100).map(|tick| take(&mut credits, tick * SECOND / 100)).sum();
+        assert!((9 * MIB..=12 * MIB).contains(&capped), "{capped} bytes in 10 s at 1 MiB/s");
+        for _ in 0..10 {
+            credits.set_bytes_per_second(8 * MIB);
+            credits.set_bytes_per_second(MIB);
+        }
+        assert!(take(&mut credits, 11 * SECOND) <= MIB);
+        credits.set_bytes_per_second(0);
+        assert_eq!(take(&mut credits, 11 * SECOND), 4 * MIB);
     }
 
     #[test]

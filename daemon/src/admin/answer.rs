@@ -52,6 +52,46 @@ pub struct TaskView {
     pub last_success_ms: Option<i64>,
 }
 
+/// One configuration of a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkConfigView {
+    pub link_name: String,
+    pub name: String,
+    /// A secret, or a reference to one, is `***`.
+    pub value: Option<String>,
+    pub default: Option<String>,
+    /// FILE, PERSISTED or DEFAULT.
+    pub source: String,
+    /// What the file says where something else is kept.
+    pub file_value: Option<String>,
+    pub is_default: bool,
+    pub is_read_only: bool,
+    pub is_sensitive: bool,
+    /// A running link takes it at once; otherwise its data threads start again.
+    pub is_reloadable: bool,
+}
+
+/// What an order did to a link, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkChangeView {
+    pub link_name: String,
+    pub validate_only: bool,
+    /// `none`, `live`, `restart` (of the data threads), `create` or `delete`.
+    pub effect: String,
+    pub changes: Vec<ConfigChangeView>,
+    /// What else there is to say.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigChangeView {
+    pub name: String,
+    pub current: Option<String>,
+    pub new: Option<String>,
+    pub is_reloadable: bool,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MirrorTopicView {
     pub link_name: String,
@@ -236,6 +276,10 @@ pub struct StatusView {
     pub source: SourceView,
     pub totals: TotalsView,
     pub alarms: Vec<AlarmView>,
+    /// Each link by itself, where the daemon has not exactly one. What stands above is then their sum, the worst
+    /// state, or empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<StatusView>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 //! An ignored `validate_only` would hand over what was only to be looked at.
 
 use super::page::{PAGE_SIZE_MAX, is_page_token};
-use super::{OpenTransactions, Selection};
+use super::{LinkChange, OpenTransactions, Selection};
 use crate::config::{PatternError, TopicPattern};
 use crate::control::instruction::Release;
 use crate::control::state::AUDIT_ROWS_MAX;
@@ -14,7 +14,9 @@ use twinlog_log_segment::files::{NameError, check_topic_name};
 
 /// Topics of one request. All of them are answered for in one body, and kept in one transaction.
 pub const TOPICS_MAX: usize = 10_000;
-/// The one key of a link that changes while it runs.
+/// Configurations of one request: every key there is, and some more.
+pub const CONFIGS_MAX: usize = 200;
+/// The key of a link that is an order of its own.
 pub const LINK_PAUSED: &str = "cluster.link.paused";
 /// Beyond it an error would repeat a whole body.
 const QUOTED_CHARS_MAX: usize = 100;
@@ -55,11 +57,39 @@ pub struct ConfigOrder {
     pub validate_only: Option<bool>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What it holds may be a secret that somebody sent by mistake: it is not shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigChange {
     pub name: String,
-    pub value: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<ConfigOperation>,
+}
+
+impl fmt::Debug for ConfigChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.name, self.operation)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ConfigOperation {
+    #[default]
+    Set,
+    /// What the file says counts again, or the default.
+    Delete,
+}
+
+/// The body that creates a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkOrder {
+    pub configs: Vec<ConfigChange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validate_only: Option<bool>,
 }
 
 /// The words behind the `?` of a path.
@@ -67,6 +97,10 @@ pub struct ConfigChange {
 pub struct Query {
     pub validate_only: bool,
     pub delete_data: bool,
+    /// A link is deleted while it has mirror topics, too.
+    pub force: bool,
+    /// Of the link that is created.
+    pub link_name: Option<String>,
     pub page_size: Option<usize>,
     /// What `metadata.next` of the page before said.
     pub page_token: Option<String>,
@@ -92,10 +126,14 @@ pub enum BodyError {
         field: &'static str,
     },
     NothingNamed,
-    /// A configuration that cannot be changed while the link runs.
-    NotAlterable {
+    TooManyConfigs {
+        configs: usize,
+    },
+    /// Set without a value, or taken back with one.
+    Operation {
         name: String,
     },
+    NoLinkName,
     ConfigValue {
         name: String,
         value: String,
@@ -120,8 +158,8 @@ impl fmt::Display for BodyError {
             Self::Json { why } => write!(f, "the body is not what is expected here: {why}"),
             Self::Query { word } => write!(
                 f,
-                "{word:?} in the query is not understood; known are validate_only and delete_data, each true or \
-                 false, page_size, page_token and limit"
+                "{word:?} in the query is not understood; known are validate_only, delete_data and force, each \
+                 true or false, link_name, page_size, page_token and limit"
             ),
             Self::Number { name, max } => write!(f, "{name} in the query must be a number from 1 to {max}"),
             Self::NotHere { field } => write!(f, "{field} has no meaning for this request; leave it out"),
@@ -138,9 +176,13 @@ impl fmt::Display for BodyError {
             Self::Twice { topic } => write!(f, "topic {topic} is named twice"),
             Self::Name(error) => write!(f, "{error}"),
             Self::Pattern(error) => write!(f, "{error}"),
-            Self::NotAlterable { name } => {
-                write!(f, "{name} cannot be changed while the link runs; cluster.link.paused can")
+            Self::TooManyConfigs { configs } => {
+                write!(f, "{configs} configurations are named, one request takes 1 to {CONFIGS_MAX}")
             }
+            Self::Operation { name } => {
+                write!(f, "{name} needs a value to be SET, and has none when the operation is DELETE")
+            }
+            Self::NoLinkName => write!(f, "the link is not named: give ?link_name=NAME"),
             Self::ConfigValue { name, value, allowed } => {
                 write!(f, "{name} = {value:?} is refused; allowed: {allowed}")
             }
@@ -161,6 +203,8 @@ impl Query {
             match name {
                 "validate_only" => query.validate_only = truth()?,
                 "delete_data" => query.delete_data = truth()?,
+                "force" => query.force = truth()?,
+                "link_name" if is_page_token(value) => query.link_name = Some(value.to_owned()),
                 "page_size" => query.page_size = Some(number("page_size", value, PAGE_SIZE_MAX)?),
                 "page_token" if is_page_token(value) => query.page_token = Some(value.to_owned()),
                 "limit" => {
@@ -178,6 +222,8 @@ impl Query {
         let given = [
             ("validate_only", self.validate_only),
             ("delete_data", self.delete_data),
+            ("force", self.force),
+            ("link_name", self.link_name.is_some()),
             ("page_size", self.page_size.is_some()),
             ("page_token", self.page_token.is_some()),
             ("limit", self.limit.is_some()),
@@ -198,22 +244,64 @@ impl ConfigOrder {
         serde_json::from_slice(bytes).map_err(|error| BodyError::Json { why: error.to_string() })
     }
 
-    /// Whether the link is to stand still, and whether that is only to be looked at.
-    pub fn pause(&self, query: &Query) -> Result<(bool, bool), BodyError> {
-        let quoted = |text: &str| text.chars().take(QUOTED_CHARS_MAX).collect::<String>();
+    /// Whether nothing is to be changed.
+    pub fn is_dry_run(&self, query: &Query) -> Result<bool, BodyError> {
         query.allow(&["validate_only"])?;
-        let validate_only = is_dry_run(query, self.validate_only)?;
-        let [ConfigChange { name, value }] = &self.data[..] else { return Err(BodyError::NothingNamed) };
-        if name != LINK_PAUSED {
-            return Err(BodyError::NotAlterable { name: quoted(name) });
+        is_dry_run(query, self.validate_only)
+    }
+
+    /// Whether the link is to stand still, where that is the whole order.
+    pub fn pause(&self) -> Result<Option<bool>, BodyError> {
+        let [ConfigChange { name, value: Some(value), operation }] = &self.data[..] else { return Ok(None) };
+        if name != LINK_PAUSED || *operation == Some(ConfigOperation::Delete) {
+            return Ok(None);
         }
         let paused = value.parse().map_err(|_| BodyError::ConfigValue {
             name: quoted(name),
             value: quoted(value),
             allowed: "true | false",
         })?;
-        Ok((paused, validate_only))
+        Ok(Some(paused))
     }
+
+    pub fn changes(self) -> Result<Vec<LinkChange>, BodyError> {
+        changes(self.data)
+    }
+}
+
+impl LinkOrder {
+    pub fn parse(bytes: &[u8]) -> Result<Self, BodyError> {
+        serde_json::from_slice(bytes).map_err(|error| BodyError::Json { why: error.to_string() })
+    }
+
+    pub fn is_dry_run(&self, query: &Query) -> Result<bool, BodyError> {
+        is_dry_run(query, self.validate_only)
+    }
+
+    pub fn changes(self) -> Result<Vec<LinkChange>, BodyError> {
+        match self.configs.iter().find(|each| each.operation == Some(ConfigOperation::Delete)) {
+            Some(change) => Err(BodyError::Operation { name: quoted(&change.name) }),
+            None => changes(self.configs),
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    text.chars().take(QUOTED_CHARS_MAX).collect()
+}
+
+fn changes(said: Vec<ConfigChange>) -> Result<Vec<LinkChange>, BodyError> {
+    if !(1..=CONFIGS_MAX).contains(&said.len()) {
+        return Err(BodyError::TooManyConfigs { configs: said.len() });
+    }
+    let each = |change: ConfigChange| {
+        let is_set = change.operation.unwrap_or_default() == ConfigOperation::Set;
+        match is_set == change.value.is_some() {
+            true => Ok(LinkChange { name: change.name, value: change.value }),
+            false => Err(BodyError::Operation { name: quoted(&change.name) }),
+        }
+    };
+    said.into_iter().map(each).collect()
 }
 
 /// Whether nothing is to be changed: said in the query, in the body, or in both alike.

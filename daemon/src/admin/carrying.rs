@@ -54,6 +54,10 @@ pub(super) async fn carry(asked: Asked, path: &str, backend: &Backend) -> Result
             })
         }
         Asked::Mirror { at, topic } => one(&ask(to, |reply| R::DescribeMirror { at, topic, reply }).await?),
+        Asked::LinkConfigs { at, page } => {
+            let all = ask(to, |reply| R::LinkConfigs { at, reply }).await?;
+            list("KafkaLinkConfigDataList", path, &page, all, |each| each.name.clone())
+        }
         order => return carry_order(order, path, to).await,
     };
     Ok((answer, String::new()))
@@ -85,6 +89,18 @@ async fn carry_order(
         Asked::PauseLink { at, paused, validate_only } => {
             let link = ask(to, |reply| R::PauseLink { at, paused, validate_only, reply }).await?;
             return Ok((one(&link), String::new()));
+        }
+        Asked::CreateLink { cluster, link, changes, validate_only } => {
+            let order = |reply| R::CreateLink { cluster, link, changes, validate_only, reply };
+            return Ok((one(&ask(to, order).await?), String::new()));
+        }
+        Asked::AlterLink { at, changes, validate_only } => {
+            let changed = ask(to, |reply| R::AlterLink { at, changes, validate_only, reply }).await?;
+            return Ok((one(&changed), String::new()));
+        }
+        Asked::DeleteLink { at, force, validate_only } => {
+            let deleted = ask(to, |reply| R::DeleteLink { at, force, validate_only, reply }).await?;
+            return Ok((one(&deleted), String::new()));
         }
         Asked::Delete { at, topic, delete_data, validate_only } => {
             let names = vec![topic];
@@ -120,7 +136,10 @@ async fn ask<T>(
     })?;
     match timeout(ANSWER_LIMIT, answered).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(AdminError::new(ErrorCode::Busy, &"the daemon is ending and gave no answer")),
+        Ok(Err(_)) => {
+            let why = "no answer: the link is being started again, or the daemon is ending; try again";
+            Err(AdminError::new(ErrorCode::Busy, &why))
+        }
         Err(_) => {
             let why = format!("no answer within {ANSWER_LIMIT:?}; the order may still be carried out");
             Err(AdminError::new(ErrorCode::SlowAnswer, &why))

@@ -6,7 +6,8 @@
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/mirrors[/{topic}]   {link}: a name; - for all lists
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors:promote | :failover | :pause | :resume
-//!   PUT    /kafka/v3/clusters/{cluster}/links/{link}/configs:alter
+//!   POST   /kafka/v3/clusters/{cluster}/links?link_name=NAME       PATCH, DELETE .../links/{link}
+//!   GET    /kafka/v3/clusters/{cluster}/links/{link}/configs       PUT .../links/{link}/configs:alter
 //!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
 //!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /healthz     /readyz
@@ -14,9 +15,11 @@
 //! Lists take `page_size` and `page_token`.
 //! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
 
-use super::body::{BodyError, ConfigOrder, LINK_PAUSED, MirrorOrder, Query};
+use super::body::{BodyError, ConfigOrder, LINK_PAUSED, LinkOrder, MirrorOrder, Query};
 use super::page::Page;
-use super::{AdminError, Allowed, ErrorCode, LinkAddress, OpenTransactions, ReleaseOrder, Selection};
+use super::{
+    AdminError, Allowed, ErrorCode, LinkAddress, LinkChange, OpenTransactions, ReleaseOrder, Selection,
+};
 use crate::config::TopicPattern;
 use hyper::Method;
 use twinlog_log_segment::files::check_topic_name;
@@ -89,6 +92,26 @@ pub(super) enum Asked {
         paused: bool,
         validate_only: bool,
     },
+    LinkConfigs {
+        at: LinkAddress,
+        page: Page,
+    },
+    CreateLink {
+        cluster: Option<String>,
+        link: String,
+        changes: Vec<LinkChange>,
+        validate_only: bool,
+    },
+    AlterLink {
+        at: LinkAddress,
+        changes: Vec<LinkChange>,
+        validate_only: bool,
+    },
+    DeleteLink {
+        at: LinkAddress,
+        force: bool,
+        validate_only: bool,
+    },
     Delete {
         at: LinkAddress,
         topic: String,
@@ -125,6 +148,14 @@ impl Asked {
             Self::PauseLink { paused, validate_only, .. } => {
                 (format!("{LINK_PAUSED}={paused}"), *validate_only)
             }
+            // Names only: a value may be a secret that somebody sent by mistake.
+            Self::CreateLink { link, changes, validate_only, .. } => {
+                (format!("link {link}: {}", configs(changes)), *validate_only)
+            }
+            Self::AlterLink { changes, validate_only, .. } => (configs(changes), *validate_only),
+            Self::DeleteLink { force, validate_only, .. } => {
+                (if *force { "by force" } else { "" }.to_owned(), *validate_only)
+            }
             Self::Delete { topic, delete_data, validate_only, .. } => {
                 let more = if *delete_data { " with its data" } else { "" };
                 (format!("{topic}{more}"), *validate_only)
@@ -133,6 +164,10 @@ impl Asked {
             _ => (String::new(), false),
         }
     }
+}
+
+fn configs(changes: &[LinkChange]) -> String {
+    changes.iter().map(|change| change.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 fn no_such_path(path: &str) -> AdminError {
@@ -171,6 +206,9 @@ pub(super) fn route(
         (&Method::GET, ["kafka", "v3", "clusters", cluster, "links"]) => {
             nothing_said(&query, &PAGING, body)?;
             return Ok(Asked::Links { cluster: named(cluster), page: Page::of(query) });
+        }
+        (&Method::POST, ["kafka", "v3", "clusters", cluster, "links"]) => {
+            return create_link(named(cluster), query, body).map_err(malformed);
         }
         (_, ["kafka", "v3", "clusters", cluster, "links", link, rest @ ..]) => {
             return of_link(method, path, (*cluster, *link, rest), query, body);
@@ -228,10 +266,17 @@ fn of_link(
         (&Method::POST, [order]) if ORDERS.contains(order) => {
             return ordered(order, at, &query, body).map_err(malformed);
         }
-        (&Method::PUT, ["configs:alter"]) => {
-            let said = ConfigOrder::parse(body).and_then(|order| order.pause(&query)).map_err(malformed)?;
-            let (paused, validate_only) = said;
-            return Ok(Asked::PauseLink { at, paused, validate_only });
+        (&Method::PUT, ["configs:alter"]) | (&Method::PATCH, []) => {
+            return alter_link(at, &query, body).map_err(malformed);
+        }
+        (&Method::GET, ["configs"]) => {
+            nothing_said(&query, &PAGING, body)?;
+            return Ok(Asked::LinkConfigs { at, page: Page::of(query) });
+        }
+        (&Method::DELETE, []) => {
+            nothing_said(&query, &["validate_only", "force"], body)?;
+            let Query { validate_only, force, .. } = query;
+            return Ok(Asked::DeleteLink { at, force, validate_only });
         }
         (&Method::DELETE, ["mirrors", topic]) if is_name(topic) => {
             if !body.is_empty() {
@@ -241,13 +286,30 @@ fn of_link(
             let Query { validate_only, delete_data, .. } = query;
             return Ok(Asked::Delete { at, topic: (*topic).to_owned(), delete_data, validate_only });
         }
-        (_, [] | ["configs:alter"]) => return Err(wrong_method(method, path)),
+        (_, [] | ["configs:alter"] | ["configs"]) => return Err(wrong_method(method, path)),
         (_, [order]) if ORDERS.contains(order) => return Err(wrong_method(method, path)),
         (_, ["mirrors", topic]) if is_name(topic) => return Err(wrong_method(method, path)),
         _ => return Err(no_such_path(path)),
     };
     nothing_said(&query, &[], body)?;
     Ok(asked)
+}
+
+fn create_link(cluster: Option<String>, query: Query, body: &[u8]) -> Result<Asked, BodyError> {
+    query.allow(&["validate_only", "link_name"])?;
+    let order = LinkOrder::parse(body)?;
+    let validate_only = order.is_dry_run(&query)?;
+    let link = query.link_name.ok_or(BodyError::NoLinkName)?;
+    Ok(Asked::CreateLink { cluster, link, changes: order.changes()?, validate_only })
+}
+
+fn alter_link(at: LinkAddress, query: &Query, body: &[u8]) -> Result<Asked, BodyError> {
+    let order = ConfigOrder::parse(body)?;
+    let validate_only = order.is_dry_run(query)?;
+    match order.pause()? {
+        Some(paused) => Ok(Asked::PauseLink { at, paused, validate_only }),
+        None => Ok(Asked::AlterLink { at, changes: order.changes()?, validate_only }),
+    }
 }
 
 /// What is posted to a link.
@@ -371,13 +433,39 @@ mod tests {
         let put = |body: &str| route(&Method::PUT, &format!("{LINK}/configs:alter"), None, body.as_bytes());
         let paused = r#"{"data":[{"name":"cluster.link.paused","value":"true"}]}"#;
         assert!(matches!(put(paused), Ok(Asked::PauseLink { paused: true, validate_only: false, .. })));
-        for bad in [r#"{"data":[]}"#, &paused.replace("true", "yes"), &paused.replace("paused", "mode"), "{}"]
+        for bad in
+            [r#"{"data":[]}"#, &paused.replace("true", "yes"), "{}", r#"{"data":[{"name":"flush.ms"}]}"#]
         {
             assert_eq!(code(put(bad)), 40001, "{bad}");
         }
+        let both = r#"{"data":[{"name":"flush.ms","value":"7","operation":"SET"},
+                       {"name":"on.gap","operation":"DELETE"}],"validate_only":true}"#;
+        let Ok(Asked::AlterLink { changes, validate_only: true, .. }) = put(both) else { panic!("{both}") };
+        assert_eq!(changes[0].value.as_deref(), Some("7"));
+        assert_eq!((changes[1].name.as_str(), &changes[1].value), ("on.gap", &None));
+        let patched = route(&Method::PATCH, LINK, None, both.as_bytes());
+        assert!(matches!(patched, Ok(Asked::AlterLink { .. })));
         let path = format!("{LINK}/mirrors/orders");
         let deleted = route(&Method::DELETE, &path, Some("delete_data=true&validate_only=true"), b"");
         assert!(matches!(deleted, Ok(Asked::Delete { delete_data: true, validate_only: true, .. })));
+    }
+
+    #[test]
+    fn links_are_created_looked_at_and_deleted() {
+        let links = "/kafka/v3/clusters/-/links";
+        let body = br#"{"configs":[{"name":"sasl.password","value":"hunter2"}]}"#;
+        let made = route(&Method::POST, links, Some("link_name=west&validate_only=true"), body).unwrap();
+        assert!(!format!("{made:?} {:?}", made.said()).contains("hunter2"));
+        assert_eq!(made.said(), ("link west: sasl.password".to_owned(), true));
+        assert!(matches!(made, Asked::CreateLink { cluster: None, link, .. } if link == "west"));
+        assert_eq!(code(route(&Method::POST, links, None, body)), 40001);
+        assert_eq!(code(route(&Method::POST, links, Some("link_name=west"), br#"{"configs":[]}"#)), 40001);
+        let taken_back = br#"{"configs":[{"name":"on.gap","operation":"DELETE"}]}"#;
+        assert_eq!(code(route(&Method::POST, links, Some("link_name=west"), taken_back)), 40001);
+        assert!(matches!(get(&format!("{LINK}/configs")), Ok(Asked::LinkConfigs { .. })));
+        let deleted = route(&Method::DELETE, LINK, Some("force=true"), b"");
+        assert!(matches!(deleted, Ok(Asked::DeleteLink { force: true, validate_only: false, .. })));
+        assert_eq!(code(route(&Method::DELETE, LINK, Some("delete_data=true"), b"")), 40001);
     }
 
     #[test]

@@ -140,6 +140,19 @@ impl Answering {
                 reply.send(Err(AdminError::new(ErrorCode::Refused, &why))).unwrap();
             }
             AdminRequest::Status { reply } => reply.send(Ok(status())).unwrap(),
+            AdminRequest::CreateLink { link, reply, .. } => {
+                let effect = "create".to_owned();
+                reply.send(Ok(LinkChangeView { link_name: link, effect, ..Default::default() })).unwrap();
+            }
+            AdminRequest::AlterLink { at, reply, .. } | AdminRequest::DeleteLink { at, reply, .. } => {
+                let effect = "live".to_owned();
+                let view = LinkChangeView { link_name: at.link.clone(), effect, ..Default::default() };
+                reply.send(found(&at).map(|()| view)).unwrap();
+            }
+            AdminRequest::LinkConfigs { at, reply } => {
+                let view = LinkConfigView { name: "flush.ms".into(), ..LinkConfigView::default() };
+                reply.send(found(&at).map(|()| vec![view])).unwrap();
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use super::{done, refuse};
 use crate::admin::answer::{LinkView, ListView};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::admin::remote::{RemoteServer, RemoteSettings};
-use crate::config::{ConfigError, RawConfig, Settings, check_link_name};
+use crate::config::{ConfigError, DEFAULT_LINK, DaemonSettings, RawConfig, check_link_name};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt;
@@ -173,9 +173,10 @@ impl Operator {
             (Some(data_dir), _) => (data_dir.clone(), arguments.link.clone()),
             (None, Some(path)) => {
                 let raw = RawConfig::read(path).map_err(OperatorError::Config)?;
-                let settings = Settings::from_raw(&raw, arguments.link.as_deref());
-                let settings = settings.map_err(OperatorError::Config)?;
-                (settings.data_dir, Some(settings.link.name))
+                let daemon = DaemonSettings::from_raw(&raw).map_err(OperatorError::Config)?;
+                let mut names = raw.link_names();
+                let only = if names.len() == 1 { names.pop() } else { None };
+                (daemon.data_dir, arguments.link.clone().or(only))
             }
             (None, None) => {
                 let client = AdminClient::remote(arguments.remote()?);
@@ -193,6 +194,11 @@ impl Operator {
     /// The link that was named, for lists that can be of all.
     pub fn named_link(&self) -> Option<&str> {
         self.link.as_deref()
+    }
+
+    /// The link that is meant when no daemon can be asked.
+    pub fn link_at_rest(&self) -> &str {
+        self.link.as_deref().unwrap_or(DEFAULT_LINK)
     }
 
     /// The named link, else the daemon's only one.

@@ -1,21 +1,19 @@
-//! `twinlog mirror pause | resume` and `twinlog link pause | resume`.
+//! `twinlog mirror pause | resume`.
 //!
 //! A release of stopped partitions can also be said to a data directory whose daemon is not running: it is kept
 //! and carried out at the next start.
 
 use super::mirror_command::{actions, query};
 use super::operator::{Operator, OperatorArgs, OperatorError, operate};
-use super::table::span;
-use super::{DEFAULT_LINK, FAILED, hand_over_command, refuse};
-use crate::admin::answer::{LinkView, ListView, MirrorActionView, TaskView};
-use crate::admin::body::{ConfigChange, ConfigOrder, LINK_PAUSED, MirrorOrder};
+use super::{FAILED, hand_over_command, refuse};
+use crate::admin::answer::{ListView, MirrorActionView};
+use crate::admin::body::MirrorOrder;
 use crate::admin::client::ClientError;
 use crate::control::instruction::Release;
 use crate::control::resume::{self, ResumeRequest};
-use clap::{Args, Subcommand};
+use clap::Args;
 use std::path::Path;
 use std::process::ExitCode;
-use twinlog_io::wall_clock_ms;
 use twinlog_log_segment::files::TopicPartition;
 
 #[derive(Debug, Args)]
@@ -50,79 +48,6 @@ pub struct ResumeArgs {
     /// Only say what would go on, and what would be dropped.
     #[arg(long)]
     pub dry_run: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum LinkCommand {
-    /// List the links of a daemon.
-    List(LinkArgs),
-    /// Fetch nothing over a link until it is resumed.
-    Pause(LinkPauseArgs),
-    /// Let a paused link go on.
-    Resume(LinkPauseArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct LinkArgs {
-    #[command(flatten)]
-    pub operator: OperatorArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct LinkPauseArgs {
-    #[command(flatten)]
-    pub operator: OperatorArgs,
-    /// Only say how the link stands.
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-pub fn link(command: &LinkCommand) -> ExitCode {
-    match command {
-        LinkCommand::List(arguments) => operate(&arguments.operator, async |operator| {
-            let links: ListView<LinkView> = operator.client.get("/kafka/v3/clusters/-/links").await?;
-            operator.show(&links, |links| links.data.iter().map(link_text).collect());
-            Ok(true)
-        }),
-        LinkCommand::Pause(arguments) => pause_link(arguments, true),
-        LinkCommand::Resume(arguments) => pause_link(arguments, false),
-    }
-}
-
-fn link_text(link: &LinkView) -> String {
-    let of = |id: &Option<String>| id.clone().unwrap_or_else(|| "not known yet".to_owned());
-    let error = link.link_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-    let now_ms = wall_clock_ms();
-    let task = |task: &TaskView| {
-        let error = task.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        let last = match task.last_success_ms {
-            Some(at_ms) => format!("{} ago", span(u64::try_from(now_ms - at_ms).unwrap_or(0))),
-            None => "never yet".to_owned(),
-        };
-        format!("  task {} {}, last done {last}{error}\n", task.task_name, task.state)
-    };
-    let tasks: String = link.tasks.iter().map(task).collect();
-    format!(
-        "{} ({}) {}{error}\n  source cluster {}, destination cluster {}, {} mirror topics\n{tasks}",
-        link.link_name,
-        link.mode,
-        link.link_state,
-        of(&link.source_cluster_id),
-        of(&link.destination_cluster_id),
-        link.topic_names.len()
-    )
-}
-
-fn pause_link(arguments: &LinkPauseArgs, paused: bool) -> ExitCode {
-    operate(&arguments.operator, async |operator| {
-        let link = operator.link().await?;
-        let path = Operator::path(&link, "configs:alter");
-        let change = ConfigChange { name: LINK_PAUSED.to_owned(), value: paused.to_string() };
-        let order = ConfigOrder { data: vec![change], validate_only: Some(arguments.dry_run) };
-        let view: LinkView = operator.client.put(&path, &order).await?;
-        operator.show(&view, link_text);
-        Ok(true)
-    })
 }
 
 pub fn pause(arguments: &PauseArgs) -> ExitCode {
@@ -211,7 +136,7 @@ fn release_at_rest(
     target: &str,
     (release, dry_run): (Release, bool),
 ) -> bool {
-    let link = operator.named_link().unwrap_or(DEFAULT_LINK).to_owned();
+    let link = operator.link_at_rest().to_owned();
     let request =
         ResumeRequest { data_dir: data_dir.to_owned(), link, target: target.to_owned(), release, dry_run };
     match resume::resume(&request) {

@@ -16,7 +16,10 @@ pub struct StatusArgs {
 pub fn status(arguments: &StatusArgs) -> ExitCode {
     operate(&arguments.operator, async |operator| {
         let answer: StatusView = operator.client.get("/twinlog/v1/status").await?;
-        operator.show(&answer, written);
+        operator.show(&answer, |answer| match answer.links.is_empty() {
+            true => written(answer),
+            false => answer.links.iter().map(written).collect::<Vec<_>>().join("\n"),
+        });
         Ok(true)
     })
 }
@@ -116,6 +119,7 @@ mod tests {
                 ..Default::default()
             },
             alarms: vec![AlarmView { code: "GUARD_CHANGED".into(), message: "set back".into(), since_ms: 1 }],
+            links: Vec::new(),
         };
         let expected = "\
 link dr: ACTIVE, mode guest, version 0.1.0, up 1 h 2 min

@@ -104,6 +104,28 @@ pub enum ConfigError {
         name: String,
         known: Vec<String>,
     },
+    /// What is wrong with one of several links.
+    OfLink {
+        link: String,
+        why: Box<ConfigError>,
+    },
+    TooManyLinks {
+        links: usize,
+        max: usize,
+    },
+    /// What each link gets of the memory.
+    LinkMemory {
+        links: usize,
+        bytes: u64,
+        min: u64,
+    },
+    /// Two links want the same guest broker id or the same address.
+    Shared {
+        key: &'static str,
+        value: String,
+        one: String,
+        other: String,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -166,13 +188,14 @@ impl fmt::Display for ConfigError {
             }
             Self::SeveralLinks { names } => write!(
                 f,
-                "the links {} stand in one file, one process runs one link: name it with --link, each with a \
-                 data.dir of its own",
+                "the links {} stand in one file, and one of them is meant here: name it with --link",
                 names.join(", ")
             ),
             Self::NoSuchLink { name, known } => {
                 write!(f, "link {name:?} is not in the file, which has {}", known.join(", "))
             }
+            Self::OfLink { link, why } => write!(f, "link {link}: {why}"),
+            Self::TooManyLinks { .. } | Self::LinkMemory { .. } | Self::Shared { .. } => self.write_links(f),
         }
     }
 }
@@ -193,6 +216,24 @@ fn write_unsupported(f: &mut fmt::Formatter<'_>, key: &str, table: &str) -> fmt:
 }
 
 impl ConfigError {
+    /// The reasons that have to do with several links.
+    fn write_links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyLinks { links, max } => {
+                write!(f, "{links} links are more than the {max} that one daemon runs; start a second daemon")
+            }
+            Self::LinkMemory { links, bytes, min } => write!(
+                f,
+                "memory.bytes divided by {links} links is {bytes} bytes for each, and {min} are needed; raise it"
+            ),
+            Self::Shared { key, value, one, other } => write!(
+                f,
+                "links {one} and {other} both have {value} in {key}; every link of a daemon needs its own"
+            ),
+            _ => unreachable!("the others are written by Display itself"),
+        }
+    }
+
     /// The reasons that have to do with security.
     fn write_security(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -24,17 +24,28 @@ pub fn explain(name: Option<&str>) -> Result<String, String> {
     let _ = writeln!(text, "  place:      {}", key.scope);
     let _ = writeln!(text, "  allowed:    {}", key.kind);
     let _ = writeln!(text, "  default:    {}", if key.default.is_empty() { "none" } else { key.default });
-    let _ = writeln!(text, "  reloadable: {}", if key.reloadable { "yes" } else { "no, restart the daemon" });
+    let _ = writeln!(text, "  reloadable: {}", reloading(key));
     Ok(text)
+}
+
+fn reloading(key: &Key) -> &'static str {
+    match key.scope {
+        _ if key.reloadable => "yes, at once",
+        Scope::Daemon => "no, restart the daemon",
+        _ if key.is_fixed() => "no, a link keeps it for good",
+        _ => "yes, the data threads of its link start again",
+    }
 }
 
 /// The table as the README shows it.
 pub fn markdown_table() -> String {
-    let mut text = String::from("| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n");
+    let mut text =
+        String::from("| key | default | allowed | live | meaning |\n| --- | --- | --- | --- | --- |\n");
     for key in KEYS.iter().filter(|key| !is_told_already(key)) {
         let allowed = key.kind.to_string().replace('|', "\\|");
         let default = if key.default.is_empty() { "" } else { &format!("`{}`", key.default) };
-        let _ = writeln!(text, "| `{}` | {default} | {allowed} | {} |", place_of(key), key.help);
+        let live = if key.reloadable { "yes" } else { "" };
+        let _ = writeln!(text, "| `{}` | {default} | {allowed} | {live} | {} |", place_of(key), key.help);
     }
     text
 }

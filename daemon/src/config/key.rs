@@ -140,7 +140,35 @@ pub struct Key {
     pub help: &'static str,
 }
 
+/// Keys of a link that are fixed once it is there: what is registered or lies on disk depends on them.
+const FIXED: [(Scope, &str); 2] = [(Scope::Destination, "mode"), (Scope::Destination, "guest.broker.ids")];
+
 impl Key {
+    /// A running link takes a new value at once.
+    const fn live(self) -> Self {
+        Self { reloadable: true, ..self }
+    }
+
+    /// Whether a link keeps for good what it began with.
+    pub fn is_fixed(&self) -> bool {
+        FIXED.contains(&(self.scope, self.name))
+    }
+
+    pub const fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret { .. })
+    }
+
+    /// Its name among the configurations of a link: those of link and source as Cluster Linking has them, those of
+    /// the destination behind its name. `None`: it is no key of a link.
+    pub fn link_name(&self) -> Option<String> {
+        match self.scope {
+            Scope::Daemon => None,
+            Scope::Link | Scope::Source => Some(self.name.to_owned()),
+            Scope::Destination => Some(format!("destination.{}", self.name)),
+            Scope::Controllers => Some(format!("destination.controllers.{}", self.name)),
+        }
+    }
+
     /// Name with the table it stands in.
     pub fn path(&self) -> String {
         match self.scope {
@@ -273,19 +301,22 @@ const OTHERS: &[Key] = &[
         Kind::Topics,
         "",
         "What to mirror: a legal topic name is literal, anything else an anchored regular expression.",
-    ),
+    )
+    .live(),
     link(
         "auto.create.mirror.topics.enable",
         BOOLEAN,
         "false",
         "Whether topics that the filters include become mirror topics by themselves.",
-    ),
+    )
+    .live(),
     link(
         "auto.create.mirror.topics.filters",
         Kind::TopicFilters,
         "",
         "Which source topics those are; a topic that one filter excludes is excluded.",
-    ),
+    )
+    .live(),
     link(
         "isolation.level",
         Kind::Choice(&["read_committed", "read_uncommitted"]),
@@ -297,44 +328,51 @@ const OTHERS: &[Key] = &[
         Kind::Choice(&["bounded", "follow", "stop"]),
         "bounded",
         "When the source lost data that we hold: cut within the two bounds below, always, or never.",
-    ),
+    )
+    .live(),
     link(
         "truncation.bytes.max",
         bytes(0, INT_MAX * 1024),
         "64MiB",
         "Most bytes of a partition that on.truncation = bounded cuts.",
-    ),
+    )
+    .live(),
     link(
         "truncation.percent.max",
         Kind::Number { min: 0, max: 100 },
         "1",
         "Most percent of a partition that on.truncation = bounded cuts.",
-    ),
+    )
+    .live(),
     link(
         "on.gap",
         Kind::Choice(&["stop", "continue"]),
         "stop",
         "When the source deleted data before it was mirrored: stop the partition, or name the gap and go on behind it.",
-    ),
+    )
+    .live(),
     link(
         "flush.ms",
         milliseconds(1, HOUR_MS),
         "250",
         "Longest time between arrival and flush while tailing.",
-    ),
-    link("flush.catchup.ms", milliseconds(1, HOUR_MS), "5000", "The same while catching up."),
+    )
+    .live(),
+    link("flush.catchup.ms", milliseconds(1, HOUR_MS), "5000", "The same while catching up.").live(),
     link(
         "flush.catchup.bytes",
         bytes(MIB, TIB),
         "256MiB",
         "Bytes after which a flush is due while catching up.",
-    ),
+    )
+    .live(),
     link(
         "checkpoint.ms",
         milliseconds(10, HOUR_MS),
         "1000",
         "Time between checkpoints; a restart reads again what lies behind the last one.",
-    ),
+    )
+    .live(),
     link(
         "fsync",
         Kind::Choice(&["interval", "batch", "none"]),
@@ -358,7 +396,8 @@ const OTHERS: &[Key] = &[
         BOOLEAN,
         "false",
         "Fetch nothing until the link is resumed; a word of an operator counts more, for good.",
-    ),
+    )
+    .live(),
     link(
         "topic.config.sync.ms",
         milliseconds(1_000, HOUR_MS),
@@ -379,13 +418,15 @@ const OTHERS: &[Key] = &[
         Kind::Milliseconds { min: 1_000, max: 24 * HOUR_MS },
         "300000",
         "Time without an answer of the source after which SOURCE_UNAVAILABLE is shown; retries never stop.",
-    ),
+    )
+    .live(),
     link(
         "link.bytes.per.second",
         bytes(0, TIB),
         "0",
         "Most bytes per second that the link reads, tail first; 0 = no limit.",
-    ),
+    )
+    .live(),
     link(
         "replica.fetch.min.bytes",
         Kind::Number { min: 1, max: INT_MAX },
@@ -423,7 +464,8 @@ const OTHERS: &[Key] = &[
         milliseconds(100, HOUR_MS),
         "30000",
         "Time between looks for new topics, partitions and leaders; Kafka's own default is 300000.",
-    ),
+    )
+    .live(),
     source(
         "request.timeout.ms",
         milliseconds(100, HOUR_MS),

@@ -103,7 +103,23 @@ pub struct LinkSettings {
     pub fetch_response_bytes_max: u32,
 }
 
-/// The daemon and its one link.
+/// What every link of a daemon shares.
+#[derive(Clone, Debug)]
+pub struct DaemonSettings {
+    pub data_dir: PathBuf,
+    pub data_cores: CoreChoice,
+    /// `None`: chosen.
+    pub control_core: Option<usize>,
+    pub memory_bytes: u64,
+    pub engine: EnginePreference,
+    /// A crash may leave a core file.
+    pub core_dumps: bool,
+    pub direct_io: bool,
+    /// How operators are served beside the unix socket.
+    pub admin: AdminSettings,
+}
+
+/// The daemon and one of its links.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub data_dir: PathBuf,
@@ -136,9 +152,23 @@ impl Settings {
 
     /// Parses everything that was said. `link` chooses among several links.
     pub fn from_raw(raw: &RawConfig, link: Option<&str>) -> Result<Self, ConfigError> {
-        let daemon = Values::parse(&raw.daemon, Scope::Daemon)?;
+        let daemon = DaemonSettings::from_raw(raw)?;
         let (name, chosen) = choose_link(raw, link)?;
-        let link = LinkSettings::from_raw(name, chosen)?;
+        Ok(Self::of(&daemon, LinkSettings::from_raw(name, chosen)?))
+    }
+
+    /// One link of a daemon.
+    pub(super) fn of(daemon: &DaemonSettings, link: LinkSettings) -> Self {
+        let DaemonSettings { data_dir, data_cores, control_core, memory_bytes, .. } = daemon.clone();
+        let DaemonSettings { engine, core_dumps, direct_io, admin, .. } = daemon.clone();
+        Self { data_dir, data_cores, control_core, memory_bytes, engine, core_dumps, direct_io, admin, link }
+    }
+}
+
+impl DaemonSettings {
+    /// Parses what stands at the top level.
+    pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
+        let daemon = Values::parse(&raw.daemon, Scope::Daemon)?;
         Ok(Self {
             data_dir: daemon.path("data.dir"),
             data_cores: daemon.cores("data.cores"),
@@ -152,7 +182,6 @@ impl Settings {
             },
             direct_io: daemon.choice("direct.io") == "auto",
             admin: admin_settings(&daemon)?,
-            link,
         })
     }
 }
@@ -188,7 +217,7 @@ fn choose_link<'a>(raw: &'a RawConfig, wanted: Option<&str>) -> Result<(&'a str,
 }
 
 impl LinkSettings {
-    fn from_raw(name: &str, raw: &RawLink) -> Result<Self, ConfigError> {
+    pub(super) fn from_raw(name: &str, raw: &RawLink) -> Result<Self, ConfigError> {
         check_link_name(name)?;
         let source = Values::parse(&raw.source, Scope::Source)?;
         let destination = Values::parse(&raw.destination, Scope::Destination)?;

@@ -131,6 +131,19 @@ impl Discovery {
         }
     }
 
+    /// Whether no topic that is known would be wanted no more.
+    pub fn keeps_all_with(&self, patterns: &[TopicPattern], filters: &TopicFilters) -> bool {
+        self.topics.keys().all(|topic| {
+            let matched = patterns.iter().any(|pattern| pattern.matches(topic, false));
+            matched || self.created.contains(topic) || filters.matches(topic, false)
+        })
+    }
+
+    /// Other patterns and filters from the next answer on.
+    pub fn retarget(&mut self, patterns: Vec<TopicPattern>, filters: TopicFilters) {
+        (self.patterns, self.filters) = (patterns, filters);
+    }
+
     /// A topic is wanted by command; what is found of it is told from the beginning.
     pub fn create(&mut self, topic: &str) {
         self.deleted.remove(topic);

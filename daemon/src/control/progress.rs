@@ -34,6 +34,18 @@ pub struct Figures {
     pub partitions_unknown: u64,
 }
 
+impl Figures {
+    /// Another link's beside these.
+    pub fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.partitions += other.partitions;
+        self.partitions_done += other.partitions_done;
+        self.partitions_denied += other.partitions_denied;
+        self.missing_records += other.missing_records;
+        self.partitions_unknown += other.partitions_unknown;
+    }
+}
+
 /// What is missing, in words.
 pub struct Behind(pub Figures);
 
@@ -77,6 +89,14 @@ impl Progress {
             records: 0,
             bytes_per_second: 0.0,
             records_per_second: 0.0,
+        }
+    }
+
+    /// The links are others now.
+    pub fn rename(&mut self, link: &str) {
+        link.clone_into(&mut self.link);
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(link.to_owned());
         }
     }
 

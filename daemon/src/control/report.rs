@@ -4,10 +4,12 @@
 
 use super::mirror::Mirror;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use twinlog_io::process_usage;
+use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::Offset;
 
 #[derive(Debug, Serialize)]
@@ -51,15 +53,19 @@ pub struct Totals {
     pub peak_memory_bytes: u64,
 }
 
+/// Bytes and batches of partitions, received before the data threads were started again.
+pub type Received = BTreeMap<TopicPartition, (u64, u64)>;
+
 impl Report {
     pub fn new<'a>(
         link: &str,
         outcome: &'static str,
         unmet: Vec<String>,
-        mirrors: impl Iterator<Item = &'a Mirror>,
+        (mirrors, before): (impl Iterator<Item = &'a Mirror>, &Received),
         elapsed: Duration,
     ) -> Self {
-        let partitions: Vec<PartitionReport> = mirrors.map(partition_report).collect();
+        let partitions: Vec<PartitionReport> =
+            mirrors.map(|mirror| partition_report(mirror, before)).collect();
         let usage = process_usage().ok();
         let totals = Totals {
             partitions: partitions.len(),
@@ -96,16 +102,17 @@ impl Report {
     }
 }
 
-fn partition_report(mirror: &Mirror) -> PartitionReport {
+fn partition_report(mirror: &Mirror, before: &Received) -> PartitionReport {
     let counters = &mirror.counters;
+    let (bytes, batches) = before.get(&mirror.partition).copied().unwrap_or_default();
     PartitionReport {
         topic: mirror.partition.topic().to_owned(),
         partition: mirror.partition.partition(),
         start: counters.log_start.load(Relaxed),
         end: counters.delivered.load(Relaxed),
         captured_end: mirror.captured_end.map(Offset::value),
-        bytes: counters.bytes.load(Relaxed),
-        batches: counters.batches.load(Relaxed),
+        bytes: bytes + counters.bytes.load(Relaxed),
+        batches: batches + counters.batches.load(Relaxed),
         state: mirror.state(),
         code: mirror.trouble().map(|trouble| trouble.code),
         reason: mirror.trouble().map(|trouble| trouble.reason.clone()),
@@ -117,7 +124,7 @@ mod tests {
     use super::*;
     use crate::control::mirror::{Phase, Stopped};
     use std::sync::Arc;
-    use twinlog_log_segment::files::{TopicId, TopicPartition};
+    use twinlog_log_segment::files::TopicId;
     use twinlog_sync::session::PartitionKey;
     use twinlog_sync::wire::fetch_request::Topic;
 
@@ -135,14 +142,16 @@ mod tests {
         mirror.phase = Phase::Running;
         mirror.stopped = Some(Stopped { code: "SOURCE_GAP", reason: "gone".into() });
         let unmet = vec!["orders-3 is stopped".to_owned()];
-        let report = Report::new("west", "incomplete", unmet, [&mirror].into_iter(), Duration::from_secs(2));
+        let before = Received::from([(mirror.partition.clone(), (30, 1))]);
+        let mirrors = ([&mirror].into_iter(), &before);
+        let report = Report::new("west", "incomplete", unmet, mirrors, Duration::from_secs(2));
         let value: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         let first = &value["partitions"][0];
         assert_eq!((first["start"].as_i64(), first["end"].as_i64()), (Some(5), Some(9)));
         assert_eq!((first["state"].as_str(), first["code"].as_str()), (Some("stopped"), Some("SOURCE_GAP")));
         assert_eq!(
             (value["totals"]["bytes"].as_u64(), value["totals"]["seconds"].as_f64()),
-            (Some(700), Some(2.0))
+            (Some(730), Some(2.0))
         );
         assert!(report.text().contains("orders-3 is stopped"));
     }

@@ -11,6 +11,8 @@
 //!                                   replica_repairs  brokers that are to become replicas again
 //!                                   history          everything that changed, the newest rows of it
 //!                                   audit            who ordered what, the newest rows of it
+//!                                   created_links    links by the word of operators
+//!                                   link_configs     what they said of links, secrets as references only
 //! ```
 //! Owns the file, its one thread and its one connection. Every change and its row of history are one
 //! transaction, durable when the call returns (WAL, `synchronous = FULL`): a step that was kept can be taken
@@ -22,6 +24,7 @@ mod audit;
 mod commands;
 mod error;
 mod hand_overs;
+mod link_configs;
 mod links;
 mod mirrors;
 mod producer_id_ranges;

@@ -34,15 +34,16 @@ use super::store_work::{StoreRefusal, Trim, trim};
 use crate::config::{HostPort, Settings};
 use crate::journal::Journal;
 use crate::recovery::RecoveredPartition;
-use crate::shard::mailbox::{Command, Event};
+use crate::shard::mailbox::{Command, Event, Tuning};
 use crate::store::StoreError;
 use guest::GuestLink;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use twinlog_io::RealDisk;
@@ -101,6 +102,11 @@ impl std::fmt::Display for QuestionError {
     }
 }
 
+/// One link's part of the file jobs.
+fn store_turns(links: usize) -> u32 {
+    u32::try_from((STORE_JOBS_MAX / links.max(1)).max(1)).expect("a few")
+}
+
 /// See the file's header.
 pub struct Supervisor {
     settings: Arc<Settings>,
@@ -144,8 +150,12 @@ pub struct Supervisor {
     /// Partitions that were in these tables before: their newest checkpoints are in a journal.
     left_before: BTreeSet<TopicPartition>,
     store_jobs: Arc<Semaphore>,
+    /// How many there are of them.
+    store_turns: u32,
     outbox: UnboundedSender<Outcome>,
     inbox: UnboundedReceiver<Outcome>,
+    /// Ends every task with the supervisor.
+    life: watch::Sender<()>,
 }
 
 /// When metadata is asked for again.
@@ -172,6 +182,8 @@ impl Supervisor {
         instructions: Instructions,
         accept_all_gaps: bool,
         member: Option<GuestMember>,
+        // Links of one daemon share its disk.
+        links: usize,
     ) -> Self {
         let now = Instant::now();
         let (outbox, inbox) = unbounded_channel();
@@ -222,15 +234,13 @@ impl Supervisor {
             hand_overs: None,
             returned: BTreeSet::new(),
             left_before: BTreeSet::new(),
-            store_jobs: Arc::new(Semaphore::new(STORE_JOBS_MAX)),
+            store_jobs: Arc::new(Semaphore::new(store_turns(links) as usize)),
+            store_turns: store_turns(links),
             settings,
             outbox,
             inbox,
+            life: watch::Sender::new(()),
         }
-    }
-
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     pub fn shards_mut(&mut self) -> &mut [ShardLink] {
@@ -247,8 +257,41 @@ impl Supervisor {
     }
 
     /// The next outcome; the channel never closes while the supervisor lives.
-    pub async fn outcome(&mut self) -> Outcome {
-        self.inbox.recv().await.expect("the supervisor holds a sender")
+    pub fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        self.inbox.poll_recv(context).map(|outcome| outcome.expect("the supervisor holds a sender"))
+    }
+
+    /// Whether other topics and filters still want everything that is mirrored: what is wanted no more is let go of
+    /// by starting the data threads again.
+    pub fn can_retune(&self, settings: &Settings) -> bool {
+        self.discovery.keeps_all_with(&settings.link.topics, &settings.link.topic_filters)
+    }
+
+    /// Takes over what changes while the link runs.
+    pub fn retune(&mut self, settings: Arc<Settings>) {
+        let link = &settings.link;
+        self.discovery.retarget(link.topics.clone(), link.topic_filters.clone());
+        let shards = self.shards.len() as u64;
+        let tuning = Tuning::of(link, shards);
+        self.shards.iter_mut().for_each(|shard| shard.send(Command::Tune(tuning)));
+        let paused = link.paused;
+        self.settings = settings;
+        self.refresh.wanted = true;
+        self.paused_by_configuration(paused);
+    }
+
+    /// A halted link still tells how it stands.
+    pub fn drive_halted(&mut self) {
+        self.drive_drain();
+        self.answer_while_halted();
+    }
+
+    /// Gives up what is under way, and waits for file jobs, which cannot be given up.
+    pub async fn end(self) {
+        let (jobs, turns) = (Arc::clone(&self.store_jobs), self.store_turns);
+        drop(self);
+        // Those that wait for their turn went with their tasks.
+        drop(jobs.acquire_many(turns).await);
     }
 
     pub fn on_outcome(&mut self, outcome: Outcome) {
@@ -376,10 +419,14 @@ impl Supervisor {
 
     /// Runs a future beside everything else; its outcome comes back.
     fn spawn(&self, future: impl Future<Output = Outcome> + Send + 'static) {
-        let outbox = self.outbox.clone();
+        let (outbox, mut life) = (self.outbox.clone(), self.life.subscribe());
         tokio::spawn(async move {
-            // Refused only when the supervisor is gone.
-            let _ = outbox.send(future.await);
+            tokio::select! {
+                // The supervisor has ended, and the next one of this link begins anew.
+                _ = life.changed() => {}
+                // Refused only when it is gone.
+                outcome = future => { let _ = outbox.send(outcome); }
+            }
         });
     }
 
@@ -387,7 +434,13 @@ impl Supervisor {
     fn spawn_store_job(&self, work: impl FnOnce() -> Outcome + Send + 'static) {
         let turns = self.store_jobs.clone();
         self.spawn(async move {
-            let _turn = turns.acquire_owned().await.expect("the semaphore is never closed");
+            let turn = turns.acquire_owned().await.expect("the semaphore is never closed");
+            // The turn is given back by the work itself: it goes on when nobody waits for it any more.
+            let work = move || {
+                let outcome = work();
+                drop(turn);
+                outcome
+            };
             match tokio::task::spawn_blocking(work).await {
                 Ok(outcome) => outcome,
                 Err(failed) => std::panic::resume_unwind(failed.into_panic()),

@@ -12,6 +12,7 @@
 //! once, because what was written under it may not reach the disk before the epoch has (decisions 3).
 //! A failed sync ends all writing: it is never tried again as if the pages were clean.
 
+use super::mailbox::Tuning;
 use super::operations::{Pending, SegmentKey, SyncFor, Work};
 use super::partition_log::{FileState, FlushPoint, PENDING_INDEX_BYTES_MAX};
 use super::{FsyncPolicy, Shard, ShardOptions};
@@ -99,6 +100,14 @@ impl Flusher {
             journal_started: false,
             round: None,
         }
+    }
+
+    /// Other intervals, from the next round on.
+    pub fn tune(&mut self, tuning: &Tuning) {
+        self.flush = tuning.flush_ms * MILLISECOND;
+        self.catch_up = tuning.flush_catch_up_ms * MILLISECOND;
+        self.catch_up_bytes = tuning.flush_catch_up_bytes;
+        self.checkpoint = tuning.checkpoint_ms * MILLISECOND;
     }
 
     /// The partition has verified bytes that no round has taken.

@@ -4,6 +4,7 @@
 //! looks at its commands after every wait, so a sender wakes it; the control core looks at events on
 //! its own schedule and may stall for seconds without slowing a shard.
 
+use crate::config::LinkSettings;
 use crate::recovery::RecoveredPartition;
 use crate::security::{Credentials, ProofFault};
 use std::fmt;
@@ -74,6 +75,8 @@ pub enum Command {
     ForgetLead {
         key: PartitionKey,
     },
+    /// Other figures of the configuration.
+    Tune(Tuning),
     /// Append nothing more; with an offset, serve nothing at or beyond it.
     Freeze {
         key: PartitionKey,
@@ -89,6 +92,30 @@ pub enum Command {
     },
     /// Flush, checkpoint, trim and close everything; answered by [`Event::Drained`].
     Drain,
+}
+
+/// What changes while a shard runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// This shard's share of `link.bytes.per.second`; 0 for no cap.
+    pub bytes_per_second: u64,
+    pub flush_ms: u64,
+    pub flush_catch_up_ms: u64,
+    pub flush_catch_up_bytes: u64,
+    pub checkpoint_ms: u64,
+}
+
+impl Tuning {
+    pub fn of(link: &LinkSettings, shards: u64) -> Self {
+        Self {
+            // A cap that is not 0 must not become 0, which is none.
+            bytes_per_second: link.bytes_per_second.div_ceil(shards.max(1)),
+            flush_ms: link.flush_ms,
+            flush_catch_up_ms: link.flush_catch_up_ms,
+            flush_catch_up_bytes: link.flush_catch_up_bytes,
+            checkpoint_ms: link.checkpoint_ms,
+        }
+    }
 }
 
 /// Where another broker is reached: the name that its certificate is for, and the port.

@@ -1,10 +1,12 @@
 //! Whole runs against the embedded source: real threads, real files, real sockets on the loopback interface.
 
 use super::*;
-use crate::config::{RawConfig, RawValue};
+use crate::config::{KeptLinks, RawConfig, RawValue};
 use crate::embedded::batch_text::BatchText;
 use crate::embedded::{Cluster, EmbeddedSource, TopicOptions};
+use crate::journal;
 use tempfile::TempDir;
+use twinlog_io::RealDisk;
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::Offset;
@@ -41,7 +43,7 @@ impl World {
         });
     }
 
-    fn settings(&self, more: &[(&str, &str)]) -> Settings {
+    fn configuration(&self, more: &[(&str, &str)]) -> Configuration {
         let mut raw = RawConfig::default();
         let directory = self.directory.path().to_str().unwrap().to_owned();
         let given = [
@@ -53,12 +55,16 @@ impl World {
         for (name, value) in given.iter().chain(more) {
             raw.set("west", name, RawValue::Text((*value).to_owned()));
         }
-        Settings::from_raw(&raw, None).unwrap()
+        Configuration::new(raw, None)
+    }
+
+    fn settings(&self, more: &[(&str, &str)]) -> Settings {
+        self.configuration(more).links(&KeptLinks::new()).unwrap().remove(0)
     }
 
     fn run(&self, options: RunOptions) -> bool {
         let options = RunOptions { until_caught_up: true, ..options };
-        run(self.settings(&[]), &options).unwrap()
+        run(self.configuration(&[]), &options).unwrap()
     }
 
     fn checkpoint(&self, name: &str) -> PartitionCheckpoint {
@@ -142,10 +148,41 @@ fn log_starts_follow_the_source() {
 }
 
 #[test]
+fn links_of_one_daemon_catch_up_side_by_side_and_one_that_cannot_leaves_the_other_alone() {
+    let (west, east) = (World::new(10), World::new(20));
+    let both = || {
+        let mut raw = RawConfig::default();
+        let directory = west.directory.path().to_str().unwrap();
+        raw.set("west", "data.dir", RawValue::Text(directory.to_owned()));
+        raw.set("west", "memory.bytes", RawValue::Text("64MiB".to_owned()));
+        for (link, world) in [("west", &west), ("east", &east)] {
+            raw.set(link, "bootstrap.servers", RawValue::Text(world.source.bootstrap()));
+            raw.set(link, "topics", RawValue::Text("orders".to_owned()));
+        }
+        Configuration::new(raw, None)
+    };
+    let until = |restart_from| RunOptions { until_caught_up: true, restart_from, ..RunOptions::default() };
+    let end_of = |link: usize| {
+        let settings = both().links(&KeptLinks::new()).unwrap().remove(link);
+        let journal = journal::load(&mut RealDisk, &settings.journal_directory()).unwrap();
+        journal.checkpoints[&TopicPartition::parse_directory("orders-1").unwrap()].log_end.value()
+    };
+    assert!(run(both(), &until(Vec::new())).unwrap());
+    assert_eq!((end_of(0), end_of(1)), (200, 100), "east, west");
+    east.append("orders-1", 20);
+    east.source.with_cluster(|cluster| cluster.trim("orders", 1, at(350)));
+    west.append("orders-1", 5);
+    assert!(!run(both(), &until(Vec::new())).unwrap(), "one partition of east could not");
+    assert_eq!((end_of(0), end_of(1)), (200, 150), "west went on");
+    let unclear = run(both(), &until(vec!["orders-1=100".to_owned()])).unwrap_err();
+    assert!(unclear.to_string().contains("there are east, west"), "{unclear}");
+}
+
+#[test]
 fn a_directory_has_one_daemon() {
     let world = World::new(1);
     let _lock = DirectoryLock::acquire(world.directory.path()).unwrap();
-    let refused = run(world.settings(&[]), &RunOptions::default()).unwrap_err();
+    let refused = run(world.configuration(&[]), &RunOptions::default()).unwrap_err();
     assert!(refused.to_string().contains("is held by process"), "{refused}");
 }
 

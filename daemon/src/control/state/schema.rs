@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
@@ -135,6 +135,21 @@ BEGIN SELECT RAISE(ABORT, 'audit is only added to'); END;
 CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
 WHEN OLD.id > (SELECT max(id) FROM audit) - 100000
 BEGIN SELECT RAISE(ABORT, 'audit is only added to'); END;
+",
+    // Links by the word of operators, and what they said of links. No row of `links` is needed: that one comes when
+    // both clusters have answered.
+    "
+CREATE TABLE created_links (
+    link TEXT PRIMARY KEY,
+    created_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE link_configs (
+    link TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    changed_ms INTEGER NOT NULL,
+    PRIMARY KEY (link, name)
+) STRICT;
 ",
 ];
 

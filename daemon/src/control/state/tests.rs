@@ -443,6 +443,7 @@ fn a_file_of_the_first_schema_is_brought_up_to_date() {
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch(
         "DROP TABLE commanded_topics; DROP TABLE deletions; DROP TABLE replica_repairs; DROP TABLE audit; \
+         DROP TABLE created_links; DROP TABLE link_configs; ALTER TABLE links DROP COLUMN paused; \
          ALTER TABLE hand_overs DROP COLUMN full_replicas; \
          ALTER TABLE producer_id_floors DROP COLUMN skipped; DELETE FROM schema_version WHERE version > 1;",
     )
@@ -453,7 +454,7 @@ fn a_file_of_the_first_schema_is_brought_up_to_date() {
         assert!(state.hand_overs("dr").await.unwrap()[0].full_replicas.is_empty());
         assert_eq!(state.producer_id_floor("dr").await.unwrap(), ProducerIdFloor::default());
         state.command_topics("dr", vec!["bills".into()], 5).await.unwrap();
-        assert!(state.audit(10).await.unwrap().is_empty());
+        assert!(state.audit(10).await.unwrap().is_empty() && state.kept_links().await.unwrap().is_empty());
     });
 }
 

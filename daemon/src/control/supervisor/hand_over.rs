@@ -359,6 +359,20 @@ impl Supervisor {
         self.hand_overs = Some(HandOvers::new(state, requests, &self.settings.link));
     }
 
+    /// What the configuration says of pausing; an operator's word counts more.
+    pub(super) fn paused_by_configuration(&mut self, paused: bool) {
+        self.with_hand_overs(|supervisor, hand_overs| {
+            if std::mem::replace(&mut hand_overs.paused_by_config, paused) != paused {
+                supervisor.tell_all_still(hand_overs);
+            }
+        });
+    }
+
+    /// Questions only: whoever hands them out refuses orders to a halted link.
+    pub(super) fn answer_while_halted(&mut self) {
+        self.with_hand_overs(|supervisor, hand_overs| supervisor.answer_operators(hand_overs));
+    }
+
     /// Takes the parts out, so that everything else of the supervisor can be used meanwhile.
     fn with_hand_overs(&mut self, work: impl FnOnce(&mut Self, &mut HandOvers)) {
         if let Some(mut hand_overs) = self.hand_overs.take() {

@@ -144,6 +144,12 @@ impl Supervisor {
                 tell(reply, left);
             }
             AdminRequest::Status { reply } => tell(reply, Ok(self.status_view(hand_overs))),
+            AdminRequest::CreateLink { .. }
+            | AdminRequest::AlterLink { .. }
+            | AdminRequest::DeleteLink { .. }
+            | AdminRequest::LinkConfigs { .. } => {
+                unreachable!("the switchboard answers for links themselves")
+            }
         }
     }
 
@@ -160,7 +166,10 @@ impl Supervisor {
             source_cluster_id: hand_overs.source_cluster_id.clone(),
             destination_cluster_id: hand_overs.cluster_id.clone(),
             link_state: self.link_state(hand_overs).to_owned(),
-            link_error: self.refresh.last_error.as_ref().map(ToString::to_string),
+            link_error: self
+                .halted
+                .clone()
+                .or_else(|| self.refresh.last_error.as_ref().map(ToString::to_string)),
             mode: self.mode().to_owned(),
             topic_names: hand_overs.rows.keys().cloned().collect(),
             tasks: self.task_views(hand_overs),

@@ -488,14 +488,19 @@ impl Supervisor {
             Ok(()) => {
                 info!("the link is {} by an operator's word", if paused { "paused" } else { "resumed" });
                 hand_overs.link_paused = Some(paused);
-                hand_overs.states_at = Instant::now();
-                let topics: BTreeSet<String> =
-                    self.mirrors.keys().map(|partition| partition.topic().to_owned()).collect();
-                topics.iter().filter(|topic| !hand_overs.is_busy(topic)).for_each(|topic| {
-                    self.tell_still(hand_overs, topic);
-                });
+                self.tell_all_still(hand_overs);
                 tell(reply, Ok(self.link_view(hand_overs)));
             }
         }
+    }
+
+    /// Whether the link stands still has changed.
+    pub(super) fn tell_all_still(&mut self, hand_overs: &mut HandOvers) {
+        hand_overs.states_at = Instant::now();
+        let topics: BTreeSet<String> =
+            self.mirrors.keys().map(|partition| partition.topic().to_owned()).collect();
+        topics.iter().filter(|topic| !hand_overs.is_busy(topic)).for_each(|topic| {
+            self.tell_still(hand_overs, topic);
+        });
     }
 }

@@ -236,6 +236,11 @@ impl Supervisor {
             let since_ms = hand_overs.hand_overs.get(topic).map_or(0, |row| row.updated_ms);
             Some(AlarmView { code: "HAND_OVER".to_owned(), message, since_ms })
         });
+        let halted = self.halted.as_ref().map(|reason| AlarmView {
+            code: "HALTED".to_owned(),
+            message: reason.clone(),
+            since_ms: 0,
+        });
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             link_name: hand_overs.link.clone(),
@@ -259,11 +264,14 @@ impl Supervisor {
                 lag_bytes: None,
                 age_ms: Some(0),
             },
-            alarms: troubles
+            alarms: halted
+                .into_iter()
+                .chain(troubles)
                 .chain(hand_overs.alarms())
                 .chain(self.access_alarm())
                 .chain(self.guest.iter().flat_map(|guest| guest.troubles.alarms()))
                 .collect(),
+            links: Vec::new(),
         }
     }
 }
