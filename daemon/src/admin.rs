@@ -27,6 +27,7 @@ pub mod guard;
 mod listener;
 #[cfg(test)]
 mod listener_tests;
+pub mod metrics;
 pub mod page;
 mod peers;
 pub mod remote;
@@ -203,5 +204,9 @@ pub enum AdminRequest {
     },
     Status {
         reply: Reply<StatusView>,
+    },
+    /// Everything that `/metrics` shows.
+    Metrics {
+        reply: Reply<metrics::Samples>,
     },
 }

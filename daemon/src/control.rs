@@ -14,6 +14,7 @@ pub mod check;
 pub mod discovery;
 pub mod guest;
 pub mod instruction;
+pub mod lag;
 mod mirror;
 mod progress;
 mod report;

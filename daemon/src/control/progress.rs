@@ -20,7 +20,7 @@ const RATE_WEIGHT: f64 = 0.3;
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
 /// What is known at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Figures {
     pub bytes: u64,
     pub partitions: u64,
@@ -29,6 +29,8 @@ pub struct Figures {
     pub partitions_denied: u64,
     /// Records between here and the source's end, as captured at the start.
     pub missing_records: u64,
+    /// For how long the oldest record has been missing, in words.
+    pub lag: String,
 }
 
 /// See the file's header.
@@ -79,7 +81,6 @@ impl Progress {
         smooth(&mut self.bytes_per_second, rate(figures.bytes, self.last.bytes));
         smooth(&mut self.records_per_second, rate(self.last.missing_records, figures.missing_records));
         self.records = self.records.max(figures.missing_records);
-        (self.last, self.shown_at) = (figures, now);
         let message = self.message(&figures);
         match &self.bar {
             Some(bar) => {
@@ -92,16 +93,18 @@ impl Progress {
                 let _ = writeln!(std::io::stderr(), "{}: {message}", self.link);
             }
         }
+        (self.last, self.shown_at) = (figures, now);
     }
 
     fn message(&self, figures: &Figures) -> String {
         let mut text = format!(
-            "{} at {}/s, {}/{} partitions, {} records behind",
+            "{} at {}/s, {}/{} partitions, {} records behind, the oldest {}",
             HumanBytes(figures.bytes),
             HumanBytes(self.bytes_per_second as u64),
             figures.partitions_done,
             figures.partitions,
             figures.missing_records,
+            figures.lag,
         );
         if figures.missing_records > 0 && self.records_per_second > 0.0 {
             let seconds = (figures.missing_records as f64 / self.records_per_second) as u64;
@@ -144,9 +147,10 @@ mod tests {
     #[test]
     fn the_message_tells_rate_lag_and_time_to_go() {
         let mut progress = Progress::new("west", Output::Json);
-        let first = Figures { partitions: 3, missing_records: 1_000, ..Figures::default() };
+        let lag = "at least 1.5 s".to_owned();
+        let first = Figures { partitions: 3, missing_records: 1_000, lag, ..Figures::default() };
         let start = progress.shown_at;
-        progress.show(start + LINE_INTERVAL, || first);
+        progress.show(start + LINE_INTERVAL, || first.clone());
         let second = Figures {
             bytes: 50 << 20,
             partitions_done: 1,
@@ -155,9 +159,9 @@ mod tests {
             ..first
         };
         progress.show(start + LINE_INTERVAL, || panic!("too early"));
-        progress.show(start + 2 * LINE_INTERVAL, || second);
+        progress.show(start + 2 * LINE_INTERVAL, || second.clone());
         let text = progress.message(&second);
-        assert!(text.contains("1/3 partitions, 500 records behind") && text.contains("to go"), "{text}");
+        assert!(text.contains("1/3 partitions, 500 records behind, the oldest at least 1.5 s") && text.contains("to go"), "{text}");
         assert!(text.contains("2 partitions may not be read"), "{text}");
     }
 }

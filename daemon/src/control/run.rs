@@ -218,7 +218,9 @@ fn open_to_operators(
     let bind = |at: &_| AdminListener::bind(*at, Arc::clone(&access)).map_err(RunError::Listen);
     let listeners: Vec<_> = settings.admin.listeners.iter().map(bind).collect::<Result<_, _>>()?;
     let (requests, asked) = tokio::sync::mpsc::channel(REQUESTS_MAX);
-    let (_, readiness) = tokio::sync::watch::channel(Readiness::Ready);
+    let starting = Readiness::NotReady { why: "the daemon is starting".to_owned() };
+    let (ready, readiness) = tokio::sync::watch::channel(starting);
+    supervisor.tell_readiness(ready);
     supervisor.keep_state(state.clone(), asked);
     let (backend, peers) = (Backend { requests, readiness, state }, Peers::default());
     let socket = socket.map(|socket| tokio::spawn(serve(socket, backend.clone())));
@@ -471,11 +473,12 @@ async fn follow(
 fn figures(supervisor: &Supervisor) -> Figures {
     let bytes = supervisor.mirrors().map(|mirror| mirror.counters.bytes.load(Relaxed)).sum();
     let (partitions, partitions_done, missing_records) = supervisor.progress_figures();
+    let lag = supervisor.lag_text();
     let status =
-        format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind");
+        format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind, the oldest {lag}");
     notify(&[NotifyState::Status(&status)]);
     let partitions_denied = supervisor.mirrors().filter(|mirror| mirror.is_unauthorized()).count() as u64;
-    Figures { bytes, partitions, partitions_done, partitions_denied, missing_records }
+    Figures { bytes, partitions, partitions_done, partitions_denied, missing_records, lag }
 }
 
 /// Tells systemd that every shard still turns, where it wants to know.
