@@ -19,7 +19,7 @@ mod verify_command;
 use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain};
 use crate::control::check::{CheckRequest, check};
 use crate::control::run::{Output, RunError, RunOptions, run};
-use crate::control::{LogWriter, instruction};
+use crate::control::{LogWriter, instruction, show_progress_in_log};
 use crate::demo::DemoArguments;
 use audit_command::AuditArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -231,7 +231,9 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         (None, None) => LogFormat::Text,
         (None, Some(value)) => match LogFormat::from_str(&value.to_string_lossy(), false) {
             Ok(format) => format,
-            Err(_) => return refuse(USAGE, &format!("{LOG_FORMAT_VARIABLE} is {value:?}; it is text or json")),
+            Err(_) => {
+                return refuse(USAGE, &format!("{LOG_FORMAT_VARIABLE} is {value:?}; it is text or json"));
+            }
         },
     };
     log_to_standard_error(format);
@@ -264,6 +266,9 @@ fn log_to_standard_error(format: LogFormat) {
         .with_writer(LogWriter::default)
         .with_target(false)
         .with_ansi(false);
+    if format == LogFormat::Json {
+        show_progress_in_log();
+    }
     let _ = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),

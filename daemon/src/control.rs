@@ -27,4 +27,4 @@ mod store_work;
 mod supervisor;
 pub(crate) mod topic_configs;
 
-pub use progress::LogWriter;
+pub use progress::{LogWriter, show_progress_in_log};

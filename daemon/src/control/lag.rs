@@ -219,8 +219,7 @@ pub struct Latencies {
 }
 
 /// Milliseconds: from a fetch that is answered at once to an outage of an hour.
-const BUCKETS_MS: [u64; 12] =
-    [5, 10, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 600_000, 3_600_000];
+const BUCKETS_MS: [u64; 12] = [5, 10, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 600_000, 3_600_000];
 
 impl LinkLag {
     pub fn delivered(&mut self, now: Nanoseconds, delivery: Delivery) {

@@ -6,6 +6,8 @@ use super::run::Output;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,6 +20,14 @@ const RATE_WEIGHT: f64 = 0.3;
 
 /// The bar that log lines must not run through.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
+
+/// Lines are log lines: whoever reads JSON gets nothing else.
+static AS_LOG_LINES: AtomicBool = AtomicBool::new(false);
+
+/// From now on there is no bar, and lines are log lines.
+pub fn show_progress_in_log() {
+    AS_LOG_LINES.store(true, Relaxed);
+}
 
 /// What is known at one moment.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +57,8 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(link: &str, output: Output) -> Self {
-        let terminal = std::io::stderr().is_terminal() && output == Output::Text;
+        let terminal =
+            std::io::stderr().is_terminal() && output == Output::Text && !AS_LOG_LINES.load(Relaxed);
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}");
@@ -88,6 +99,7 @@ impl Progress {
                 bar.set_position((self.records - figures.missing_records).max(u64::from(self.records == 0)));
                 bar.set_message(message);
             }
+            None if AS_LOG_LINES.load(Relaxed) => tracing::info!(link = self.link, "{message}"),
             None => {
                 // A closed standard error must not end the mirror.
                 let _ = writeln!(std::io::stderr(), "{}: {message}", self.link);
@@ -161,7 +173,11 @@ mod tests {
         progress.show(start + LINE_INTERVAL, || panic!("too early"));
         progress.show(start + 2 * LINE_INTERVAL, || second.clone());
         let text = progress.message(&second);
-        assert!(text.contains("1/3 partitions, 500 records behind, the oldest at least 1.5 s") && text.contains("to go"), "{text}");
+        assert!(
+            text.contains("1/3 partitions, 500 records behind, the oldest at least 1.5 s")
+                && text.contains("to go"),
+            "{text}"
+        );
         assert!(text.contains("2 partitions may not be read"), "{text}");
     }
 }

@@ -474,8 +474,9 @@ fn figures(supervisor: &Supervisor) -> Figures {
     let bytes = supervisor.mirrors().map(|mirror| mirror.counters.bytes.load(Relaxed)).sum();
     let (partitions, partitions_done, missing_records) = supervisor.progress_figures();
     let lag = supervisor.lag_text();
-    let status =
-        format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind, the oldest {lag}");
+    let status = format!(
+        "{partitions_done} of {partitions} partitions caught up, {missing_records} records behind, the oldest {lag}"
+    );
     notify(&[NotifyState::Status(&status)]);
     let partitions_denied = supervisor.mirrors().filter(|mirror| mirror.is_unauthorized()).count() as u64;
     Figures { bytes, partitions, partitions_done, partitions_denied, missing_records, lag }

@@ -6,8 +6,8 @@ use crate::control::lag::Figures;
 use crate::control::supervisor::lag::figures_of;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use twinlog_sync::lifecycle::MirrorState;
 use twinlog_io::{monotonic_nanoseconds, process_usage};
+use twinlog_sync::lifecycle::MirrorState;
 
 /// Stands for all topics beyond `metrics.topics.max`.
 const OTHER: &str = "other";
@@ -126,7 +126,8 @@ impl Supervisor {
     fn topic_state(&self, hand_overs: &HandOvers, topic: &str) -> &'static str {
         let state = hand_overs.rows[topic].state;
         let parts = self.partitions_of(topic);
-        let mut mirrors = parts.iter().map(|each| &self.mirrors[each]).filter(|_| state == MirrorState::Active);
+        let mut mirrors =
+            parts.iter().map(|each| &self.mirrors[each]).filter(|_| state == MirrorState::Active);
         match mirrors.clone().any(|mirror| mirror.stopped.is_some()) {
             true => MirrorState::Failed,
             false if mirrors.any(|mirror| mirror.trouble().is_some()) => MirrorState::SourceUnavailable,
