@@ -60,7 +60,7 @@ pub struct Figures {
     /// Since the source last confirmed it.
     pub age_ms: Option<u64>,
     pub high_watermark_records: Option<i64>,
-    /// Since its first record was seen; 0: none is open.
+    /// Since its first record was seen; 0: none is open; `None` also where the link reads uncommitted.
     pub oldest_open_ms: Option<i64>,
 }
 
@@ -96,7 +96,7 @@ impl PartitionLag {
         let (reached, at) = (counters.delivered.load(Relaxed), counters.delivered_at.load(Relaxed));
         self.received.mark(fetch, bytes);
         self.received.reach(reached);
-        self.bound.reach(at.max(self.seen_at), reached, delivered);
+        self.bound.reach(at, reached, delivered);
     }
 
     /// The source said where its log ends.
@@ -160,7 +160,9 @@ impl PartitionLag {
             bytes_estimated: bytes.is_some_and(|missing| missing.is_estimate),
             age_ms: Some(milliseconds(age).cast_unsigned()),
             high_watermark_records: believed((high_watermark - log_end).max(0)),
-            oldest_open_ms: believed(milliseconds(open.nanoseconds)),
+            // A link that reads uncommitted is not told where transactions begin.
+            oldest_open_ms: believed(milliseconds(open.nanoseconds))
+                .filter(|_| rules.isolation == IsolationLevel::ReadCommitted),
         }
     }
 }

@@ -168,10 +168,14 @@ impl Supervisor {
     }
 
     fn ask_for_ends(&mut self, clock: u64) {
-        let check = u64::try_from(self.settings.link.availability_check.as_nanos()).unwrap_or(u64::MAX);
+        let link = &self.settings.link;
+        // What was asked at the last check is asked again; a lane that polls for long is not doubted meanwhile.
+        let poll = Duration::from_millis(2 * u64::from(link.fetch_wait_max_ms));
+        let told_within = poll.max(link.availability_check * 3 / 4);
+        let told_within = u64::try_from(told_within.as_nanos()).unwrap_or(u64::MAX);
         let mut by_leader: BTreeMap<i32, Vec<(TopicPartition, LeaderEpoch)>> = BTreeMap::new();
         for (partition, mirror) in &self.mirrors {
-            let is_told = mirror.lag.seen_at().is_some_and(|at| clock.saturating_sub(at) < check);
+            let is_told = mirror.lag.seen_at().is_some_and(|at| clock.saturating_sub(at) < told_within);
             // What never was in a shard has no end of its own to compare with.
             if is_told || mirror.first_end.is_none() {
                 continue;
@@ -186,7 +190,7 @@ impl Supervisor {
                 self.sampling.asking += 1;
                 let (client, piece) = (self.client.clone(), piece.to_vec());
                 self.spawn(async move {
-                    let asked_at = monotonic_nanoseconds();
+                    let asked_at = clock;
                     let result = ends_of(&client, broker, isolation, &piece).await;
                     Outcome::Ends(SourceEnds { asked_at, result })
                 });
@@ -300,4 +304,40 @@ async fn ends_of(
         Some((partition, bound.value(), end.value()))
     };
     Ok(bounds.into_iter().filter_map(both).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twinlog_log_segment::files::TopicId;
+    use twinlog_sync::session::PartitionKey;
+    use twinlog_sync::wire::fetch_request::Topic;
+
+    #[test]
+    fn only_those_that_moved_are_visited_and_each_once() {
+        let now = Instant::now();
+        let topic = Arc::new(Topic { name: "orders".into(), id: TopicId::ZERO });
+        let mut sampling = Sampling::new(now);
+        let mirrors: Vec<Mirror> = (0..130)
+            .map(|index| {
+                let partition = TopicPartition::new("orders", index).unwrap();
+                let key = PartitionKey { topic: 0, index };
+                let shard = usize::try_from(index % 2).unwrap();
+                Mirror::new(partition, key, topic.clone(), shard, "orders".into(), now)
+            })
+            .collect();
+        for mirror in &mirrors {
+            sampling.watch(mirror);
+            sampling.watch(mirror);
+        }
+        assert_eq!(sampling.words.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert!(sampling.moved().is_empty());
+        for index in [129, 3, 129, 64] {
+            mirrors[index].counters.tell_moved();
+        }
+        let mut moved: Vec<i32> = sampling.moved().iter().map(TopicPartition::partition).collect();
+        moved.sort_unstable();
+        assert_eq!(moved, [3, 64, 129]);
+        assert!(sampling.moved().is_empty());
+    }
 }
