@@ -27,6 +27,7 @@ pub mod guard;
 mod listener;
 #[cfg(test)]
 mod listener_tests;
+pub mod metrics;
 pub mod page;
 mod peers;
 pub mod remote;
@@ -206,6 +207,10 @@ pub enum AdminRequest {
     },
     Status {
         reply: Reply<StatusView>,
+    },
+    /// Everything that `/metrics` shows.
+    Metrics {
+        reply: Reply<metrics::Samples>,
     },
     CreateLink {
         cluster: Option<String>,

@@ -23,10 +23,10 @@ use crate::config::{
 };
 use crate::control::check::{CheckRequest, check};
 use crate::control::run::{Output, RunError, RunOptions, run};
-use crate::control::{LogWriter, instruction};
+use crate::control::{LogWriter, instruction, show_progress_in_log};
 use crate::demo::DemoArguments;
 use audit_command::AuditArgs;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use hand_over_command::{FailoverArgs, PromoteArgs};
 use link_command::LinkCommand;
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
@@ -41,6 +41,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Which log lines are shown: `twinlog=debug`, say.
 const LOG_VARIABLE: &str = "TWINLOG_LOG";
+/// `text` or `json`, where no flag says it.
+const LOG_FORMAT_VARIABLE: &str = "TWINLOG_LOG_FORMAT";
 /// Where a demo leaves its mirror when nothing else is said.
 const DEMO_DIRECTORY: &str = "demo-data";
 const FAILED: u8 = 1;
@@ -50,8 +52,18 @@ const USAGE: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(name = "twinlog", version, about, max_term_width = 110)]
 pub struct Cli {
+    /// How log lines are written; TWINLOG_LOG_FORMAT says the same.
+    #[arg(long, value_name = "FORMAT", value_enum, global = true)]
+    pub log_format: Option<LogFormat>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    /// One JSON object for each line.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -223,7 +235,18 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };
-    log_to_standard_error();
+    let of_environment = || std::env::var_os(LOG_FORMAT_VARIABLE).filter(|value| !value.is_empty());
+    let format = match (cli.log_format, of_environment()) {
+        (Some(format), _) => format,
+        (None, None) => LogFormat::Text,
+        (None, Some(value)) => match LogFormat::from_str(&value.to_string_lossy(), false) {
+            Ok(format) => format,
+            Err(_) => {
+                return refuse(USAGE, &format!("{LOG_FORMAT_VARIABLE} is {value:?}; it is text or json"));
+            }
+        },
+    };
+    log_to_standard_error(format);
     match cli.command {
         Command::Run(arguments) => main_run(&arguments),
         Command::Verify(arguments) => verify_command::verify(&arguments),
@@ -246,15 +269,21 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn log_to_standard_error() {
+fn log_to_standard_error(format: LogFormat) {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
     // Set already where the library is driven by a test: its choice stays.
-    let _ = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(LogWriter::default)
         .with_target(false)
-        .with_ansi(false)
-        .try_init();
+        .with_ansi(false);
+    if format == LogFormat::Json {
+        show_progress_in_log();
+    }
+    let _ = match format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+    };
 }
 
 fn refuse(code: u8, sentence: &dyn Display) -> ExitCode {

@@ -15,6 +15,7 @@ pub mod check;
 pub mod discovery;
 pub mod guest;
 pub mod instruction;
+pub mod lag;
 mod mirror;
 mod progress;
 mod protection;
@@ -28,4 +29,4 @@ mod store_work;
 mod supervisor;
 pub(crate) mod topic_configs;
 
-pub use progress::LogWriter;
+pub use progress::{LogWriter, show_progress_in_log};

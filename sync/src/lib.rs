@@ -9,6 +9,7 @@
 //!   partition  one mirror partition: which batch is accepted, which offset moves, who is to blame
 //!   ledger     the offsets of a partition and the order that always holds between them
 //!   lane       one connection to one source broker: connect, negotiate, fetch, back off
+//!   lag        how far behind a copy is, in time and bytes: over-estimated, never under-estimated
 //!   session    what that broker already knows of our fetch positions (KIP-227)
 //!   credits    how many bytes may be asked for: memory and link bandwidth
 //!   lifecycle  what a mirror topic may become, and the order of a hand-over: tables, no machine
@@ -27,6 +28,7 @@ pub mod backoff;
 pub mod credits;
 pub mod fault;
 pub mod guest;
+pub mod lag;
 pub mod lane;
 pub mod ledger;
 pub mod lifecycle;

@@ -6,11 +6,14 @@
 use clap::{CommandFactory, Parser};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use twinlog_daemon::admin::metrics::names_table;
 use twinlog_daemon::cli::Cli;
 use twinlog_daemon::config::{KEYS, RawConfig, RawValue, Scope, Settings, markdown_table};
 
 const KEYS_START: &str = "<!-- keys:start -->\n";
 const KEYS_END: &str = "<!-- keys:end -->";
+const METRICS_START: &str = "<!-- metrics:start -->\n";
+const METRICS_END: &str = "<!-- metrics:end -->";
 /// What a reader's window shows without a break. Rows of tables cannot be broken.
 const COLUMNS_MAX: usize = 120;
 /// Lines of other programs have flags of their own.
@@ -62,13 +65,17 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_table_of_keys_is_the_one_of_the_program() {
+fn the_tables_of_keys_and_metrics_are_those_of_the_program() {
+    the_table_is(KEYS_START, KEYS_END, &markdown_table());
+    the_table_is(METRICS_START, METRICS_END, &names_table());
+}
+
+fn the_table_is(start: &str, end: &str, table: &str) {
     let readme = text_of("README.md");
-    let (before, rest) = readme.split_once(KEYS_START).expect("the README has the mark before the keys");
-    let (written, after) = rest.split_once(KEYS_END).expect("the README has the mark behind the keys");
-    let table = markdown_table();
+    let (before, rest) = readme.split_once(start).expect("the README has the mark before the table");
+    let (written, after) = rest.split_once(end).expect("the README has the mark behind the table");
     if std::env::var("TWINLOG_README").as_deref() == Ok("write") {
-        let whole = format!("{before}{KEYS_START}{table}{KEYS_END}{after}");
+        let whole = format!("{before}{start}{table}{end}{after}");
         return std::fs::write(root().join("README.md"), whole).expect("the README can be written");
     }
     let gone = written
@@ -82,7 +89,7 @@ fn the_table_of_keys_is_the_one_of_the_program() {
     let difference: Vec<String> = gone.chain(new).collect();
     assert!(
         written == table,
-        "the README's keys are not the program's; write them anew with\n\
+        "a table of the README is not the program's; write it anew with\n\
          TWINLOG_README=write cargo test -p twinlog-tests --test readme\n{}",
         difference.join("\n")
     );

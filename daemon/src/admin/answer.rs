@@ -40,6 +40,44 @@ pub struct LinkView {
     pub topic_names: Vec<String>,
     #[serde(default)]
     pub tasks: Vec<TaskView>,
+    /// Records, the age of the oldest that is not delivered, and bytes, of all partitions together.
+    #[serde(default)]
+    pub lag: Option<i64>,
+    #[serde(default)]
+    pub lag_ms: Option<i64>,
+    #[serde(default)]
+    pub lag_bytes: Option<i64>,
+    #[serde(flatten)]
+    pub marks: LagMarks,
+}
+
+/// How a lag is to be read, and what stands beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LagMarks {
+    /// The oldest record was there when this daemon first looked: it is as old as `lag_ms`, or older.
+    pub lag_ms_at_least: bool,
+    /// `lag_bytes` is not counted, or not all of it: what was not fetched is taken to be as large as what was.
+    pub lag_bytes_estimated: bool,
+    /// Since the source last confirmed these figures.
+    pub lag_age_ms: Option<u64>,
+    /// Records until the source's high watermark: more than `lag` by what open transactions hold back.
+    pub high_watermark_lag: Option<i64>,
+    /// Since its first record was seen at the source; 0: no transaction is open.
+    pub oldest_open_transaction_ms: Option<i64>,
+}
+
+/// What would be lost with the source, in milliseconds: now, and at the worst of the last hour and day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RecoveryPointView {
+    pub rpo_ms: Option<i64>,
+    pub rpo_worst_hour_ms: Option<i64>,
+    pub rpo_worst_day_ms: Option<i64>,
+    /// From when the source was seen to have a record until it was delivered.
+    pub replication_latency_p50_ms: Option<u64>,
+    pub replication_latency_p99_ms: Option<u64>,
+    pub replication_latency_max_ms: Option<u64>,
 }
 
 /// Something that a link does again and again, by the names of Cluster Linking.
@@ -110,6 +148,15 @@ pub struct MirrorTopicView {
     /// What is not identical to the source's, in a word: `exact` when nothing is.
     pub exactness: String,
     pub partitions: Vec<PartitionView>,
+    /// Records, the age of the oldest that is not delivered, and bytes, of all partitions together.
+    #[serde(default)]
+    pub lag: Option<i64>,
+    #[serde(default)]
+    pub lag_ms: Option<i64>,
+    #[serde(default)]
+    pub lag_bytes: Option<i64>,
+    #[serde(flatten)]
+    pub marks: LagMarks,
     /// Under way, or the last one.
     pub hand_over: Option<HandOverView>,
     /// Under way.
@@ -168,8 +215,11 @@ pub struct PartitionView {
     pub partition_id: i32,
     /// Records until the source's bound of the copy.
     pub lag: Option<i64>,
+    /// The age of the oldest record that is not delivered, by when this daemon first saw it at the source.
     pub lag_ms: Option<i64>,
     pub lag_bytes: Option<i64>,
+    #[serde(flatten)]
+    pub marks: LagMarks,
     pub last_source_fetch_offset: Option<i64>,
     pub log_start: Option<i64>,
     pub log_end: Option<i64>,
@@ -318,8 +368,14 @@ pub struct TotalsView {
     pub failed_partitions: usize,
     pub hand_overs: usize,
     pub lag: Option<i64>,
+    #[serde(default)]
+    pub lag_ms: Option<i64>,
     pub lag_bytes: Option<i64>,
     pub age_ms: Option<u64>,
+    #[serde(flatten)]
+    pub marks: LagMarks,
+    #[serde(flatten)]
+    pub recovery_point: RecoveryPointView,
 }
 
 /// One order of an operator, and what came of it.

@@ -4,7 +4,7 @@
 
 use super::answer::{ListView, MirrorActionView};
 use super::page::Page;
-use super::response::{Answer, one, text};
+use super::response::{Answer, metrics_text, one, text};
 use super::route::Asked;
 use super::server::{Backend, Readiness};
 use super::{AdminError, AdminRequest, ErrorCode, audit};
@@ -33,6 +33,7 @@ pub(super) async fn carry(asked: Asked, path: &str, backend: &Backend) -> Result
             Readiness::NotReady { why } => text(StatusCode::SERVICE_UNAVAILABLE, &why),
         },
         Asked::Status => one(&ask(to, |reply| R::Status { reply }).await?),
+        Asked::Metrics => metrics_text(ask(to, |reply| R::Metrics { reply }).await?.text()),
         Asked::Audit { limit } => {
             let data = audit::newest(&backend.state, limit).await?;
             let metadata = super::answer::Metadata { path: path.to_owned(), next: None };

@@ -29,6 +29,10 @@ pub(super) fn text(status: StatusCode, line: &str) -> Answer {
     finish(status, "text/plain; charset=utf-8", format!("{line}\n").into_bytes())
 }
 
+pub(super) fn metrics_text(text: String) -> Answer {
+    finish(StatusCode::OK, super::metrics::MEDIA_TYPE, text.into_bytes())
+}
+
 pub(super) fn refusal(error: &AdminError) -> Answer {
     let status = StatusCode::from_u16(error.code.status()).expect("codes begin with a status");
     let mut answer = json(status, &error.body());

@@ -10,7 +10,7 @@
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/configs       PUT .../links/{link}/configs:alter
 //!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
-//!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /healthz     /readyz
+//!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /metrics     /healthz     /readyz
 //! ```
 //! Lists take `page_size` and `page_token`.
 //! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
@@ -36,6 +36,7 @@ const PAGING: [&str; 2] = ["page_size", "page_token"];
 pub(super) enum Asked {
     Health,
     Readiness,
+    Metrics,
     Status,
     Audit {
         limit: u32,
@@ -194,6 +195,7 @@ pub(super) fn route(
     let asked = match (method, segments.as_slice()) {
         (&Method::GET, ["healthz"]) => Asked::Health,
         (&Method::GET, ["readyz"]) => Asked::Readiness,
+        (&Method::GET, ["metrics"]) => Asked::Metrics,
         (&Method::GET, ["twinlog", "v1", "status"]) => Asked::Status,
         (&Method::GET, ["twinlog", "v1", "audit"]) => {
             nothing_said(&query, &["limit"], body)?;
@@ -215,7 +217,7 @@ pub(super) fn route(
         }
         (
             _,
-            ["healthz" | "readyz"]
+            ["healthz" | "readyz" | "metrics"]
             | ["twinlog", "v1", "status" | "audit"]
             | ["kafka", "v3", "clusters"]
             | ["kafka", "v3", "clusters", _, "links"],
@@ -386,6 +388,7 @@ mod tests {
         let one = get(&format!("{LINK}/mirrors/orders"));
         assert!(matches!(one, Ok(Asked::Mirror { topic, .. }) if topic == "orders"));
         assert!(matches!(get("/twinlog/v1/status"), Ok(Asked::Status)));
+        assert!(matches!(get("/metrics"), Ok(Asked::Metrics)));
         assert!(matches!(get("/twinlog/v1/audit"), Ok(Asked::Audit { limit: AUDIT_ROWS_DEFAULT })));
         let few = route(&Method::GET, "/twinlog/v1/audit", Some("limit=5"), b"");
         assert!(matches!(few, Ok(Asked::Audit { limit: 5 })));

@@ -139,6 +139,7 @@ impl Answering {
                 let why = "2 mirror topics are left; promote or delete them first";
                 reply.send(Err(AdminError::new(ErrorCode::Refused, &why))).unwrap();
             }
+            AdminRequest::Metrics { reply } => reply.send(Ok(super::metrics::Samples::default())).unwrap(),
             AdminRequest::Status { reply } => reply.send(Ok(status())).unwrap(),
             AdminRequest::CreateLink { link, reply, .. } => {
                 let effect = "create".to_owned();

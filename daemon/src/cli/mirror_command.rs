@@ -2,7 +2,7 @@
 
 use super::hand_over_command::{LOOK_INTERVAL, SILENT_LOOKS_MAX};
 use super::operator::{Operator, OperatorArgs, OperatorError, operate};
-use super::table::{age, figure, span, table, text};
+use super::table::{age, figure, lag_bytes, lag_time, span, table, text};
 use crate::admin::answer::{
     CutView, GuestLeaveView, ListView, LossView, Metadata, MirrorActionView, MirrorTopicView, PartitionView,
     ReplicaRepairView,
@@ -271,7 +271,7 @@ fn since(time_ms: i64, now_ms: i64) -> String {
 }
 
 fn mirrors(views: &[MirrorTopicView], now_ms: i64) -> String {
-    let rows: Vec<[String; 8]> = views
+    let rows: Vec<[String; 10]> = views
         .iter()
         .map(|view| {
             let lag: Option<i64> = view.partitions.iter().map(|each| each.lag).sum();
@@ -283,12 +283,25 @@ fn mirrors(views: &[MirrorTopicView], now_ms: i64) -> String {
                 since(view.state_time_ms, now_ms),
                 view.partitions.len().to_string(),
                 figure(lag),
+                lag_time(view.lag_ms, view.marks.lag_ms_at_least),
+                lag_bytes(view.lag_bytes, view.marks.lag_bytes_estimated),
                 [view.code.as_str(), &view.reason].join(" ").trim().to_owned(),
             ]
         })
         .collect();
     table(
-        ["Link", "MirrorTopicName", "SourceTopicName", "State", "For", "Partitions", "Lag", "Reason"],
+        [
+            "Link",
+            "MirrorTopicName",
+            "SourceTopicName",
+            "State",
+            "For",
+            "Partitions",
+            "Lag",
+            "LagTime",
+            "LagBytes",
+            "Reason",
+        ],
         &rows,
     )
 }
@@ -331,6 +344,11 @@ fn mirror(view: &MirrorTopicView, now_ms: i64) -> String {
         "Partition",
         "State",
         "Lag",
+        "LagTime",
+        "LagBytes",
+        "HighWatermarkLag",
+        "OpenTransaction",
+        "Observed",
         "LogStart",
         "LogEnd",
         "HighWatermark",
@@ -342,7 +360,7 @@ fn mirror(view: &MirrorTopicView, now_ms: i64) -> String {
     written + &table(header, &rows)
 }
 
-fn partition(each: &PartitionView) -> [String; 10] {
+fn partition(each: &PartitionView) -> [String; 15] {
     let followers = each.followers.iter().map(|follower| {
         let late = if follower.in_sync { "" } else { " behind" };
         format!("{}: {}{late} {}", follower.broker_id, figure(follower.end), age(follower.age_ms))
@@ -351,6 +369,11 @@ fn partition(each: &PartitionView) -> [String; 10] {
         each.partition_id.to_string(),
         each.state.clone(),
         figure(each.lag),
+        lag_time(each.lag_ms, each.marks.lag_ms_at_least),
+        lag_bytes(each.lag_bytes, each.marks.lag_bytes_estimated),
+        figure(each.marks.high_watermark_lag),
+        lag_time(each.marks.oldest_open_transaction_ms, false),
+        age(each.marks.lag_age_ms),
         figure(each.log_start),
         figure(each.log_end),
         figure(each.high_watermark),

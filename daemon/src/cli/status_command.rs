@@ -1,7 +1,7 @@
 //! `twinlog status`: the daemon at a glance, with the age of everything it shows.
 
 use super::operator::{OperatorArgs, operate};
-use super::table::{age, figure, span, table};
+use super::table::{age, figure, lag_bytes, lag_time, span, table};
 use crate::admin::answer::StatusView;
 use clap::Args;
 use std::fmt::Write;
@@ -51,15 +51,34 @@ fn written(status: &StatusView) -> String {
     }
     let totals = &status.totals;
     line(format_args!(
-        "mirrors: {} topics, {} partitions, {} of them failed, {} hand-overs under way; lag {} records, {} bytes ({})",
-        totals.mirror_topics,
-        totals.partitions,
-        totals.failed_partitions,
-        totals.hand_overs,
-        figure(totals.lag),
-        figure(totals.lag_bytes),
-        age(totals.age_ms)
+        "mirrors: {} topics, {} partitions, {} of them failed, {} hand-overs under way",
+        totals.mirror_topics, totals.partitions, totals.failed_partitions, totals.hand_overs
     ));
+    let (marks, recovery) = (&totals.marks, &totals.recovery_point);
+    line(format_args!(
+        "lag: {} records, {} bytes, {} ({}); to the high watermarks {} records, oldest open transaction {}",
+        figure(totals.lag),
+        lag_bytes(totals.lag_bytes, marks.lag_bytes_estimated),
+        lag_time(totals.lag_ms, marks.lag_ms_at_least),
+        age(totals.age_ms),
+        figure(marks.high_watermark_lag),
+        lag_time(marks.oldest_open_transaction_ms, false)
+    ));
+    line(format_args!(
+        "at risk: {} now, {} at the worst of the last hour, {} of the last day",
+        lag_time(recovery.rpo_ms, false),
+        lag_time(recovery.rpo_worst_hour_ms, false),
+        lag_time(recovery.rpo_worst_day_ms, false)
+    ));
+    if let (Some(half), Some(most), Some(all)) = (
+        recovery.replication_latency_p50_ms,
+        recovery.replication_latency_p99_ms,
+        recovery.replication_latency_max_ms,
+    ) {
+        line(format_args!(
+            "latency: half of all records within {half} ms, 99 % within {most} ms, all within {all} ms"
+        ));
+    }
     status.alarms.iter().for_each(|alarm| line(format_args!("alarm {}: {}", alarm.code, alarm.message)));
     if !status.guests.is_empty() {
         let rows: Vec<_> = status
@@ -85,7 +104,9 @@ fn written(status: &StatusView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answer::{AlarmView, ControllersView, GuestView, SourceView, TotalsView};
+    use crate::admin::answer::{
+        AlarmView, ControllersView, GuestView, LagMarks, RecoveryPointView, SourceView, TotalsView,
+    };
 
     #[test]
     fn everything_is_shown_with_its_age() {
@@ -115,7 +136,18 @@ mod tests {
                 mirror_topics: 2,
                 partitions: 24,
                 lag: Some(7),
+                lag_ms: Some(1_500),
+                lag_bytes: Some(900),
                 age_ms: Some(40),
+                marks: LagMarks { lag_ms_at_least: true, lag_bytes_estimated: true, ..LagMarks::default() },
+                recovery_point: RecoveryPointView {
+                    rpo_ms: Some(1_500),
+                    rpo_worst_hour_ms: Some(61_000),
+                    replication_latency_p50_ms: Some(8),
+                    replication_latency_p99_ms: Some(40),
+                    replication_latency_max_ms: Some(61_000),
+                    ..RecoveryPointView::default()
+                },
                 ..Default::default()
             },
             alarms: vec![AlarmView { code: "GUARD_CHANGED".into(), message: "set back".into(), since_ms: 1 }],
@@ -126,7 +158,10 @@ link dr: ACTIVE, mode guest, version 0.1.0, up 1 h 2 min
 source: cluster abc, 3 brokers (1.2 s ago)
 destination: controller unknown at epoch unknown, metadata offset unknown (never observed)
   error: no controller answers
-mirrors: 2 topics, 24 partitions, 0 of them failed, 0 hand-overs under way; lag 7 records, unknown bytes (0.0 s ago)
+mirrors: 2 topics, 24 partitions, 0 of them failed, 0 hand-overs under way
+lag: 7 records, ~900 bytes, >= 1.5 s (0.0 s ago); to the high watermarks unknown records, oldest open transaction unknown
+at risk: 1.5 s now, 1 min 1 s at the worst of the last hour, unknown of the last day
+latency: half of all records within 8 ms, 99 % within 40 ms, all within 61000 ms
 alarm GUARD_CHANGED: set back
 Guest | State   | BrokerEpoch | HeartbeatSlackMs | LedPartitions | Observed
 ------+---------+-------------+------------------+---------------+----------

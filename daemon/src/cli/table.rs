@@ -33,6 +33,19 @@ pub fn age(milliseconds: Option<u64>) -> String {
     milliseconds.map_or_else(|| "never observed".to_owned(), |age| format!("{} ago", span(age)))
 }
 
+/// How old the oldest missing record is.
+pub fn lag_time(milliseconds: Option<i64>, at_least: bool) -> String {
+    let Some(milliseconds) = milliseconds else { return figure::<i64>(None) };
+    let time = span(u64::try_from(milliseconds).unwrap_or(0));
+    if at_least { format!(">= {time}") } else { time }
+}
+
+/// Missing bytes, with a sign where they are not all counted.
+pub fn lag_bytes(bytes: Option<i64>, is_estimate: bool) -> String {
+    let sign = if is_estimate && bytes.is_some() { "~" } else { "" };
+    format!("{sign}{}", figure(bytes))
+}
+
 /// Rows under a header, each column as wide as its widest cell.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let plain = |cell: &str| -> String {
@@ -71,5 +84,14 @@ mod tests {
         let told: Vec<String> = [400, 9_990, 61_000, 3_723_000, 90_000_000].map(span).into();
         assert_eq!(told, ["0.4 s", "9.9 s", "1 min 1 s", "1 h 2 min", "1 d 1 h"]);
         assert_eq!(age(None), "never observed");
+    }
+
+    #[test]
+    fn a_lag_says_how_far_it_is_known() {
+        assert_eq!(
+            (lag_time(Some(61_000), true), lag_bytes(Some(7), true)),
+            (">= 1 min 1 s".into(), "~7".into())
+        );
+        assert_eq!((lag_time(None, true), lag_bytes(None, true)), ("unknown".into(), "unknown".into()));
     }
 }

@@ -1,4 +1,4 @@
-//! The keys of the operators' interface beyond its unix socket; they stand at the top level.
+//! The keys of the operators' interface, /metrics included, beyond its unix socket; they stand at the top level.
 
 use super::key::{Key, Kind, Scope};
 
@@ -11,12 +11,24 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
 
 pub(super) const COUNT: usize = KEYS.len();
 
-pub(super) const KEYS: [Key; 11] = [
+pub(super) const KEYS: [Key; 13] = [
     key(
         "admin.listeners",
         TEXT,
         "",
         "Where operators are served beside the unix socket: https://ADDRESS:PORT, and http on loopback; with commas.",
+    ),
+    key(
+        "metrics.partitions.enable",
+        Kind::Choice(&["true", "false"]),
+        "false",
+        "Whether /metrics tells of every partition, not only of every topic.",
+    ),
+    key(
+        "metrics.topics.max",
+        Kind::Number { min: 0, max: 100_000 },
+        "1000",
+        "Topics that /metrics tells of by name; all others are told as one, topic=\"other\".",
     ),
     key(
         "admin.loopback.authentication",

@@ -399,6 +399,12 @@ const OTHERS: &[Key] = &[
     )
     .live(),
     link(
+        "availability.check.ms",
+        milliseconds(1_000, HOUR_MS),
+        "5000",
+        "Time after which a source whose fetches say nothing of a partition is asked where its log ends.",
+    ),
+    link(
         "topic.config.sync.ms",
         milliseconds(1_000, HOUR_MS),
         "5000",

@@ -92,6 +92,8 @@ pub struct LinkSettings {
     pub bytes_per_second: u64,
     /// Unless an operator said otherwise.
     pub paused: bool,
+    /// `availability.check.ms`
+    pub availability_check: Duration,
     pub config_sync_interval: Duration,
     /// Topic configurations that are taken over where the source sets them.
     pub config_sync_include: Vec<String>,
@@ -117,6 +119,7 @@ pub struct DaemonSettings {
     pub direct_io: bool,
     /// How operators are served beside the unix socket.
     pub admin: AdminSettings,
+    pub metrics: MetricsSettings,
 }
 
 /// The daemon and one of its links.
@@ -133,7 +136,15 @@ pub struct Settings {
     pub direct_io: bool,
     /// How operators are served beside the unix socket.
     pub admin: AdminSettings,
+    pub metrics: MetricsSettings,
     pub link: LinkSettings,
+}
+
+/// How much `/metrics` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsSettings {
+    pub partitions: bool,
+    pub topics_max: u32,
 }
 
 impl Settings {
@@ -160,8 +171,19 @@ impl Settings {
     /// One link of a daemon.
     pub(super) fn of(daemon: &DaemonSettings, link: LinkSettings) -> Self {
         let DaemonSettings { data_dir, data_cores, control_core, memory_bytes, .. } = daemon.clone();
-        let DaemonSettings { engine, core_dumps, direct_io, admin, .. } = daemon.clone();
-        Self { data_dir, data_cores, control_core, memory_bytes, engine, core_dumps, direct_io, admin, link }
+        let DaemonSettings { engine, core_dumps, direct_io, admin, metrics, .. } = daemon.clone();
+        Self {
+            data_dir,
+            data_cores,
+            control_core,
+            memory_bytes,
+            engine,
+            core_dumps,
+            direct_io,
+            admin,
+            metrics,
+            link,
+        }
     }
 }
 
@@ -182,6 +204,10 @@ impl DaemonSettings {
             },
             direct_io: daemon.choice("direct.io") == "auto",
             admin: admin_settings(&daemon)?,
+            metrics: MetricsSettings {
+                partitions: daemon.choice("metrics.partitions.enable") == "true",
+                topics_max: daemon.small("metrics.topics.max"),
+            },
         })
     }
 }
@@ -266,6 +292,7 @@ impl LinkSettings {
             batch_bytes_max: link.small("batch.bytes.max"),
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
+            availability_check: Duration::from_millis(link.number("availability.check.ms")),
             config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
             config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),

@@ -10,6 +10,7 @@
 //! ```
 //! Invariant: the shard holds the partition exactly in `Running`, `Classifying` and `Leaving`.
 
+use super::lag::PartitionLag;
 use crate::shard::mailbox::{PartitionCounters, PartitionState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ pub struct Mirror {
     /// `<data.dir>/<link>/<topic>-<partition>`
     pub directory: PathBuf,
     pub counters: Arc<PartitionCounters>,
+    pub lag: PartitionLag,
     pub phase: Phase,
     pub leader: Option<Leader>,
     /// It ran before in this process: its newest checkpoint is in a journal, not in the one read at start.
@@ -150,6 +152,7 @@ impl Mirror {
             shard,
             directory,
             counters: Arc::default(),
+            lag: PartitionLag::default(),
             phase: Phase::Waiting,
             leader: None,
             ran_before: false,

@@ -7,6 +7,8 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Prog
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,8 +22,16 @@ const RATE_WEIGHT: f64 = 0.3;
 /// The bar that log lines must not run through.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
+/// Lines are log lines: whoever reads JSON gets nothing else.
+static AS_LOG_LINES: AtomicBool = AtomicBool::new(false);
+
+/// From now on there is no bar, and lines are log lines.
+pub fn show_progress_in_log() {
+    AS_LOG_LINES.store(true, Relaxed);
+}
+
 /// What is known at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Figures {
     pub bytes: u64,
     pub partitions: u64,
@@ -32,6 +42,8 @@ pub struct Figures {
     pub missing_records: u64,
     /// Partitions of which nobody knows how much is missing; none of them is counted above.
     pub partitions_unknown: u64,
+    /// For how long the oldest record has been missing, in words.
+    pub lag: String,
 }
 
 impl Figures {
@@ -43,18 +55,26 @@ impl Figures {
         self.partitions_denied += other.partitions_denied;
         self.missing_records += other.missing_records;
         self.partitions_unknown += other.partitions_unknown;
+        if !self.lag.is_empty() && !other.lag.is_empty() {
+            self.lag.push_str(" and ");
+        }
+        self.lag.push_str(&other.lag);
     }
 }
 
 /// What is missing, in words.
-pub struct Behind(pub Figures);
+pub struct Behind<'a>(pub &'a Figures);
 
-impl fmt::Display for Behind {
+impl fmt::Display for Behind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} records behind", self.0.missing_records)?;
         match self.0.partitions_unknown {
-            0 => Ok(()),
-            unknown => write!(f, ", {unknown} unknown"),
+            0 => {}
+            unknown => write!(f, ", {unknown} unknown")?,
+        }
+        match self.0.lag.as_str() {
+            "" => Ok(()),
+            lag => write!(f, ", the oldest {lag}"),
         }
     }
 }
@@ -73,7 +93,8 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(link: &str, output: Output) -> Self {
-        let terminal = std::io::stderr().is_terminal() && output == Output::Text;
+        let terminal =
+            std::io::stderr().is_terminal() && output == Output::Text && !AS_LOG_LINES.load(Relaxed);
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {msg}");
@@ -115,7 +136,6 @@ impl Progress {
         smooth(&mut self.bytes_per_second, rate(figures.bytes, self.last.bytes));
         smooth(&mut self.records_per_second, rate(self.last.missing_records, figures.missing_records));
         self.records = self.records.max(figures.missing_records);
-        (self.last, self.shown_at) = (figures, now);
         let message = self.message(&figures);
         match &self.bar {
             Some(bar) => {
@@ -123,11 +143,13 @@ impl Progress {
                 bar.set_position((self.records - figures.missing_records).max(u64::from(self.records == 0)));
                 bar.set_message(message);
             }
+            None if AS_LOG_LINES.load(Relaxed) => tracing::info!(link = self.link, "{message}"),
             None => {
                 // A closed standard error must not end the mirror.
                 let _ = writeln!(std::io::stderr(), "{}: {message}", self.link);
             }
         }
+        (self.last, self.shown_at) = (figures, now);
     }
 
     fn message(&self, figures: &Figures) -> String {
@@ -137,7 +159,7 @@ impl Progress {
             HumanBytes(self.bytes_per_second as u64),
             figures.partitions_done,
             figures.partitions,
-            Behind(*figures),
+            Behind(figures),
         );
         if figures.missing_records > 0 && self.records_per_second > 0.0 {
             let seconds = (figures.missing_records as f64 / self.records_per_second) as u64;
@@ -180,9 +202,10 @@ mod tests {
     #[test]
     fn the_message_tells_rate_lag_and_time_to_go() {
         let mut progress = Progress::new("west", Output::Json);
-        let first = Figures { partitions: 3, missing_records: 1_000, ..Figures::default() };
+        let lag = "at least 1.5 s".to_owned();
+        let first = Figures { partitions: 3, missing_records: 1_000, lag, ..Figures::default() };
         let start = progress.shown_at;
-        progress.show(start + LINE_INTERVAL, || first);
+        progress.show(start + LINE_INTERVAL, || first.clone());
         let second = Figures {
             bytes: 50 << 20,
             partitions_done: 1,
@@ -191,9 +214,13 @@ mod tests {
             ..first
         };
         progress.show(start + LINE_INTERVAL, || panic!("too early"));
-        progress.show(start + 2 * LINE_INTERVAL, || second);
+        progress.show(start + 2 * LINE_INTERVAL, || second.clone());
         let text = progress.message(&second);
-        assert!(text.contains("1/3 partitions, 500 records behind") && text.contains("to go"), "{text}");
+        assert!(
+            text.contains("1/3 partitions, 500 records behind, the oldest at least 1.5 s")
+                && text.contains("to go"),
+            "{text}"
+        );
         assert!(text.contains("2 partitions may not be read"), "{text}");
         let unknown = Figures { missing_records: 0, partitions_unknown: 2, ..second };
         let text = progress.message(&unknown);

@@ -125,7 +125,8 @@ fn open_to_operators(
     let bind = |at: &_| AdminListener::bind(*at, Arc::clone(&access)).map_err(RunError::Listen);
     let listeners: Vec<_> = settings.admin.listeners.iter().map(bind).collect::<Result<_, _>>()?;
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
-    let (ready, readiness) = watch::channel(Readiness::Ready);
+    let starting = Readiness::NotReady { why: "the daemon is starting".to_owned() };
+    let (ready, readiness) = watch::channel(starting);
     let (backend, peers) = (Backend { requests, readiness, state }, Peers::default());
     let socket = socket.map(|socket| tokio::spawn(serve(socket, backend.clone())));
     let mut tasks: Vec<_> = socket.into_iter().collect();

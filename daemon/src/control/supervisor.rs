@@ -13,6 +13,7 @@ mod access;
 mod discovering;
 mod guest;
 mod hand_over;
+mod lag;
 mod leaving;
 mod lifecycle;
 mod sourceless;
@@ -73,6 +74,7 @@ pub enum Outcome {
     Trimmed { partitions: Vec<TopicPartition>, result: Result<u64, StoreError> },
     Confirmed { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreError>> },
     TookOver { partition: TopicPartition, result: Box<Result<Option<TakenOver>, TakeOverError>> },
+    Ends(lag::SourceEnds),
     Guest(GuestOutcome),
     HandOver(Box<HandOverOutcome>),
 }
@@ -141,6 +143,7 @@ pub struct Supervisor {
     halted: Option<String>,
     warned_at: BTreeMap<&'static str, Instant>,
     progress: standing::Progress,
+    sampling: lag::Sampling,
     /// The destination, where we are a guest.
     guest: Option<guest::GuestLink>,
     /// The same: what was handed over, and what is being.
@@ -225,6 +228,7 @@ impl Supervisor {
             halted: None,
             warned_at: BTreeMap::new(),
             progress: standing::Progress::new(now),
+            sampling: lag::Sampling::new(now),
             guest: settings
                 .link
                 .guest
@@ -307,6 +311,7 @@ impl Supervisor {
             Outcome::Trimmed { partitions, result } => self.trimmed(partitions, result),
             Outcome::Confirmed { partition, result } => self.confirmed(&partition, *result),
             Outcome::TookOver { partition, result } => self.took_over(&partition, *result),
+            Outcome::Ends(ends) => self.ends_came(ends),
             Outcome::Guest(outcome) => self.on_guest_outcome(outcome),
             Outcome::HandOver(outcome) => self.on_hand_over_outcome(*outcome),
         }
@@ -323,6 +328,7 @@ impl Supervisor {
             }
         }
         let now = Instant::now();
+        self.sample_lags(now);
         self.drive_guest(now);
         self.drive_hand_overs(now);
         if self.may_discover() {

@@ -48,6 +48,7 @@ struct Round {
     outstanding: usize,
     /// Records that the journal is being given.
     records: Vec<(u32, PartitionCheckpoint)>,
+    started_at: Nanoseconds,
 }
 
 impl std::fmt::Debug for Flusher {
@@ -209,6 +210,7 @@ impl<E: Engine> Shard<E> {
             points: BTreeMap::new(),
             outstanding: 0,
             records: Vec::new(),
+            started_at: now,
         });
         for slot in taken {
             self.want_written(slot);
@@ -348,7 +350,9 @@ impl<E: Engine> Shard<E> {
     /// Everything the round took survives power loss.
     fn synced(&mut self) {
         self.counters.flushes.fetch_add(1, Relaxed);
+        let now = self.engine.now();
         let round = self.flusher.round.as_mut().expect("a round goes on");
+        self.counters.flush_nanoseconds.fetch_add(now.saturating_sub(round.started_at), Relaxed);
         let points = std::mem::take(&mut round.points);
         for (slot, point) in points {
             let entry = self.slots[slot as usize].as_mut().expect("a flushing slot stays");

@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use twinlog_log_segment::epoch::EpochHistory;
 use twinlog_log_segment::files::TopicId;
@@ -367,12 +368,41 @@ pub struct PartitionCounters {
     pub last_stable_offset: AtomicI64,
     /// Monotonic nanoseconds of the source's last answer for it; 0 = never.
     pub source_seen_at: AtomicU64,
+    /// Which lane's clock speaks for it while the source has nothing new, plus one; 0 = none.
+    pub lane: AtomicU32,
+    /// Monotonic nanoseconds when `delivered` last moved.
+    pub delivered_at: AtomicU64,
     /// Since the start of the daemon.
     pub bytes: AtomicU64,
     pub batches: AtomicU64,
+    /// `bytes` when `fetch` was there: stored after it, so that it is never too high.
+    pub fetched_bytes: AtomicU64,
     /// One above the highest producer id in batches that came since the start of the daemon; 0 = none.
     pub next_producer_id: AtomicI64,
     pub state: AtomicU32,
+    /// Where the control core finds out that something of this moved.
+    pub moved: OnceLock<MovedBit>,
+}
+
+/// Which of 64 partitions of one shard published something since the control core last looked: it visits those
+/// alone. On lines of their own, for every shard writes its own words often.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub struct MovedWord(AtomicU64);
+
+impl MovedWord {
+    /// The bits that were set, and no more are.
+    pub fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::AcqRel)
+    }
+}
+
+/// One bit of it.
+#[derive(Debug)]
+pub struct MovedBit {
+    pub word: Arc<MovedWord>,
+    /// Below 64.
+    pub bit: u32,
 }
 
 /// [`PartitionCounters::state`] as a number.
@@ -389,6 +419,13 @@ pub enum PartitionState {
 }
 
 impl PartitionCounters {
+    /// What was stored before is seen by whoever takes the bit.
+    pub fn tell_moved(&self) {
+        if let Some(moved) = self.moved.get() {
+            moved.word.0.fetch_or(1 << moved.bit, Ordering::AcqRel);
+        }
+    }
+
     pub fn state(&self) -> PartitionState {
         match self.state.load(Ordering::Relaxed) {
             0 => PartitionState::AwaitingLeader,
@@ -413,6 +450,8 @@ pub struct ShardCounters {
     pub batches: AtomicU64,
     pub fetches: AtomicU64,
     pub flushes: AtomicU64,
+    /// Time that they took, from the first mark to the last sync.
+    pub flush_nanoseconds: AtomicU64,
     pub checkpoints: AtomicU64,
     /// Times a lane had to wait for memory.
     pub memory_stalls: AtomicU64,
@@ -428,4 +467,32 @@ pub struct ShardCounters {
     /// Monotonic nanoseconds of the last turn of the loop: a watchdog reads it.
     pub turned_at: AtomicU64,
     pub pool_free_bytes: AtomicU64,
+    pub lanes: LaneClocks,
+}
+
+/// Lanes whose answers are told; a lane beyond confirms nothing, and the figures of its partitions only look older.
+const LANE_CLOCKS_MAX: usize = 256;
+
+/// When each lane last answered as a whole: a fetch session leaves out what did not change (ref: KIP-227), so the
+/// answer confirms every partition of the lane.
+pub struct LaneClocks([AtomicU64; LANE_CLOCKS_MAX]);
+
+impl Default for LaneClocks {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; LANE_CLOCKS_MAX])
+    }
+}
+
+impl LaneClocks {
+    pub fn answered(&self, lane: u32, at: u64) {
+        if let Some(clock) = self.0.get(lane as usize) {
+            clock.store(at, Ordering::Relaxed);
+        }
+    }
+
+    /// By [`PartitionCounters::lane`].
+    pub fn answered_at(&self, lane_plus_one: u32) -> Option<u64> {
+        let clock = self.0.get((lane_plus_one as usize).checked_sub(1)?)?;
+        Some(clock.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
 }

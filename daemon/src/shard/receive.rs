@@ -138,6 +138,7 @@ impl<E: Engine> Shard<E> {
         if lane.reads_from.is_some() {
             return self.read_answered(index);
         }
+        self.counters.lanes.answered(index, now);
         self.fetch_if_ready(index, now);
     }
 
@@ -409,6 +410,10 @@ impl<E: Engine> Shard<E> {
                 }
                 entry.partition.answer_ends(now, tail, &current.outcome);
             }
+        }
+        if entry.lane == Some(index) {
+            // Answers of this lane speak for it from its own first one on.
+            entry.counters.lane.store(index + 1, Relaxed);
         }
         self.publish(current.slot);
         self.route_partition(current.slot);

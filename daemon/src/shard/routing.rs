@@ -12,7 +12,7 @@ use super::served_log::ServedLog;
 use super::{Shard, Slot};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use twinlog_io::Engine;
 use twinlog_sync::credits::LaneKind;
 use twinlog_sync::guest::read_through::Provider;
@@ -173,6 +173,7 @@ impl<E: Engine> Shard<E> {
                 self.lanes[old as usize].lane.session.remove(entry.partition.key);
             }
             entry.lane = Some(index);
+            entry.counters.lane.store(0, Relaxed);
         }
         let (key, topic) = (entry.partition.key, entry.partition.topic.clone());
         self.lanes[index as usize].lane.session.set(key, &topic, position);
@@ -212,6 +213,7 @@ impl<E: Engine> Shard<E> {
     fn leave_session(&mut self, slot: u32) {
         let entry = self.slots[slot as usize].as_mut().expect("a routed slot is in use");
         if let Some(index) = entry.lane.take() {
+            entry.counters.lane.store(0, Relaxed);
             self.lanes[index as usize].lane.session.remove(entry.partition.key);
         }
     }
@@ -299,9 +301,12 @@ impl<E: Engine> Shard<E> {
         let counters = &entry.counters;
         counters.log_start.store(ledger.log_start().value(), Relaxed);
         counters.fetch.store(ledger.fetch().value(), Relaxed);
+        counters.fetched_bytes.store(counters.bytes.load(Relaxed), Release);
         counters.log_end.store(ledger.log_end().value(), Relaxed);
         counters.flushed.store(ledger.flushed().value(), Relaxed);
-        counters.delivered.store(ledger.delivered().value(), Relaxed);
+        if counters.delivered.swap(ledger.delivered().value(), Relaxed) != ledger.delivered().value() {
+            counters.delivered_at.store(self.engine.now(), Relaxed);
+        }
         // What the journal says, not the ledger's clamped value: files below it may still be needed.
         counters.checkpoint.store(entry.log.checkpoint.log_end.value(), Relaxed);
         let seen = source.seen_at > 0;
@@ -317,6 +322,7 @@ impl<E: Engine> Shard<E> {
             State::Stopped(_) => PartitionState::Stopped,
         };
         counters.state.store(state as u32, Relaxed);
+        counters.tell_moved();
     }
 }
 

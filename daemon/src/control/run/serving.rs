@@ -35,6 +35,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// What each partition adds to it when nobody asked to stop: trimming and syncing its files on a busy disk.
 const DRAIN_PER_PARTITION: Duration = Duration::from_millis(10);
+/// How often it is asked whether every link is ready; it looks at every partition.
+const READY_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is asked whether everything is caught up; it looks at every partition.
 const STANDING_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -91,6 +93,7 @@ pub struct Daemon {
     readiness: watch::Sender<Readiness>,
     watchdog: Watchdog,
     standing_at: Instant,
+    ready_at: Instant,
 }
 
 impl Daemon {
@@ -115,6 +118,7 @@ impl Daemon {
             readiness,
             watchdog: Watchdog::new(),
             standing_at: Instant::now(),
+            ready_at: Instant::now(),
         }
     }
 
@@ -245,6 +249,10 @@ impl Daemon {
                 return Some(End::Halted);
             }
             let now = Instant::now();
+            if now - self.ready_at >= READY_INTERVAL {
+                self.ready_at = now;
+                self.tell_readiness();
+            }
             if self.options.until_caught_up && self.is_done(now) {
                 return Some(End::Done);
             }
@@ -265,6 +273,24 @@ impl Daemon {
         self.running_mut().for_each(|running| match running.halted {
             true => running.supervisor.drive_halted(),
             false => running.supervisor.drive(),
+        });
+    }
+
+    /// The daemon does what it is for when every link does.
+    fn tell_readiness(&self) {
+        let waits_for = |slot: &Slot| match &slot.running {
+            Some(running) => running.supervisor.not_ready(),
+            None => Some(slot.failure.clone().unwrap_or_else(|| "it is not started".to_owned())),
+        };
+        let not_ready = self.slots.iter().find_map(|(name, slot)| Some((name, waits_for(slot)?)));
+        let state = match not_ready {
+            None => Readiness::Ready,
+            Some((name, why)) => Readiness::NotReady { why: format!("link {name}: {why}") },
+        };
+        self.readiness.send_if_modified(|known| {
+            let changed = *known != state;
+            *known = state;
+            changed
         });
     }
 
@@ -304,7 +330,7 @@ impl Daemon {
         let (done, partitions) = (all.partitions_done, all.partitions);
         notify(&[NotifyState::Status(&format!(
             "{done} of {partitions} partitions caught up, {}",
-            Behind(all)
+            Behind(&all)
         ))]);
         all
     }
@@ -392,7 +418,7 @@ impl Daemon {
                 }
             }
         }
-        self.readiness.send_replace(Readiness::Ready);
+        self.tell_readiness();
         told
     }
 

@@ -4,7 +4,10 @@
 //! are carried out beside this file.
 
 use super::serving::{Daemon, Slot};
-use crate::admin::answer::{AlarmView, ClusterView, LinkView, StatusView, TotalsView};
+use crate::admin::answer::{
+    AlarmView, ClusterView, LagMarks, LinkView, RecoveryPointView, StatusView, TotalsView,
+};
+use crate::admin::metrics::Samples;
 use crate::admin::{AdminError, AdminRequest, ErrorCode, LinkAddress, Reply};
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
@@ -43,6 +46,7 @@ fn address(request: &AdminRequest) -> Option<(&LinkAddress, bool)> {
         | R::ListLinks { .. }
         | R::ListMirrors { .. }
         | R::Status { .. }
+        | R::Metrics { .. }
         | R::CreateLink { .. } => None,
     }
 }
@@ -63,6 +67,7 @@ fn refuse(request: AdminRequest, error: AdminError) {
         | R::DeleteMirrors { reply, .. } => tell(reply, Err(error)),
         R::GuestLeave { reply, .. } => tell(reply, Err(error)),
         R::Status { reply } => tell(reply, Err(error)),
+        R::Metrics { reply } => tell(reply, Err(error)),
         R::CreateLink { reply, .. } | R::AlterLink { reply, .. } | R::DeleteLink { reply, .. } => {
             tell(reply, Err(error));
         }
@@ -162,6 +167,10 @@ impl Daemon {
             R::Status { reply } => {
                 let asked = self.ask_all(|slot| Some(slot.failed_status()), |reply| R::Status { reply });
                 tokio::spawn(async move { tell(reply, joined_status(asked).await) });
+            }
+            R::Metrics { reply } => {
+                let asked = self.ask_all(|_| Some(Samples::default()), |reply| R::Metrics { reply });
+                tokio::spawn(async move { tell(reply, joined_samples(asked).await) });
             }
             R::CreateLink { cluster, link, changes, validate_only, reply } => {
                 tell(reply, self.create_link(cluster, link, changes, validate_only).await);
@@ -272,6 +281,19 @@ fn sum(figures: impl Iterator<Item = Option<i64>>) -> Option<i64> {
     figures.sum()
 }
 
+/// Unknown as soon as one of them is.
+fn worst_of(figures: impl Iterator<Item = Option<i64>>) -> Option<i64> {
+    figures.collect::<Option<Vec<i64>>>()?.into_iter().max()
+}
+
+async fn joined_samples(awaited: Vec<Awaited<Samples>>) -> Result<Samples, AdminError> {
+    let mut all = Samples::default();
+    for each in awaited {
+        all.join(answer_of(each).await?);
+    }
+    Ok(all)
+}
+
 async fn joined_status(awaited: Vec<Awaited<StatusView>>) -> Result<StatusView, AdminError> {
     let mut links = Vec::new();
     for each in awaited {
@@ -300,8 +322,16 @@ async fn joined_status(awaited: Vec<Awaited<StatusView>>) -> Result<StatusView, 
             failed_partitions: count(|totals| totals.failed_partitions),
             hand_overs: count(|totals| totals.hand_overs),
             lag: sum(links.iter().map(|each| each.totals.lag)),
+            lag_ms: worst_of(links.iter().map(|each| each.totals.lag_ms)),
             lag_bytes: sum(links.iter().map(|each| each.totals.lag_bytes)),
             age_ms: links.iter().filter_map(|each| each.totals.age_ms).max(),
+            marks: LagMarks {
+                lag_ms_at_least: links.iter().any(|each| each.totals.marks.lag_ms_at_least),
+                lag_bytes_estimated: links.iter().any(|each| each.totals.marks.lag_bytes_estimated),
+                high_watermark_lag: sum(links.iter().map(|each| each.totals.marks.high_watermark_lag)),
+                ..LagMarks::default()
+            },
+            recovery_point: RecoveryPointView::default(),
         },
         alarms: alarms.collect(),
         links,

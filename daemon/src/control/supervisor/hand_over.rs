@@ -20,6 +20,7 @@ mod deleting;
 mod floor;
 mod keeping;
 mod losses;
+mod metrics;
 mod operator;
 mod repairing;
 mod states;

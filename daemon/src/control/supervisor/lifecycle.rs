@@ -253,6 +253,7 @@ impl Supervisor {
         let mirror = self.mirrors.get_mut(partition).expect("it has just become ready");
         mirror.phase = Phase::Running;
         mirror.first_end.get_or_insert(recovered.checkpoint.log_end);
+        self.sampling.watch(mirror);
         let (shard, key, add) = (mirror.shard, mirror.key, add_partition(mirror, recovered));
         self.send(shard, Command::AddPartition(Box::new(add)));
         self.freeze_anew(partition, shard, key);

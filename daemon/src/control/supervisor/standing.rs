@@ -114,6 +114,9 @@ impl Supervisor {
             figures.partitions_denied += u64::from(mirror.is_unauthorized());
             figures.partitions_unknown += u64::from(missing.is_none());
         }
+        if !until_caught_up {
+            figures.lag = self.lag_text();
+        }
         figures
     }
 }

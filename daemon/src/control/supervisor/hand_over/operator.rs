@@ -143,6 +143,7 @@ impl Supervisor {
                 let left = hand_overs.check(&at).and_then(|()| self.leave(hand_overs, validate_only));
                 tell(reply, left);
             }
+            AdminRequest::Metrics { reply } => tell(reply, Ok(self.samples(hand_overs))),
             AdminRequest::Status { reply } => tell(reply, Ok(self.status_view(hand_overs))),
             AdminRequest::CreateLink { .. }
             | AdminRequest::AlterLink { .. }
@@ -161,7 +162,12 @@ impl Supervisor {
     }
 
     pub(super) fn link_view(&self, hand_overs: &HandOvers) -> LinkView {
+        let figures = self.link_figures();
         LinkView {
+            lag: figures.records,
+            lag_ms: figures.milliseconds,
+            lag_bytes: figures.bytes,
+            marks: super::views::marks(&figures),
             link_name: hand_overs.link.clone(),
             source_cluster_id: hand_overs.source_cluster_id.clone(),
             destination_cluster_id: hand_overs.cluster_id.clone(),

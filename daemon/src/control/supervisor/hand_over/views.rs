@@ -4,16 +4,18 @@
 
 use super::{HandOvers, Supervisor};
 use crate::admin::answer::{
-    AlarmView, FollowerView, GuestView, HandOverView, MirrorTopicView, PartitionView, SourceView, StatusView,
-    TaskView, TotalsView,
+    AlarmView, FollowerView, GuestView, HandOverView, LagMarks, MirrorTopicView, PartitionView,
+    RecoveryPointView, SourceView, StatusView, TaskView, TotalsView,
 };
+use crate::control::lag::Figures;
 use crate::control::mirror::Mirror;
 use crate::control::state::MirrorTopic;
 use crate::control::supervisor::guest::GuestLink;
+use crate::control::supervisor::lag::figures_of;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
-use twinlog_io::wall_clock_ms;
+use twinlog_io::{monotonic_nanoseconds, wall_clock_ms};
 use twinlog_sync::lifecycle::MirrorState;
 use twinlog_sync::metadata::MembershipState;
 
@@ -22,17 +24,33 @@ pub fn fetched(mirror: &Mirror) -> Option<i64> {
     mirror.is_in_shard().then(|| mirror.counters.fetch.load(Relaxed))
 }
 
-/// Records until the bound of the copy, once the source has told it.
+/// Records until the bound of the copy, once the source has told it: by the last fetch, or by what it was asked
+/// since.
 pub fn lag(mirror: &Mirror) -> Option<i64> {
+    let log_end = mirror.counters.log_end.load(Relaxed);
+    if mirror.is_in_shard() && mirror.lag.seen_at() > Some(mirror.counters.source_seen_at.load(Relaxed)) {
+        return mirror.lag.records(log_end);
+    }
     let stable = mirror.counters.last_stable_offset.load(Relaxed);
     let known = mirror.is_in_shard() && mirror.counters.source_seen_at.load(Relaxed) > 0 && stable >= 0;
-    known.then(|| (stable - mirror.counters.log_end.load(Relaxed)).max(0))
+    known.then(|| (stable - log_end).max(0))
 }
 
 /// A part of the last hand-over's answer.
 fn result_of<T: serde::de::DeserializeOwned>(row: &MirrorTopic, name: &str) -> Vec<T> {
     let value = row.last_promote.as_ref().and_then(|answer| answer.get(name));
     value.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
+}
+
+/// How figures are to be read.
+pub(super) fn marks(figures: &Figures) -> LagMarks {
+    LagMarks {
+        lag_ms_at_least: figures.at_least,
+        lag_bytes_estimated: figures.bytes_estimated,
+        lag_age_ms: figures.age_ms,
+        high_watermark_lag: figures.high_watermark_records,
+        oldest_open_transaction_ms: figures.oldest_open_ms,
+    }
 }
 
 fn word(state: MembershipState) -> &'static str {
@@ -132,6 +150,26 @@ impl Supervisor {
         tasks
     }
 
+    fn figures_of(&self, mirror: &Mirror) -> Figures {
+        figures_of(mirror, self.rules(), monotonic_nanoseconds())
+    }
+
+    fn topic_figures(&self, topic: &str) -> Figures {
+        Figures::sum(self.partitions_of(topic).iter().map(|each| self.figures_of(&self.mirrors[each])))
+    }
+
+    fn recovery_point(&self) -> RecoveryPointView {
+        let (link, now) = (&self.sampling.link, monotonic_nanoseconds());
+        RecoveryPointView {
+            rpo_ms: link.at_risk_ms,
+            rpo_worst_hour_ms: link.worst_ms(now, 60),
+            rpo_worst_day_ms: link.worst_ms(now, 24 * 60),
+            replication_latency_p50_ms: link.quantile_ms(0.5),
+            replication_latency_p99_ms: link.quantile_ms(0.99),
+            replication_latency_max_ms: link.quantile_ms(1.0),
+        }
+    }
+
     pub(super) fn mirror_views(&self, hand_overs: &HandOvers) -> Vec<MirrorTopicView> {
         let topics = hand_overs.rows.keys();
         topics.filter_map(|topic| self.mirror_view(hand_overs, topic)).collect()
@@ -172,6 +210,7 @@ impl Supervisor {
                 .or_else(|| row.last_promote.as_ref()?.get("hand_over_request_ms")?.as_u64()),
         });
         let failed = worst.filter(|_| row.state == MirrorState::Active);
+        let figures = if stopped { Figures::default() } else { self.topic_figures(topic) };
         Some(MirrorTopicView {
             link_name: row.link.clone(),
             mirror_topic_name: row.topic.clone(),
@@ -190,6 +229,10 @@ impl Supervisor {
             source_configs: row.wanted_configs.clone(),
             exactness: "exact".to_owned(),
             partitions,
+            lag: figures.records,
+            lag_ms: figures.milliseconds,
+            lag_bytes: figures.bytes,
+            marks: marks(&figures),
             hand_over,
             deletion: hand_overs.deletions.get(topic).map(super::deleting::Deleting::view),
             replica_repairs: hand_overs.repair_views(topic),
@@ -209,11 +252,13 @@ impl Supervisor {
                 in_sync: each.end == Some(led.log_end),
             })
         });
+        let figures = self.figures_of(mirror);
         PartitionView {
             partition_id: mirror.partition.partition(),
-            lag: lag(mirror),
-            lag_ms: None,
-            lag_bytes: None,
+            lag: figures.records,
+            lag_ms: figures.milliseconds,
+            lag_bytes: figures.bytes,
+            marks: marks(&figures),
             last_source_fetch_offset: fetched(mirror),
             log_start: here(counters.log_start.load(Relaxed)),
             log_end: here(counters.log_end.load(Relaxed)),
@@ -229,7 +274,7 @@ impl Supervisor {
 
     pub(super) fn status_view(&self, hand_overs: &HandOvers) -> StatusView {
         let guests = self.guest.as_ref().map(guest_views).unwrap_or_default();
-        let lags: Vec<i64> = self.mirrors.values().filter_map(lag).collect();
+        let figures = self.link_figures();
         let stopped = self.mirrors.values().filter(|mirror| mirror.stopped.is_some()).count();
         let troubles = hand_overs.running.iter().filter_map(|(topic, running)| {
             let message = format!("{topic}: {}", running.machine.trouble()?);
@@ -260,9 +305,12 @@ impl Supervisor {
                 partitions: self.mirrors.len(),
                 failed_partitions: stopped,
                 hand_overs: hand_overs.running.len(),
-                lag: (lags.len() == self.mirrors.len()).then(|| lags.iter().sum()),
-                lag_bytes: None,
-                age_ms: Some(0),
+                lag: figures.records,
+                lag_ms: figures.milliseconds,
+                lag_bytes: figures.bytes,
+                age_ms: figures.age_ms,
+                marks: marks(&figures),
+                recovery_point: self.recovery_point(),
             },
             alarms: halted
                 .into_iter()
