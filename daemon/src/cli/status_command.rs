@@ -2,7 +2,7 @@
 
 use super::operator::{OperatorArgs, operate};
 use super::table::{age, figure, lag_bytes, lag_time, span, table};
-use crate::admin::answer::StatusView;
+use crate::admin::answer::{StatusView, TotalsView};
 use clap::Args;
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -54,31 +54,7 @@ fn written(status: &StatusView) -> String {
         "mirrors: {} topics, {} partitions, {} of them failed, {} hand-overs under way",
         totals.mirror_topics, totals.partitions, totals.failed_partitions, totals.hand_overs
     ));
-    let (marks, recovery) = (&totals.marks, &totals.recovery_point);
-    line(format_args!(
-        "lag: {} records, {} bytes, {} ({}); to the high watermarks {} records, oldest open transaction {}",
-        figure(totals.lag),
-        lag_bytes(totals.lag_bytes, marks.lag_bytes_estimated),
-        lag_time(totals.lag_ms, marks.lag_ms_at_least),
-        age(totals.age_ms),
-        figure(marks.high_watermark_lag),
-        lag_time(marks.oldest_open_transaction_ms, false)
-    ));
-    line(format_args!(
-        "at risk: {} now, {} at the worst of the last hour, {} of the last day",
-        lag_time(recovery.rpo_ms, false),
-        lag_time(recovery.rpo_worst_hour_ms, false),
-        lag_time(recovery.rpo_worst_day_ms, false)
-    ));
-    if let (Some(half), Some(most), Some(all)) = (
-        recovery.replication_latency_p50_ms,
-        recovery.replication_latency_p99_ms,
-        recovery.replication_latency_max_ms,
-    ) {
-        line(format_args!(
-            "latency: half of all records within {half} ms, 99 % within {most} ms, all within {all} ms"
-        ));
-    }
+    lag_lines(totals).iter().for_each(|words| line(format_args!("{words}")));
     status.alarms.iter().for_each(|alarm| line(format_args!("alarm {}: {}", alarm.code, alarm.message)));
     if !status.guests.is_empty() {
         let rows: Vec<_> = status
@@ -101,11 +77,43 @@ fn written(status: &StatusView) -> String {
     text
 }
 
+/// How far everything together is behind, what is at risk, and how long delivery took.
+fn lag_lines(totals: &TotalsView) -> Vec<String> {
+    let (marks, recovery) = (&totals.marks, &totals.recovery_point);
+    let mut lines = vec![
+        format!(
+            "lag: {} records, {} bytes, {} ({}); to the high watermarks {} records, oldest open transaction {}",
+            figure(totals.lag),
+            lag_bytes(totals.lag_bytes, marks.lag_bytes_estimated),
+            lag_time(totals.lag_ms, marks.lag_ms_at_least),
+            age(totals.age_ms),
+            figure(marks.high_watermark_lag),
+            lag_time(marks.oldest_open_transaction_ms, false)
+        ),
+        format!(
+            "at risk: {} now, {} at the worst of the last hour, {} of the last day",
+            lag_time(recovery.rpo_ms, false),
+            lag_time(recovery.rpo_worst_hour_ms, false),
+            lag_time(recovery.rpo_worst_day_ms, false)
+        ),
+    ];
+    if let (Some(half), Some(most), Some(all)) = (
+        recovery.replication_latency_p50_ms,
+        recovery.replication_latency_p99_ms,
+        recovery.replication_latency_max_ms,
+    ) {
+        lines.push(format!(
+            "latency: half of all records within {half} ms, 99 % within {most} ms, all within {all} ms"
+        ));
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::admin::answer::{
-        AlarmView, ControllersView, GuestView, LagMarks, RecoveryPointView, SourceView, TotalsView,
+        AlarmView, ControllersView, GuestView, LagMarks, RecoveryPointView, SourceView,
     };
 
     #[test]
