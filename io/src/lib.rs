@@ -37,6 +37,8 @@ mod rows;
 mod scratch;
 mod slots;
 mod sockets;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wake;
 
 pub use arena::{Access, Arena, HUGE_PAGE_BYTES, Loan, PAGE_BYTES};

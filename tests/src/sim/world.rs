@@ -360,8 +360,10 @@ impl World {
                 let log = cluster.partition(name, index).expect("it exists");
                 let delivered = counters.delivered.load(Relaxed);
                 let epoch_seen = counters.source_seen_at.load(Relaxed) > 0;
+                let log_start = counters.log_start.load(Relaxed);
                 epoch_seen
-                    && delivered == log.last_stable_offset().value().max(counters.log_start.load(Relaxed))
+                    && log_start == log.log_start_offset().value()
+                    && delivered == log.last_stable_offset().value().max(log_start)
             })
     }
 
@@ -372,7 +374,10 @@ impl World {
             let log = cluster.partition(name, index).expect("it exists");
             let (fetch, delivered) = (counters.fetch.load(Relaxed), counters.delivered.load(Relaxed));
             let (end, state) = (log.last_stable_offset(), counters.state());
-            format!("{name}-{index}: {state:?} fetch {fetch} delivered {delivered} of {end}")
+            let starts = (counters.log_start.load(Relaxed), log.log_start_offset().value());
+            format!(
+                "{name}-{index}: {state:?} starts {starts:?} fetch {fetch} delivered {delivered} of {end}"
+            )
         });
         let stopped = self.control.stopped.iter().map(|(key, fault)| format!("{key:?} stopped: {fault}"));
         let shard = self.shard.as_ref().map(Shard::describe);
@@ -395,10 +400,11 @@ impl World {
     fn assert_copies(&mut self) {
         let around = Rc::clone(&self.surroundings);
         let around = around.borrow();
-        for (key, _) in self.control.counters.clone() {
+        for (key, counters) in self.control.counters.clone() {
             let partition = self.control.partition_of(key);
             let log = around.network.cluster.partition(partition.topic(), key.index).expect("it exists");
-            assert_copy(&mut self.disk, &partition, log);
+            let log_start = counters.log_start.load(Relaxed);
+            assert_copy(&mut self.disk, &partition, log, log_start);
         }
     }
 }
