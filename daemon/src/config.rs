@@ -25,7 +25,7 @@ pub use admin::AdminFault;
 pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
-pub use key::{KEYS, Key, Kind, Scope, key, key_in};
+pub use key::{KEYS, Key, Kind, MEMORY_BYTES_MIN, Scope, key, key_in};
 pub use settings::{GuestSettings, LinkSettings, Settings, SourceSettings};
 pub(crate) use settings::{check_link_name, journal_directory};
 pub use topic_filter::{FilterError, TopicFilters};

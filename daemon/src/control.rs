@@ -14,6 +14,7 @@ pub mod check;
 pub mod discovery;
 pub mod guest;
 pub mod instruction;
+mod memory_budget;
 mod mirror;
 mod progress;
 mod report;

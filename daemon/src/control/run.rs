@@ -11,6 +11,7 @@ mod tests;
 
 use super::guest::{GuestError, GuestMember, GuestOptions, random_uuid};
 use super::instruction::{InstructionError, Instructions, Release, parse_restart_from};
+use super::memory_budget::arena_bytes;
 use super::progress::{Figures, Progress};
 use super::report::Report;
 use super::shard_link::ShardLink;
@@ -51,8 +52,6 @@ const DRAIN_PER_PARTITION: Duration = Duration::from_millis(10);
 const STORE_JOB_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is asked whether everything is caught up; it looks at every partition.
 const STANDING_INTERVAL: Duration = Duration::from_millis(100);
-/// Part of the memory that buffers may take; the rest holds code, metadata, indexes and checkpoints.
-const ARENA_PERCENT: u64 = 60;
 /// Two lanes for each source broker, in each shard.
 const SOCKETS_MAX: u32 = 1_024;
 /// Open segment files of one shard at most: enough for every partition that is busy at a time.
@@ -334,7 +333,7 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
             spool_bytes,
         };
         let engine = EngineOptions {
-            arena_bytes: settings.memory_bytes / 100 * ARENA_PERCENT / shards,
+            arena_bytes: arena_bytes(settings.memory_bytes) / shards,
             sockets_max: SOCKETS_MAX,
             files_max,
             helper_cores: vec![placement.control],

@@ -1,5 +1,9 @@
 //! One simulated life of a shard: faults for a while, then healing, then the oracles.
 
+mod slow_disk;
+
+pub use slow_disk::live_on_a_slow_disk;
+
 use super::control::{BATCH_BYTES_MAX, Control, DATA_DIRECTORY, journal_directory};
 use super::disk::{DiskFaults, SimulatedDisk};
 use super::engine::{SimulatedEngine, Surroundings};
@@ -32,6 +36,7 @@ pub struct World {
     surroundings: Rc<RefCell<Surroundings>>,
     disk: SimulatedDisk,
     shard: Option<Shard<SimulatedEngine>>,
+    shard_counters: Arc<ShardCounters>,
     control: Control,
     workload: Workload,
     random: Random,
@@ -97,13 +102,14 @@ impl World {
         }
         let network = Network::new(cluster, random.number());
         let engine_random = Random::new(random.number());
-        let surroundings = Surroundings { now: 1_000_000, random: engine_random, network };
+        let surroundings = Surroundings { now: 1_000_000, random: engine_random, network, disk_slowness: 1 };
         let disk = SimulatedDisk::default();
         Self {
             surroundings: Rc::new(RefCell::new(surroundings)),
             control: Control::new(disk.clone(), policy()),
             disk,
             shard: None,
+            shard_counters: Arc::new(ShardCounters::default()),
             workload: Workload::default(),
             random,
             broken: None,
@@ -158,7 +164,8 @@ impl World {
             let made = Step::MakeDirectory { path: DATA_DIRECTORY.into() };
             self.disk.run(&made).expect("the disk takes directories");
             let engine = SimulatedEngine::new(ARENA_BYTES, self.disk.clone(), self.surroundings.clone());
-            let mut shard = Shard::new(engine, self.options(), Arc::new(ShardCounters::default()));
+            self.shard_counters = Arc::new(ShardCounters::default());
+            let mut shard = Shard::new(engine, self.options(), self.shard_counters.clone());
             self.control = Control::new(self.disk.clone(), policy());
             if self.random.one_in(4) {
                 let steps = self.random.below(60);

@@ -6,6 +6,7 @@
 use super::access::look;
 use super::{Outcome, Supervisor};
 use crate::control::discovery::{ClusterView, Finding};
+use crate::control::memory_budget::complaint;
 use crate::control::mirror::{Mirror, Phase, Stopped};
 use crate::control::source_client::ClientError;
 use crate::shard::mailbox::Command;
@@ -67,8 +68,14 @@ impl Supervisor {
         }
         self.refresh.backoff.reset();
         self.brokers_are(&view);
+        let known = self.mirrors.len();
         for finding in self.discovery.observe(&view) {
             self.found(finding, now);
+        }
+        if self.mirrors.len() > known
+            && let Some(complaint) = complaint(self.settings.memory_bytes, self.mirrors.len() as u64)
+        {
+            warn!("{complaint}");
         }
         self.refresh.first = false;
         self.remember_returned();
