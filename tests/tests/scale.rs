@@ -58,7 +58,7 @@ fn a_deep_backlog_stays_within_memory() {
         let stored = report["totals"]["bytes"].as_u64().expect("a figure");
         assert!(stored > DEEP_BYTES - (1 << 20), "{stored} bytes are no deep backlog");
         let peak = peak_bytes(&report);
-        println!("PEAK deep {memory:?} {peak}");
+        println!("a deep backlog took {peak} bytes of {bytes}");
         assert!(peak <= bytes, "{bytes} bytes of memory.bytes, and {peak} were taken");
     }
     source.stop();
@@ -75,7 +75,7 @@ fn ten_thousand_partitions_stay_within_memory() {
         assert_eq!(totals["partitions"].as_u64(), Some(u64::from(PARTITIONS)), "{totals}");
         assert_eq!(totals["batches"].as_i64(), Some(i64::from(PARTITIONS) * BATCHES), "{totals}");
         let peak = peak_bytes(&report);
-        println!("PEAK wide {mib} {peak}");
+        println!("the first start took {peak} bytes of {mib} MiB");
         assert!(peak <= mib << 20, "{mib} MiB of memory.bytes, and {peak} bytes were taken");
         assert!(!run.stderr.contains("memory.bytes"), "{mib} MiB are enough: {}", run.stderr);
         mirror.verify(false).expect_code(0);
@@ -88,7 +88,7 @@ fn ten_thousand_partitions_stay_within_memory() {
             again["totals"]
         );
         let peak = peak_bytes(&again);
-        println!("PEAK wide again {mib} {peak}");
+        println!("a restart took {peak} bytes of {mib} MiB");
         assert!(peak <= mib << 20, "{mib} MiB of memory.bytes, and {peak} bytes were taken by a restart");
     }
     source.stop();
@@ -148,7 +148,6 @@ fn few_descriptors_and_little_disk_are_enough_for_ten_thousand_partitions() {
 
     let again = mirror.tailing().argument("--until-caught-up").with_descriptors(limit).run();
     let report = again.expect_code(0).json();
-    println!("PEAK wide 96 restart {}", peak_bytes(&report));
     assert_eq!(report["totals"]["partitions"].as_u64(), Some(u64::from(PARTITIONS)), "{}", report["totals"]);
     mirror.verify(false).expect_code(0);
     source.stop();
