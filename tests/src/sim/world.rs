@@ -30,6 +30,10 @@ use twinlog_sync::wire::fetch_request::IsolationLevel;
 const HEAL_TURNS_MAX: u64 = 400_000;
 /// Memory of the simulated shard: little, so that it runs out.
 const ARENA_BYTES: u64 = 8 << 20;
+/// What one answer may hold.
+const RESPONSE_BYTES_MAX: u32 = 1 << 20;
+/// Small, so that segments roll often.
+const SEGMENT_BYTES: u32 = 128 << 10;
 
 /// See the file's header.
 pub struct World {
@@ -41,6 +45,7 @@ pub struct World {
     workload: Workload,
     random: Random,
     broken: Option<i32>,
+    segment_bytes: u32,
     /// What was called delivered before the last crash, per partition name.
     promised: BTreeMap<(String, i32), i64>,
     /// The lowest end that an unclean election left, per partition name.
@@ -113,6 +118,7 @@ impl World {
             workload: Workload::default(),
             random,
             broken: None,
+            segment_bytes: SEGMENT_BYTES,
             promised: BTreeMap::new(),
             lowest: BTreeMap::new(),
             starts: 0,
@@ -126,7 +132,7 @@ impl World {
             isolation_level: IsolationLevel::ReadCommitted,
             wait_max_ms: 100,
             bytes_min: 1,
-            response_bytes_max: 1 << 20,
+            response_bytes_max: RESPONSE_BYTES_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             request_timeout_ms: 1_000,
         };
@@ -138,7 +144,7 @@ impl World {
             listener: ListenerSecurity::plaintext(),
             bytes_per_second: 0,
             partition_bytes_max: 64 << 10,
-            segment_bytes: 128 << 10,
+            segment_bytes: self.segment_bytes,
             batch_bytes_max: BATCH_BYTES_MAX,
             flush_ms: 50,
             flush_catch_up_ms: 500,
