@@ -225,6 +225,7 @@ fn shard_options(copy: &Path) -> Result<ShardOptions, BenchError> {
         response_bytes_max: 16 << 20,
         batch_bytes_max: BATCH_BYTES_MAX,
         request_timeout_ms: 30_000,
+        backoff: twinlog_sync::backoff::BackoffLimits::default(),
     };
     Ok(ShardOptions {
         index: 0,

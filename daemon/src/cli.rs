@@ -15,6 +15,7 @@ mod status_command;
 mod table;
 mod token_command;
 mod verify_command;
+mod verify_progress;
 
 use crate::config::{ConfigError, DEFAULT_LINK, RawConfig, RawValue, Scope, Settings, explain};
 use crate::control::check::{CheckRequest, check};

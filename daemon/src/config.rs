@@ -13,6 +13,7 @@ mod admin_keys;
 mod error;
 mod explain;
 mod file;
+mod foreign_keys;
 mod key;
 mod security;
 mod security_keys;

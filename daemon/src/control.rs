@@ -17,6 +17,7 @@ pub mod instruction;
 mod memory_budget;
 mod mirror;
 mod progress;
+mod protection;
 mod report;
 pub mod resume;
 pub mod run;
@@ -25,5 +26,6 @@ pub mod source_client;
 pub mod state;
 mod store_work;
 mod supervisor;
+pub(crate) mod topic_configs;
 
 pub use progress::LogWriter;

@@ -6,10 +6,12 @@
 //!                                    verify/indexes.rs      do the index files name what is there
 //!                                --> verify/report.rs       figures and problems, as a table or as JSON
 //! batches + a source             --> verify/comparison.rs   byte for byte, but for the leader epochs
+//!                                    verify/epochs.rs       the journal's epochs against the source's
 //! ```
 //! Owns the way through links and partitions. It must never change a file, and never stop at the first problem.
 
 mod comparison;
+mod epochs;
 mod indexes;
 mod partition;
 mod problem;
@@ -18,10 +20,14 @@ mod report;
 mod tests;
 
 pub use comparison::{CompareError, Comparison, Difference, SourceBatches, compare_partition};
+pub use epochs::{
+    Compared as ComparedEpochs, EpochComparison, EpochDifference, SourceEpochs, compare_epochs,
+};
 pub use problem::{IndexProblem, Problem, ProblemKind};
 pub use report::{PartitionReport, VerifyReport};
 
 use crate::journal::{self, Journal, OWN_DIRECTORY};
+use crate::recovery::segments::Segments;
 use crate::store::StoreError;
 use crate::store::files::Files;
 use partition::{PartitionInput, verify_partition};
@@ -47,6 +53,8 @@ pub struct VerifyProgress<'a> {
     pub partition: &'a TopicPartition,
     /// Read so far, of everything.
     pub read_bytes: u64,
+    /// Of all segment files, what is only reserved in them included.
+    pub total_bytes: u64,
 }
 
 /// Verifies all partitions of a data directory, or of one link of it. The daemon must not be running.
@@ -56,14 +64,23 @@ pub fn verify_store(
     progress: &mut dyn FnMut(VerifyProgress<'_>),
 ) -> Result<VerifyReport, StoreError> {
     let mut report = VerifyReport::default();
-    let mut read_bytes = 0;
+    let (mut found, mut total_bytes, mut read_bytes) = (Vec::new(), 0, 0);
     for link in links(&mut Files::new(disk), options)? {
         let directory = options.data_directory.join(&link);
         let own = options.data_directory.join(OWN_DIRECTORY).join(&link);
         let journal = journal::load(disk, &own)?;
         let mut files = Files::new(disk);
+        let partitions = partitions(&mut files, &directory, &journal)?;
+        for partition in &partitions {
+            let segments = Segments::list(&mut files, &directory.join(partition.directory_name()))?;
+            total_bytes += segments.logs().map(|(_, length)| length).sum::<u64>();
+        }
+        found.push((link, directory, journal, partitions));
+    }
+    for (link, directory, journal, partitions) in found {
+        let mut files = Files::new(disk);
         let log_starts = log_starts(&mut files, &directory)?;
-        for partition in partitions(&mut files, &directory, &journal)? {
+        for partition in partitions {
             let input = PartitionInput {
                 link: &link,
                 directory: &directory.join(partition.directory_name()),
@@ -74,7 +91,7 @@ pub fn verify_store(
             };
             let read = |bytes| {
                 read_bytes += bytes;
-                progress(VerifyProgress { link: &link, partition: &partition, read_bytes });
+                progress(VerifyProgress { link: &link, partition: &partition, read_bytes, total_bytes });
             };
             report.partitions.push(verify_partition(&mut files, &input, read)?);
         }

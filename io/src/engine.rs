@@ -17,6 +17,7 @@ use crate::arena::Arena;
 use crate::epoll::EpollEngine;
 use crate::operation::{Completion, Operation, SystemError, Token};
 use crate::ring::RingEngine;
+use crate::shortfall::Shortfall;
 use crate::wake::Waker;
 use std::fmt;
 
@@ -99,10 +100,8 @@ pub struct EngineReport {
     /// Why the ring is not used although it was asked for first.
     pub ring_refused: Option<EngineError>,
     pub buffers: BufferRegistration,
-    /// Sockets and files stand in the kernel's registered table.
-    pub files_registered: bool,
-    /// Completions are processed only when we ask (kernel 6.1 and later).
-    pub deferred_completions: bool,
+    /// What was refused and can be done without.
+    pub shortfalls: Vec<Shortfall>,
     pub arena_bytes: u64,
 }
 
@@ -144,15 +143,9 @@ impl fmt::Display for EngineReport {
             }
             EngineName::IoUring => {
                 write!(formatter, "engine io_uring, {arena_mib} MiB of {}", self.buffers)?;
-                if !self.files_registered {
-                    write!(formatter, ", unregistered files")?;
-                }
-                if !self.deferred_completions {
-                    write!(formatter, ", without deferred completions (kernel older than 6.1)")?;
-                }
             }
         }
-        Ok(())
+        self.shortfalls.iter().try_for_each(|shortfall| write!(formatter, "; {}", shortfall.cost()))
     }
 }
 
@@ -333,8 +326,7 @@ mod tests {
             engine: EngineName::Epoll,
             ring_refused: Some(EngineError::RingRefused { error: SystemError(libc::EPERM), sysctl: Some(2) }),
             buffers: BufferRegistration::Unknown,
-            files_registered: false,
-            deferred_completions: false,
+            shortfalls: Vec::new(),
             arena_bytes: 64 << 20,
         };
         let text = report.to_string();
@@ -343,8 +335,7 @@ mod tests {
             engine: EngineName::IoUring,
             ring_refused: None,
             buffers,
-            files_registered: true,
-            deferred_completions: true,
+            shortfalls: Vec::new(),
             arena_bytes: 64 << 20,
         };
         let refused = report(BufferRegistration::Refused(SystemError(libc::ENOMEM))).to_string();
@@ -353,5 +344,9 @@ mod tests {
         assert!(limited.contains("8192 KiB") && limited.contains("LimitMEMLOCK=infinity"), "{limited}");
         let whole = report(BufferRegistration::OnFirstUse).to_string();
         assert_eq!(whole, "engine io_uring, 64 MiB of buffers, registered when first used");
+        let error = SystemError(libc::EPERM);
+        let shortfalls = vec![Shortfall::DataPin { core: 3, error }, Shortfall::WorkerCores(error)];
+        let short = EngineReport { shortfalls, ..report(BufferRegistration::OnFirstUse) }.to_string();
+        assert!(short.contains("core 3") && short.contains("workers are not kept off"), "{short}");
     }
 }

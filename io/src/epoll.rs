@@ -68,8 +68,7 @@ impl EpollEngine {
             engine: EngineName::Epoll,
             ring_refused: None,
             buffers: BufferRegistration::Unknown,
-            files_registered: false,
-            deferred_completions: false,
+            shortfalls: Vec::new(),
             arena_bytes: arena.size_bytes(),
         };
         let engine = EpollEngine {

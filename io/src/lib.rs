@@ -35,6 +35,7 @@ mod ring_setup;
 mod rows;
 #[cfg(test)]
 mod scratch;
+mod shortfall;
 mod slots;
 mod sockets;
 #[cfg(any(test, feature = "testing"))]
@@ -63,4 +64,5 @@ pub use probe::{DirectoryFacts, HostFacts, IoUringFacts, probe_directory, probe_
 pub use process::{ProcessUsage, core_dumps_are_forbidden, forbid_core_dumps, process_usage};
 pub use real_disk::RealDisk;
 pub use ring::RingEngine;
+pub use shortfall::Shortfall;
 pub use wake::Waker;

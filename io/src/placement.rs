@@ -11,6 +11,7 @@
 //! ```
 
 use crate::operation::SystemError;
+use crate::shortfall::Shortfall;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fmt;
 use std::str::FromStr;
@@ -135,15 +136,21 @@ pub fn pin_current_thread(cores: &[usize]) -> Result<(), SystemError> {
 }
 
 /// Makes the calling thread give way: SCHED_BATCH, so that its wake-ups do not preempt a shard, and a nice value.
-pub fn yield_to_data_threads() -> Result<(), SystemError> {
+/// Says which of the two was refused: either is of use without the other.
+pub fn yield_to_data_threads() -> Vec<Shortfall> {
+    let mut shortfalls = Vec::new();
     // SAFETY: all zeroes is a valid parameter block (priority 0, the only one SCHED_BATCH takes).
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is valid through the call; process 0 is the calling thread.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } != 0 {
-        return Err(SystemError::from_std(&std::io::Error::last_os_error()));
+        let error = SystemError::from_std(&std::io::Error::last_os_error());
+        shortfalls.push(Shortfall::ControlBatch(error));
     }
     // On Linux a nice value belongs to a thread; "process None" is the calling one.
-    rustix::process::setpriority_process(None, CONTROL_NICE).map_err(SystemError::from)
+    if let Err(error) = rustix::process::setpriority_process(None, CONTROL_NICE) {
+        shortfalls.push(Shortfall::ControlNice(error.into()));
+    }
+    shortfalls
 }
 
 #[cfg(test)]
@@ -188,7 +195,7 @@ mod tests {
         let core = before[0];
         let inside = std::thread::spawn(move || {
             pin_current_thread(&[core]).unwrap();
-            yield_to_data_threads().unwrap();
+            assert_eq!(yield_to_data_threads(), []);
             allowed_cores().unwrap()
         });
         assert_eq!(inside.join().unwrap(), [core]);

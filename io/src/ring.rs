@@ -83,7 +83,8 @@ impl RingEngine {
     pub fn open(options: &EngineOptions) -> Result<(RingEngine, EngineReport), EngineError> {
         let arena = Arena::new(options.arena_bytes)
             .map_err(|error| EngineError::Arena { bytes: options.arena_bytes, error })?;
-        let PreparedRing { ring, buffers, report, poll_first } = ring_setup::prepare(options, &arena)?;
+        let prepared = ring_setup::prepare(options, &arena)?;
+        let PreparedRing { ring, buffers, report, files_registered, poll_first } = prepared;
         let waker = Waker::new().map_err(|error| EngineError::Call { call: "eventfd", error })?;
         let mapping = arena.mapping().clone();
         let helper = Helper::start("twinlog-files", &options.helper_cores, waker.clone(), mapping)?;
@@ -93,7 +94,7 @@ impl RingEngine {
         let mut engine = RingEngine {
             backlog: VecDeque::with_capacity(options.queue_entries as usize),
             draining: false,
-            first_file_row: report.files_registered.then_some(options.sockets_max),
+            first_file_row: files_registered.then_some(options.sockets_max),
             buffers,
             receive_buffer_bytes: options.receive_buffer_bytes,
             not_send: PhantomData,

@@ -11,11 +11,13 @@
 //!   wait with a timeout (EXT_ARG)      5.11     refused: epoll is the better engine
 //!   workers pinned and bounded         5.14/15  left as they are
 //! ```
+//! What is refused and not fatal is a `Shortfall` of the report.
 
 use crate::arena::Arena;
 use crate::buffers::Buffers;
-use crate::engine::{EngineError, EngineName, EngineOptions, EngineReport};
+use crate::engine::{BufferRegistration, EngineError, EngineName, EngineOptions, EngineReport};
 use crate::operation::SystemError;
+use crate::shortfall::Shortfall;
 use io_uring::{IoUring, Probe, opcode};
 
 /// Completions per submission entry: with room for every operation in flight the kernel never has to overflow
@@ -30,53 +32,81 @@ pub(crate) struct PreparedRing {
     pub(crate) ring: IoUring,
     pub(crate) buffers: Buffers,
     pub(crate) report: EngineReport,
+    /// Sockets and files stand in the kernel's table.
+    pub(crate) files_registered: bool,
     /// RECV may be told to wait for the socket first (5.19).
     pub(crate) poll_first: bool,
 }
 
 pub(crate) fn prepare(options: &EngineOptions, arena: &Arena) -> Result<PreparedRing, EngineError> {
-    let (ring, deferred_completions) = set_up(options)?;
+    let (ring, completions) = set_up(options)?;
     require(&ring)?;
     let submitter = ring.submitter();
+    let mut shortfalls = Vec::new();
+    if completions != CompletionWork::Deferred {
+        let cooperative = completions == CompletionWork::Cooperative;
+        shortfalls.push(Shortfall::DeferredCompletions { cooperative });
+    }
+    let mut refused = |result: std::io::Result<()>, shortfall: fn(SystemError) -> Shortfall| {
+        let error = result.err().map(|error| SystemError::from_std(&error));
+        shortfalls.extend(error.map(shortfall));
+        error.is_none()
+    };
     let table_rows = options.sockets_max + options.files_max;
-    let files_registered = submitter.register_files_sparse(table_rows).is_ok();
+    let files_registered = refused(submitter.register_files_sparse(table_rows), Shortfall::FileTable);
     let (buffers, registration) = Buffers::prepare(&ring, arena);
     let mut workers = [options.kernel_workers_max; 2];
     // Both only steer the kernel's helpers; an older kernel goes on without.
-    let _ = submitter.register_iowq_max_workers(&mut workers);
+    refused(submitter.register_iowq_max_workers(&mut workers), Shortfall::WorkerLimit);
     if !options.helper_cores.is_empty() {
-        let _ = submitter.register_iowq_aff(&cpu_set(&options.helper_cores));
+        let cores = cpu_set(&options.helper_cores);
+        refused(submitter.register_iowq_aff(&cores), Shortfall::WorkerCores);
+    }
+    if registration == BufferRegistration::AtStart {
+        shortfalls.push(Shortfall::BufferTable);
     }
     let report = EngineReport {
         engine: EngineName::IoUring,
         ring_refused: None,
         buffers: registration,
-        files_registered,
-        deferred_completions,
+        shortfalls,
         arena_bytes: arena.size_bytes(),
     };
-    Ok(PreparedRing { ring, buffers, report, poll_first: files_registered })
+    Ok(PreparedRing { ring, buffers, report, poll_first: files_registered, files_registered })
+}
+
+/// When the kernel works completions off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum CompletionWork {
+    /// Inside our own wait alone.
+    Deferred,
+    /// At our own system calls.
+    Cooperative,
+    /// At once, by an interrupt.
+    Interrupting,
 }
 
 /// The best flags this kernel knows; it answers EINVAL to those it does not.
-fn set_up(options: &EngineOptions) -> Result<(IoUring, bool), EngineError> {
+fn set_up(options: &EngineOptions) -> Result<(IoUring, CompletionWork), EngineError> {
     let entries = options.queue_entries.next_power_of_two();
     let completions = (entries * COMPLETIONS_PER_ENTRY).min(COMPLETION_ENTRIES_MAX);
-    let build = |flavour: u32| {
+    let build = |work: CompletionWork| {
         let mut builder = IoUring::builder();
         builder.dontfork().setup_clamp().setup_cqsize(completions);
-        match flavour {
-            // Completions are worked off only inside our own wait: no interrupt of a running shard, no lock on the way.
-            0 => builder.setup_submit_all().setup_single_issuer().setup_defer_taskrun(),
-            1 => builder.setup_submit_all().setup_coop_taskrun(),
-            _ => &mut builder,
+        match work {
+            // No interrupt of a running shard, no lock on the way.
+            CompletionWork::Deferred => {
+                builder.setup_submit_all().setup_single_issuer().setup_defer_taskrun()
+            }
+            CompletionWork::Cooperative => builder.setup_submit_all().setup_coop_taskrun(),
+            CompletionWork::Interrupting => &mut builder,
         };
         builder.build(entries)
     };
     let mut refused = SystemError::INVALID;
-    for flavour in 0..3 {
-        match build(flavour) {
-            Ok(ring) => return Ok((ring, flavour == 0)),
+    for work in [CompletionWork::Deferred, CompletionWork::Cooperative, CompletionWork::Interrupting] {
+        match build(work) {
+            Ok(ring) => return Ok((ring, work)),
             Err(error) => refused = SystemError::from_std(&error),
         }
         if refused != SystemError::INVALID {

@@ -7,16 +7,44 @@ pub const BACKOFF_MIN: Nanoseconds = 50 * MILLISECOND;
 /// Longest pause: raising it delays the return after an outage by as much.
 pub const BACKOFF_MAX: Nanoseconds = 5 * SECOND;
 
+/// Between which bounds pauses grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackoffLimits {
+    /// `retry.backoff.ms`
+    min: Nanoseconds,
+    /// `retry.backoff.max.ms`
+    max: Nanoseconds,
+}
+
+impl BackoffLimits {
+    /// A first pause above the longest one is the longest one, as in Kafka's clients.
+    pub fn from_milliseconds(first: u64, longest: u64) -> Self {
+        let max = longest.max(1).saturating_mul(MILLISECOND);
+        Self { min: first.max(1).saturating_mul(MILLISECOND).min(max), max }
+    }
+}
+
+impl Default for BackoffLimits {
+    fn default() -> Self {
+        Self { min: BACKOFF_MIN, max: BACKOFF_MAX }
+    }
+}
+
 /// The pauses of one connection or partition. Seeded, so that a simulation repeats them.
 #[derive(Clone, Debug)]
 pub struct Backoff {
+    limits: BackoffLimits,
     failures: u32,
     state: u64,
 }
 
 impl Backoff {
     pub fn new(seed: u64) -> Self {
-        Self { failures: 0, state: seed | 1 }
+        Self::within(BackoffLimits::default(), seed)
+    }
+
+    pub fn within(limits: BackoffLimits, seed: u64) -> Self {
+        Self { limits, failures: 0, state: seed | 1 }
     }
 
     pub fn reset(&mut self) {
@@ -25,7 +53,7 @@ impl Backoff {
 
     /// The pause before the next try: between half and all of the doubled, capped step.
     pub fn pause(&mut self) -> Nanoseconds {
-        let step = BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
+        let step = self.limits.min.saturating_mul(1 << self.failures.min(16)).min(self.limits.max);
         self.failures = self.failures.saturating_add(1);
         // xorshift64: jitter needs no better randomness.
         self.state ^= self.state << 13;
@@ -49,5 +77,16 @@ mod tests {
         assert!(late.windows(2).any(|pair| pair[0] != pair[1]));
         backoff.reset();
         assert!(backoff.pause() <= BACKOFF_MIN);
+    }
+
+    #[test]
+    fn pauses_keep_to_the_limits_that_are_given() {
+        let limits = BackoffLimits::from_milliseconds(200, 1_000);
+        let mut backoff = Backoff::within(limits, 7);
+        assert!((100 * MILLISECOND..=200 * MILLISECOND).contains(&backoff.pause()));
+        let late = (0..10).map(|_| backoff.pause()).last().unwrap();
+        assert!((500 * MILLISECOND..=1_000 * MILLISECOND).contains(&late));
+        let mut constant = Backoff::within(BackoffLimits::from_milliseconds(900, 100), 7);
+        assert!((0..10).all(|_| (50 * MILLISECOND..=100 * MILLISECOND).contains(&constant.pause())));
     }
 }

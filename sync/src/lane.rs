@@ -11,7 +11,7 @@
 //! catch-up have a lane each, so that a large answer never stands before a small one. The machine
 //! knows nothing of sockets: it fills `outgoing` and says when to connect, send and close.
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, BackoffLimits};
 use crate::credits::LaneKind;
 use crate::fault::code;
 use crate::session::{FetchSession, SessionRequest};
@@ -53,6 +53,8 @@ pub struct LaneOptions {
     pub batch_bytes_max: u32,
     /// `request.timeout.ms`
     pub request_timeout_ms: u32,
+    /// Pauses after failures, of the connection and of each partition.
+    pub backoff: BackoffLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +171,7 @@ impl Lane {
             kind,
             session: FetchSession::default(),
             outgoing: Vec::new(),
+            backoff: Backoff::within(options.backoff, seed ^ u64::from(broker.cast_unsigned())),
             options,
             state: State::Idle,
             decoder: None,
@@ -176,7 +179,6 @@ impl Lane {
             correlation_id: 0,
             request: SessionRequest::default(),
             granted: 0,
-            backoff: Backoff::new(seed ^ u64::from(broker.cast_unsigned())),
             last_fault: None,
             actions: VecDeque::new(),
         }

@@ -17,6 +17,7 @@ fn lane() -> Lane {
         response_bytes_max: 16 << 20,
         batch_bytes_max: 64 << 20,
         request_timeout_ms: 30_000,
+        backoff: crate::backoff::BackoffLimits::default(),
     };
     let mut lane = Lane::new(1, LaneKind::Tail, Arc::new(options), 7);
     let topic = Arc::new(Topic { name: "t".to_string(), id: TopicId([1; 16]) });

@@ -18,7 +18,7 @@
 //! and its source epoch is not below the latest. Gaps are kept as they are.
 
 use crate::Nanoseconds;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, BackoffLimits};
 use crate::credits::LaneKind;
 use crate::fault::{Fault, Verdict, code};
 use crate::ledger::Ledger;
@@ -138,6 +138,11 @@ pub struct Partition {
     actions: VecDeque<Action>,
 }
 
+/// Partitions that fail together must not try again together.
+fn seed_of(key: PartitionKey) -> u64 {
+    (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15
+}
+
 impl Partition {
     pub fn new(
         key: PartitionKey,
@@ -146,8 +151,6 @@ impl Partition {
         bytes_max: u32,
         batch_bytes_max: u32,
     ) -> Self {
-        let seed =
-            (u64::from(key.topic) << 32) ^ u64::from(key.index.cast_unsigned()) ^ 0x9e37_79b9_7f4a_7c15;
         Self {
             key,
             topic,
@@ -166,9 +169,15 @@ impl Partition {
             full_answers: 0,
             refetches: 0,
             is_denied: false,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(seed_of(key)),
             actions: VecDeque::new(),
         }
+    }
+
+    /// With other pauses after failures than the usual ones.
+    pub fn with_backoff(mut self, limits: BackoffLimits) -> Self {
+        self.backoff = Backoff::within(limits, seed_of(self.key));
+        self
     }
 
     pub fn state(&self) -> &State {
@@ -258,6 +267,17 @@ impl Partition {
         if self.state == State::Fetching {
             self.state = State::AwaitingLeader;
             self.actions.push_back(Action::LeaveSession);
+        }
+    }
+
+    /// The connection to a broker failed. If that was a nearer replica, its leader is asked again: it names another,
+    /// or none. A dead replica would hold the partition up for ever. ref: KIP-392
+    pub fn connection_failed(&mut self, broker: i32) {
+        if self.read_replica == Some(broker) {
+            self.read_replica = None;
+            if self.state == State::Fetching {
+                self.actions.push_back(Action::UpdateSession);
+            }
         }
     }
 

@@ -9,6 +9,8 @@ use twinlog_log_segment::files::TopicId;
 use twinlog_log_segment::testing::BatchBuilder;
 
 const MIB: u32 = 1 << 20;
+/// Kafka's code of a replica that is not there (any more).
+const REPLICA_NOT_AVAILABLE: i16 = 9;
 
 fn at(value: i64) -> Offset {
     Offset::new(value).unwrap()
@@ -211,4 +213,53 @@ fn a_frozen_partition_fetches_nothing_until_it_thaws() {
     partition.thaw();
     assert_eq!(drain(&mut partition), [Action::UpdateSession]);
     assert_eq!(partition.state(), &State::Fetching);
+}
+
+fn head_naming(replica: i32) -> PartitionHead {
+    PartitionHead { preferred_read_replica: replica, ..head(0, 0, 100) }
+}
+
+#[test]
+fn a_nearer_replica_that_the_leader_names_is_read_from_and_keeps_being() {
+    let mut partition = partition(0, 10, true);
+    assert!(partition.answer_begins(1, &head_naming(3)));
+    assert_eq!((partition.broker(), drain(&mut partition)), (Some(3), Vec::from([Action::UpdateSession])));
+    // A follower names nobody, and the leader may name the same one again.
+    for replica in [-1, 3] {
+        assert!(partition.answer_begins(2, &head_naming(replica)));
+        assert_eq!((partition.broker(), drain(&mut partition)), (Some(3), Vec::new()));
+    }
+}
+
+#[test]
+fn an_error_or_a_lost_connection_of_the_nearer_replica_leads_back_to_the_leader() {
+    for error in [code::NOT_LEADER_OR_FOLLOWER, code::OFFSET_OUT_OF_RANGE, REPLICA_NOT_AVAILABLE] {
+        let mut partition = partition(0, 10, true);
+        partition.answer_begins(1, &head_naming(3));
+        assert!(!partition.answer_begins(2, &head(error, -1, -1)));
+        partition.leader_is(Leader { broker: 1, epoch: LeaderEpoch(4) });
+        assert_eq!(partition.broker(), Some(1), "after error {error}");
+    }
+    let mut partition = partition(0, 10, true);
+    partition.answer_begins(1, &head_naming(3));
+    drain(&mut partition);
+    partition.connection_failed(2);
+    assert_eq!((partition.broker(), drain(&mut partition)), (Some(3), Vec::new()), "that was another broker");
+    partition.connection_failed(3);
+    assert_eq!((partition.broker(), drain(&mut partition)), (Some(1), Vec::from([Action::UpdateSession])));
+    assert_eq!(*partition.state(), State::Fetching);
+}
+
+#[test]
+fn a_change_of_the_leader_forgets_the_nearer_replica() {
+    let mut partition = partition(0, 10, true);
+    partition.answer_begins(1, &head_naming(3));
+    drain(&mut partition);
+    partition.leader_is(Leader { broker: 1, epoch: LeaderEpoch(4) });
+    assert_eq!(partition.broker(), Some(3), "nothing changed");
+    partition.leader_is(Leader { broker: 2, epoch: LeaderEpoch(5) });
+    assert_eq!((partition.broker(), drain(&mut partition)), (Some(2), Vec::from([Action::UpdateSession])));
+    partition.answer_begins(3, &head_naming(3));
+    partition.leader_is_gone();
+    assert_eq!(partition.broker(), None);
 }

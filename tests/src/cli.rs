@@ -20,8 +20,18 @@ use std::thread::{self, JoinHandle};
 pub struct Program {
     path: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     descriptors: Option<u64>,
     ring_refused: bool,
+}
+
+/// How a program is asked to drain and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// SIGTERM, as systemd sends it.
+    Terminate,
+    /// SIGINT, as Ctrl-C sends it.
+    Interrupt,
 }
 
 /// Its number on every architecture: system calls since Linux 5.1 are numbered alike.
@@ -30,12 +40,25 @@ const EPERM: u32 = 1;
 
 impl Program {
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), descriptors: None, ring_refused: false }
+        Self {
+            path: path.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors: None,
+            ring_refused: false,
+        }
     }
 
     /// Starts it under this limit of open files, which it cannot raise again.
     pub fn with_descriptors(self, limit: u64) -> Self {
         Self { descriptors: Some(limit), ..self }
+    }
+
+    /// Sets a variable of the program's environment.
+    pub fn environment(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        let value = value.as_ref().to_str().expect("values of tests are UTF-8");
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -55,6 +78,7 @@ impl Program {
     pub fn spawn(&self) -> Running {
         let mut command = self.command();
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = match self.ring_refused {
             false => command.spawn(),
             // A filter is the thread's, and for good; its children inherit it.
@@ -124,9 +148,18 @@ impl Running {
 
     /// SIGTERM: the program should drain and end.
     pub fn terminate(&self) {
+        self.ask_to_stop(Stop::Terminate);
+    }
+
+    /// One of the two signals at which the program should drain and end.
+    pub fn ask_to_stop(&self, how: Stop) {
+        let name = match how {
+            Stop::Terminate => "-TERM",
+            Stop::Interrupt => "-INT",
+        };
         let process = self.child.id().to_string();
-        let status = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &process]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -TERM {process} failed");
+        let status = Command::new("sh").args(["-c", "kill \"$0\" \"$1\"", name, &process]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {name} {process} failed");
     }
 
     /// Waits until the program has printed `text`, to either stream.
@@ -287,11 +320,18 @@ mod tests {
 
     #[test]
     fn a_terminated_program_can_end_in_its_own_way() {
-        let mut running =
-            shell("trap 'echo drained; exit 0' TERM; echo up; while :; do sleep 0.01; done").spawn();
+        // A shell that is started with SIGINT ignored cannot trap it: only the other signal is tried on one.
+        let script = "trap 'echo drained; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+        let mut running = shell(script).spawn();
         running.poll_until_printed("up");
         running.terminate();
         assert_eq!(running.wait().expect_code(0).stdout, "up\ndrained\n");
+    }
+
+    #[test]
+    fn a_program_sees_the_environment_that_it_is_given() {
+        let finished = shell("echo \"$GIVEN\"").environment("GIVEN", "words").run().expect_code(0);
+        assert_eq!(finished.stdout, "words\n");
     }
 
     #[test]

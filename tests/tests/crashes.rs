@@ -2,7 +2,10 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use twinlog_tests::kafka::batches::concatenated_batches;
+use twinlog_daemon::journal::{self, OWN_DIRECTORY};
+use twinlog_io::RealDisk;
+use twinlog_log_segment::files::TopicPartition;
+use twinlog_tests::kafka::batches::{Difference, batches_before_damage, concatenated_batches};
 use twinlog_tests::kafka::dump::Gaps;
 use twinlog_tests::kafka::scenario::{Produce, Transactions};
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Codec, Isolation};
@@ -36,11 +39,17 @@ fn a_mirror_killed_twenty_times_while_producing_is_a_copy_in_the_end() {
             stored_bytes(&mirror) >= wanted
         });
         running.kill_hard();
+        let flushed = flushed_ends(&mirror);
         if kill % 5 == 0 {
             let transactions = Produce { count: 6, seed: kill as u32, ..Produce::to("busy") };
             scenario.produce_transactions(&transactions, Transactions { producers: 2, abort_percent: 50 });
         }
         assert_prefix(&cluster, &mirror);
+        // The others go on tailing right out of their recovery.
+        if kill % 2 == 0 {
+            assert_nothing_flushed_is_fetched_again(&mirror, &flushed);
+        }
+        assert!(kill == 0 || flushed.iter().any(|end| *end > 0), "nothing was ever flushed: {flushed:?}");
         lengths.push(stored_bytes(&mirror));
     }
     assert!(lengths.last() > lengths.first(), "the mirror made progress between kills: {lengths:?}");
@@ -61,14 +70,43 @@ fn stored_bytes(mirror: &Mirror) -> u64 {
         .sum()
 }
 
+/// Up to where the journal says that each partition is flushed.
+fn flushed_ends(mirror: &Mirror) -> Vec<i64> {
+    let directory = mirror.data_directory().join(OWN_DIRECTORY).join("default");
+    let journal =
+        journal::load(&mut RealDisk, &directory).expect("the journal of a killed program is readable");
+    let partitions = (0..PARTITIONS).map(|partition| TopicPartition::new("busy", partition).expect("legal"));
+    partitions.map(|it| journal.checkpoints.get(&it).map_or(0, |known| known.log_end.value())).collect()
+}
+
+/// The next run receives at most the batches that begin at or behind what was flushed before the kill.
+fn assert_nothing_flushed_is_fetched_again(mirror: &Mirror, flushed: &[i64]) {
+    let report = mirror.caught_up();
+    for each in report["partitions"].as_array().expect("a list") {
+        let partition = each["partition"].as_i64().expect("a number");
+        let (end, received) = (each["end"].as_i64(), each["batches"].as_u64());
+        let (end, received) = (end.expect("a number"), received.expect("a number"));
+        let from = flushed[usize::try_from(partition).expect("not negative")];
+        let directory = mirror.partition_directory("busy", partition as i32);
+        let stored = concatenated_batches(&directory, 0).expect("a drained log has whole batches");
+        let behind = stored.iter().filter(|batch| (from..end).contains(&batch.base_offset)).count() as u64;
+        assert!(
+            received <= behind,
+            "busy-{partition}: {received} batches were fetched, {behind} lie between {from} and {end}"
+        );
+        assert!(end >= from, "busy-{partition} ends at {end}, and {from} was flushed");
+    }
+}
+
 /// What the killed program left, up to the first batch whose CRC is wrong (where recovery cuts): batches of
 /// the source from its start, none missing on the way.
 fn assert_prefix(cluster: &Cluster, mirror: &Mirror) {
     for partition in 0..PARTITIONS {
         let mirrored = mirror.partition_directory("busy", partition);
         let source = cluster.partition_directory(1, "busy", partition);
-        // A header that is torn itself makes the reader refuse the file; the end of the test tells then.
-        let Ok(ours) = concatenated_batches(&mirrored, 0) else { continue };
+        let (ours, damage) = batches_before_damage(&mirrored);
+        // What is not readable for another reason than a torn batch would hide everything.
+        assert!(matches!(damage, None | Some(Difference::NotABatch { .. })), "busy-{partition}: {damage:?}");
         // An append of the running broker becomes visible page by page: read until no half batch is seen.
         let theirs = poll::poll_for("the source's files were read between two appends", || {
             concatenated_batches(&source, 0).ok()

@@ -68,6 +68,16 @@ fn a_paused_topic_stands_still_over_a_kill_and_goes_on_where_it_stood(cluster: &
     let running = mirror.tailing().spawn();
     poll_until_state(&mirror, "still", "ACTIVE");
     poll_until_copied(cluster, &mirror, "still");
+    cluster
+        .scenario()
+        .alter_topic_configs("still", &[("retention.ms", "86400000"), ("cleanup.policy", "delete")]);
+    poll::poll_until("what the source has for it is known", || {
+        let configs = topic(&mirror, "still").expect("known")["source_configs"].clone();
+        configs["retention.ms"] == "86400000" && configs["cleanup.policy"] == "delete"
+    });
+    let link = say(&mirror, "link list --output json").expect_code(0).json()["data"][0].clone();
+    let tasks = link["tasks"].as_array().expect("tasks");
+    assert!(tasks.iter().all(|task| task["state"] == "ACTIVE" && task["last_success_ms"].is_i64()), "{link}");
     let dry = say(&mirror, "mirror pause still --dry-run --output json").expect_code(0).json();
     assert!(dry["data"][0]["note"].as_str().is_some_and(|note| note.contains("until resumed")), "{dry}");
     assert_eq!(topic(&mirror, "still").expect("known")["state"], "ACTIVE");

@@ -121,6 +121,8 @@ fn a_tailing_mirror_picks_up_topics_and_partitions(cluster: &Cluster) {
     running.wait().expect_code(0);
     mirror.assert_same(cluster, 1, "tail-a", Isolation::ReadCommitted);
     mirror.assert_same(cluster, 1, "tail-b", Isolation::ReadCommitted);
+    mirror.assert_dump_clean("tail-a", 3, Gaps::Forbidden);
+    mirror.assert_dump_clean("tail-b", 2, Gaps::Forbidden);
     mirror.verify(true).expect_code(0);
 }
 
@@ -190,6 +192,7 @@ fn retention_that_overtakes_the_mirror_stops_it_until_the_gap_is_accepted(cluste
     mirror.resume(&["short-0", "--accept-gap"]).expect_code(0);
     mirror.caught_up();
     mirror.assert_same(cluster, 1, "short", Isolation::ReadCommitted);
+    mirror.assert_dump_clean("short", 1, Gaps::Forbidden);
     mirror.verify(true).expect_code(0);
 }
 

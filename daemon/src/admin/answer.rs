@@ -4,6 +4,7 @@
 //! observed is `null`, never 0. Times are milliseconds: `_time_ms` since 1970, `_age_ms` until now.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A list in the shape of Kafka's REST interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,18 @@ pub struct LinkView {
     /// `guest` or `store`.
     pub mode: String,
     pub topic_names: Vec<String>,
+    #[serde(default)]
+    pub tasks: Vec<TaskView>,
+}
+
+/// Something that a link does again and again, by the names of Cluster Linking.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    pub task_name: String,
+    /// ACTIVE, IN_ERROR or NOT_CONFIGURED.
+    pub state: String,
+    pub error: Option<String>,
+    pub last_success_ms: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +64,9 @@ pub struct MirrorTopicView {
     pub code: String,
     pub state_time_ms: i64,
     pub replication_factor: Option<u16>,
+    /// What the source has for it, as far as it is taken over: set at a promote.
+    #[serde(default)]
+    pub source_configs: BTreeMap<String, String>,
     /// What is not identical to the source's, in a word: `exact` when nothing is.
     pub exactness: String,
     pub partitions: Vec<PartitionView>,

@@ -5,8 +5,9 @@
 
 use super::mirror_command::{actions, query};
 use super::operator::{Operator, OperatorArgs, OperatorError, operate};
+use super::table::span;
 use super::{DEFAULT_LINK, FAILED, hand_over_command, refuse};
-use crate::admin::answer::{LinkView, ListView, MirrorActionView};
+use crate::admin::answer::{LinkView, ListView, MirrorActionView, TaskView};
 use crate::admin::body::{ConfigChange, ConfigOrder, LINK_PAUSED, MirrorOrder};
 use crate::admin::client::ClientError;
 use crate::control::instruction::Release;
@@ -14,6 +15,7 @@ use crate::control::resume::{self, ResumeRequest};
 use clap::{Args, Subcommand};
 use std::path::Path;
 use std::process::ExitCode;
+use twinlog_io::wall_clock_ms;
 use twinlog_log_segment::files::TopicPartition;
 
 #[derive(Debug, Args)]
@@ -90,8 +92,18 @@ pub fn link(command: &LinkCommand) -> ExitCode {
 fn link_text(link: &LinkView) -> String {
     let of = |id: &Option<String>| id.clone().unwrap_or_else(|| "not known yet".to_owned());
     let error = link.link_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    let now_ms = wall_clock_ms();
+    let task = |task: &TaskView| {
+        let error = task.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let last = match task.last_success_ms {
+            Some(at_ms) => format!("{} ago", span(u64::try_from(now_ms - at_ms).unwrap_or(0))),
+            None => "never yet".to_owned(),
+        };
+        format!("  task {} {}, last done {last}{error}\n", task.task_name, task.state)
+    };
+    let tasks: String = link.tasks.iter().map(task).collect();
     format!(
-        "{} ({}) {}{error}\n  source cluster {}, destination cluster {}, {} mirror topics\n",
+        "{} ({}) {}{error}\n  source cluster {}, destination cluster {}, {} mirror topics\n{tasks}",
         link.link_name,
         link.mode,
         link.link_state,

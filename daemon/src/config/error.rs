@@ -1,6 +1,7 @@
 //! Why a configuration is refused: which key, which value, which bound, and what to do.
 
 use super::admin::AdminFault;
+use super::foreign_keys;
 use super::key::{Key, Scope};
 use super::value::ValueError;
 use crate::security::SecurityError;
@@ -121,11 +122,7 @@ impl fmt::Display for ConfigError {
             Self::Misplaced { key, table } => {
                 write!(f, "{} stands in {table}, its place is {}", key.name, key.scope)
             }
-            Self::Unsupported { key, table } => write!(
-                f,
-                "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
-                 `twinlog config explain` for those that are"
-            ),
+            Self::Unsupported { key, table } => write_unsupported(f, key, table),
             Self::Shape { key, table } => {
                 write!(f, "{key} in {table} must be text, a number or a list of texts")
             }
@@ -177,6 +174,21 @@ impl fmt::Display for ConfigError {
                 write!(f, "link {name:?} is not in the file, which has {}", known.join(", "))
             }
         }
+    }
+}
+
+fn write_unsupported(f: &mut fmt::Formatter<'_>, key: &str, table: &str) -> fmt::Result {
+    match foreign_keys::reason(key) {
+        Some(reason) => write!(
+            f,
+            "{key} in {table} is a key of Kafka's clients that has no effect here: {reason}; remove it, \
+             `twinlog config explain` lists all keys"
+        ),
+        None => write!(
+            f,
+            "{key} in {table} is a key of Kafka's clients that is not understood here; remove it, or see \
+             `twinlog config explain` for those that are"
+        ),
     }
 }
 

@@ -10,6 +10,7 @@
 //! over the file with [`RawConfig::set`] before anything is parsed, so that both obey the same table.
 
 use super::error::ConfigError;
+use super::foreign_keys;
 use super::key::{Key, Kind, Scope, key, key_in, nearest};
 use super::value::RawValue;
 use crate::security::Secret;
@@ -181,7 +182,9 @@ fn read_key(
         return Ok(());
     }
     let Some(known): Option<&Key> = key_in(scope, &name) else {
-        if key(&name).is_none() && UNSUPPORTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        let is_kafkas = foreign_keys::reason(&name).is_some()
+            || UNSUPPORTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        if key(&name).is_none() && is_kafkas {
             return Err(ConfigError::Unsupported { key: name, table: table.to_owned() });
         }
         let elsewhere = key(&name).map(|key| ConfigError::Misplaced { key, table: table.to_owned() });

@@ -64,6 +64,8 @@ pub enum Kind {
     BrokerIds,
     /// Topic names and anchored regular expressions.
     Topics,
+    /// Names of topic configurations, separated by commas; may be empty.
+    TopicConfigs,
     /// Filters as Cluster Linking has them: name, patternType, filterType.
     TopicFilters,
     Text {
@@ -98,6 +100,7 @@ impl fmt::Display for Kind {
             Self::Server => write!(f, "one HOST:PORT"),
             Self::BrokerIds => write!(f, "broker ids such as 900-904, two or more"),
             Self::Topics => write!(f, "topic names or regular expressions"),
+            Self::TopicConfigs => write!(f, "names of topic configurations"),
             Self::TopicFilters => write!(f, "filters with name, patternType and filterType"),
             Self::Text { bytes_max } => write!(f, "text of at most {bytes_max} bytes"),
             Self::File => write!(f, "a file"),
@@ -362,6 +365,21 @@ const OTHERS: &[Key] = &[
         "Fetch nothing until the link is resumed; a word of an operator counts more, for good.",
     ),
     link(
+        "topic.config.sync.ms",
+        milliseconds(1_000, HOUR_MS),
+        "5000",
+        "Time between two readings of the source's topic configurations, which a promote sets.",
+    ),
+    link(
+        "topic.config.sync.include",
+        Kind::TopicConfigs,
+        "compression.gzip.level,compression.lz4.level,compression.type,compression.zstd.level,delete.retention.ms,\
+         file.delete.delay.ms,flush.messages,flush.ms,index.interval.bytes,max.compaction.lag.ms,\
+         message.timestamp.after.max.ms,message.timestamp.before.max.ms,min.cleanable.dirty.ratio,\
+         min.compaction.lag.ms,retention.bytes,retention.ms,segment.bytes,segment.jitter.ms,segment.ms",
+        "What a mirror topic takes over where the source sets it, beside cleanup.policy and its like.",
+    ),
+    link(
         "cluster.link.retry.timeout.ms",
         Kind::Milliseconds { min: 1_000, max: 24 * HOUR_MS },
         "300000",
@@ -417,6 +435,19 @@ const OTHERS: &[Key] = &[
         "30000",
         "Time after which an unanswered request counts as failed.",
     ),
+    source(
+        "retry.backoff.ms",
+        milliseconds(1, 60_000),
+        "50",
+        "First pause after a failure, doubled with each one; Kafka's own default is 100.",
+    ),
+    source(
+        "retry.backoff.max.ms",
+        milliseconds(1, HOUR_MS),
+        "5000",
+        "Longest pause; retries never stop. Kafka's own default is 1000.",
+    ),
+    source("client.dns.lookup", DNS_LOOKUP, "use_all_dns_ips", "Every address of a name is tried in turn."),
     destination(
         "mode",
         Kind::Choice(&["store", "guest"]),
@@ -549,8 +580,16 @@ const OTHERS: &[Key] = &[
         "30000",
         "Time after which an unanswered request counts as failed.",
     ),
+    destination(
+        "client.dns.lookup",
+        DNS_LOOKUP,
+        "use_all_dns_ips",
+        "Every address of a name is tried in turn.",
+    ),
 ];
 
+/// The other value of Kafka, resolve_canonical_bootstrap_servers_only, is for Kerberos, which is not spoken here.
+const DNS_LOOKUP: Kind = Kind::Choice(&["use_all_dns_ips"]);
 const BOOLEAN: Kind = Kind::Choice(&["false", "true"]);
 
 /// A key of the table by its name: the first of them where several places have one of this name.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlog_io::{CoreChoice, EnginePreference};
 use twinlog_log_segment::files::check_topic_name;
+use twinlog_sync::backoff::BackoffLimits;
 use twinlog_sync::truncation::{OnGap, OnTruncation, TruncationPolicy};
 use twinlog_sync::wire::fetch_request::IsolationLevel;
 
@@ -36,6 +37,8 @@ pub struct SourceSettings {
     pub client_rack: String,
     pub metadata_max_age: Duration,
     pub request_timeout: Duration,
+    /// Pauses after failures.
+    pub backoff: BackoffLimits,
     pub security: ClientSecurity,
 }
 
@@ -89,6 +92,9 @@ pub struct LinkSettings {
     pub bytes_per_second: u64,
     /// Unless an operator said otherwise.
     pub paused: bool,
+    pub config_sync_interval: Duration,
+    /// Topic configurations that are taken over where the source sets them.
+    pub config_sync_include: Vec<String>,
     /// After it a silent source is shown as unavailable.
     pub retry_timeout: Duration,
     pub fetch_bytes_min: u32,
@@ -198,6 +204,10 @@ impl LinkSettings {
                 client_rack: source.text("client.rack"),
                 metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
                 request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
+                backoff: BackoffLimits::from_milliseconds(
+                    source.number("retry.backoff.ms"),
+                    source.number("retry.backoff.max.ms"),
+                ),
                 security: client_security(&source, Scope::Source)?,
             },
             guest: match destination.choice("mode") {
@@ -227,6 +237,8 @@ impl LinkSettings {
             batch_bytes_max: link.small("batch.bytes.max"),
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
+            config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
+            config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),
             fetch_bytes_min: link.small("replica.fetch.min.bytes"),
             fetch_wait_max_ms: link.small("replica.fetch.wait.max.ms"),
@@ -446,6 +458,13 @@ impl Values {
         servers.clone()
     }
 
+    fn topic_configs(&self, name: &str) -> Vec<String> {
+        let Value::TopicConfigs(names) = self.value(name) else {
+            panic!("{name} has no topic configurations")
+        };
+        names.clone()
+    }
+
     fn topics(&self, name: &str) -> Vec<TopicPattern> {
         match self.0.get(name) {
             None => Vec::new(),
@@ -593,6 +612,7 @@ mod tests {
                 | Kind::Server
                 | Kind::BrokerIds
                 | Kind::Topics
+                | Kind::TopicConfigs
                 | Kind::TopicFilters
                 | Kind::File
                 | Kind::TlsVersions => {

@@ -3,6 +3,7 @@
 use super::key::{Key, Kind};
 use super::topic_filter::{FilterError, TopicFilters};
 use super::topic_pattern::{PatternError, TopicPattern};
+use crate::control::topic_configs::may_be_included;
 use crate::security::{Secret, TlsVersions};
 use std::fmt;
 use std::path::PathBuf;
@@ -77,10 +78,14 @@ pub enum Value {
     BrokerIds(Vec<i32>),
     Topics(Vec<TopicPattern>),
     TopicFilters(TopicFilters),
+    TopicConfigs(Vec<String>),
     Text(String),
     Secret(Secret),
     TlsVersions(TlsVersions),
 }
+
+/// Beyond it an error would repeat a whole file; Kafka's longest name has half of it.
+const NAME_CHARS_MAX: usize = 64;
 
 /// Why a text is no value of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +106,10 @@ pub enum ValueError {
     Filter(FilterError),
     /// Not ids, too few or too many of them, or one twice.
     BrokerIds,
+    /// No configuration of a topic that a mirror can take over.
+    TopicConfig {
+        name: String,
+    },
     /// Neither TLSv1.2 nor TLSv1.3.
     TlsVersions,
     TooLong {
@@ -125,6 +134,10 @@ impl fmt::Display for ValueError {
             Self::Server { text } => write!(f, "{text:?} is not HOST:PORT with a port from 1 to 65535"),
             Self::Pattern(error) => write!(f, "{error}"),
             Self::Filter(error) => write!(f, "{error}"),
+            Self::TopicConfig { name } => write!(
+                f,
+                "{name:?} is no topic configuration that a mirror takes over; placement, throttles and tiers never are"
+            ),
             Self::BrokerIds => {
                 write!(f, "it must name 2 to {BROKER_IDS_MAX} different ids, as in 900-904 or 900,902,904")
             }
@@ -176,6 +189,7 @@ impl Value {
                 };
                 TopicFilters::parse(texts).map(Value::TopicFilters).map_err(ValueError::Filter)
             }
+            Kind::TopicConfigs => parse_topic_configs(&raw.items()).map(Value::TopicConfigs),
             Kind::Topics => {
                 let patterns = raw.patterns();
                 let parsed: Result<Vec<_>, _> =
@@ -223,6 +237,15 @@ fn parse_tls_versions(items: &[&str]) -> Result<TlsVersions, ValueError> {
 
 /// One id leads and one is kept for epoch bumps at least; more than this many ports on one host are a slip.
 const BROKER_IDS_MAX: usize = 64;
+
+fn parse_topic_configs(items: &[&str]) -> Result<Vec<String>, ValueError> {
+    let names: Vec<String> =
+        items.iter().filter(|name| !name.is_empty()).map(|name| (*name).to_owned()).collect();
+    match names.iter().find(|name| !may_be_included(name)) {
+        Some(name) => Err(ValueError::TopicConfig { name: name.chars().take(NAME_CHARS_MAX).collect() }),
+        None => Ok(names),
+    }
+}
 
 fn parse_broker_ids(items: &[&str]) -> Result<Vec<i32>, ValueError> {
     let mut ids = Vec::new();

@@ -11,16 +11,18 @@ mod source_rights_asked;
 pub use line::Line;
 
 use super::discovery::{ClusterView, Discovery};
+use super::protection;
 use super::run::placement;
-use super::source_client::{ClientError, Connection, SourceClient};
+use super::source_client::{Connection, SourceClient};
 use crate::config::{HostPort, LinkSettings, Settings};
-use kafka_protocol::messages::{FetchRequest, OffsetForLeaderEpochRequest};
+use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::Request;
-use line::Level;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use twinlog_io::{HostFacts, IoUringFacts, allowed_cores, probe_directory, probe_host};
-use twinlog_log_segment::files::TopicId;
+use twinlog_io::{
+    EngineOptions, EnginePreference, HostFacts, IoUringFacts, Placement, Shortfall, allowed_cores,
+    open_engine, pin_current_thread, probe_directory, probe_host, yield_to_data_threads,
+};
 use twinlog_sync::wire::api_versions::{FETCH_VERSION_MAX, FETCH_VERSION_MIN};
 
 /// Less room than this is a warning: a few segments of a few partitions.
@@ -29,10 +31,14 @@ const FREE_BYTES_LOW: u64 = 4 << 30;
 const FILES_LOW: u64 = 16_384;
 /// The oldest kernel whose rings have what is needed.
 const KERNEL_MIN: (u32, u32) = (5, 11);
-/// First Fetch version in which a consumer learns that the source's log parted from its own. ref: KIP-595
-const FETCH_WITH_DIVERGENCE: i16 = 12;
 /// How long questions about rights may take. Raised, a source that is half dead holds the report back.
 const RIGHTS_LIMIT: Duration = Duration::from_secs(20);
+/// Memory of the engine that is opened on trial: the least there is, for memlock has a line of its own.
+const TRIAL_ARENA_BYTES: u64 = 2 << 20;
+/// What to do where the source does not tell what is allowed.
+const RIGHTS_CURE: &str = "check again; READ and DESCRIBE on the topics are needed";
+/// The same where it does not answer at all.
+const REACH_CURE: &str = "check bootstrap.servers, the listener's advertised address and firewalls";
 
 /// What is looked at. The settings hold defaults where the operator said nothing.
 pub struct CheckRequest {
@@ -58,7 +64,9 @@ pub fn check(request: &CheckRequest) -> Vec<Line> {
                 // A name server that does not answer must not hold the report back.
                 runtime.shutdown_background();
             }
-            Err(error) => lines.push(Line::new(Level::Fail, "source", format!("cannot be asked: {error}"))),
+            Err(error) => {
+                lines.push(Line::fail("source", format!("cannot be asked: {error}"), "raise LimitNOFILE"));
+            }
         }
     }
     lines
@@ -79,68 +87,120 @@ async fn cluster_lines(request: &CheckRequest) -> Vec<Line> {
 }
 
 fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let (major, minor) = facts.kernel_version;
-    let kernel = format!("Linux {}", facts.kernel_release);
-    lines.push(if facts.kernel_version >= KERNEL_MIN {
-        Line::new(Level::Ok, "kernel", kernel)
-    } else {
-        let text = format!("{kernel}: {major}.{minor} is older than 5.11; epoll is used, slower");
-        Line::new(Level::Warn, "kernel", text)
-    });
-    lines.push(match facts.io_uring {
-        IoUringFacts::Available => Line::new(Level::Ok, "io_uring", "available"),
-        IoUringFacts::Refused { .. } => Line::new(
-            Level::Warn,
-            "io_uring",
-            format!(
-                "{}; epoll is used, slower; allow it in the seccomp profile and set sysctl \
-                     kernel.io_uring_disabled = 0",
-                facts.io_uring
-            ),
-        ),
-        IoUringFacts::Lacks { .. } => {
-            Line::new(Level::Warn, "io_uring", format!("{}; epoll is used, slower", facts.io_uring))
-        }
-    });
+    let mut lines = vec![kernel_line(facts)];
+    let placement = placement(settings);
+    lines.push(ring_line(facts, placement.as_ref().ok()));
     lines.push(if facts.may_register(settings.memory_bytes) {
-        Line::new(Level::Ok, "memlock", "buffers can be registered with the kernel")
+        Line::ok("memlock", "buffers can be registered with the kernel")
     } else {
         let limit = facts.memlock_bytes.unwrap_or(0);
-        let text =
-            format!("limit {limit} bytes: buffers stay unregistered, slower; set LimitMEMLOCK=infinity");
-        Line::new(Level::Warn, "memlock", text)
+        let text = format!("limit {limit} bytes: buffers stay unregistered, slower");
+        Line::warn("memlock", text, "set LimitMEMLOCK=infinity")
     });
     lines.push(match facts.files_hard {
         Some(limit) if limit < FILES_LOW => {
-            Line::new(Level::Warn, "open files", format!("hard limit {limit}; set LimitNOFILE=1048576"))
+            Line::warn("open files", format!("hard limit {limit}"), "set LimitNOFILE=1048576")
         }
-        Some(limit) => Line::new(Level::Ok, "open files", format!("up to {limit}")),
-        None => Line::new(Level::Ok, "open files", "unlimited"),
+        Some(limit) => Line::ok("open files", format!("up to {limit}")),
+        None => Line::ok("open files", "unlimited"),
     });
     lines.push(if settings.core_dumps {
         let text = "core.dumps = allow: the core file of a crash holds the secrets of its configuration";
-        Line::new(Level::Warn, "core dumps", text)
+        Line::warn("core dumps", text, "leave the key out unless a crash is being looked for")
     } else {
-        Line::new(
-            Level::Ok,
-            "core dumps",
-            "forbidden as soon as it runs, to handlers and debuggers of its own user too",
-        )
+        Line::ok("core dumps", "forbidden as soon as it runs, to handlers and debuggers of its own user too")
     });
-    lines.push(match placement(settings) {
-        Ok(placement) if placement.data.contains(&placement.control) => {
-            let text = format!("{:?}: control and data share core {}", placement.data, placement.control);
-            Line::new(Level::Warn, "cores", text)
-        }
-        Ok(placement) => {
-            let free = allowed_cores().map_or(0, |cores| cores.len());
-            let text = format!("data {:?}, control {}, of {free} allowed", placement.data, placement.control);
-            Line::new(Level::Ok, "cores", text)
-        }
-        Err(error) => Line::new(Level::Fail, "cores", error.to_string()),
+    lines.push(match &placement {
+        Ok(placement) => placement_line(placement),
+        Err(error) => Line::fail("cores", error.to_string(), "name cores that this process may run on"),
     });
     lines
+}
+
+fn kernel_line(facts: &HostFacts) -> Line {
+    let (major, minor) = facts.kernel_version;
+    let kernel = format!("Linux {}", facts.kernel_release);
+    if facts.kernel_version >= KERNEL_MIN {
+        return Line::ok("kernel", kernel);
+    }
+    let text = format!("{kernel}: {major}.{minor} is older than 5.11; epoll is used, slower");
+    Line::warn("kernel", text, "take kernel 6.1 or newer")
+}
+
+/// Opens a small engine as a data thread does: what the kernel refuses then is known, not guessed.
+fn ring_line(facts: &HostFacts, placement: Option<&Placement>) -> Line {
+    const SUBJECT: &str = "io_uring";
+    match facts.io_uring {
+        IoUringFacts::Available => {}
+        IoUringFacts::Refused { .. } => {
+            let cure = "allow it in the seccomp profile and set sysctl kernel.io_uring_disabled = 0";
+            return Line::warn(SUBJECT, format!("{}; epoll is used, slower", facts.io_uring), cure);
+        }
+        IoUringFacts::Lacks { .. } => {
+            let text = format!("{}; epoll is used, slower", facts.io_uring);
+            return Line::warn(SUBJECT, text, "take kernel 6.1 or newer");
+        }
+    }
+    let options = EngineOptions {
+        arena_bytes: TRIAL_ARENA_BYTES,
+        sockets_max: 1,
+        files_max: 1,
+        helper_cores: placement.map(|placement| placement.control).into_iter().collect(),
+        ..EngineOptions::default()
+    };
+    let opened = on_a_thread(move || {
+        open_engine(&options, EnginePreference::Ring).map(|(_, report)| report.shortfalls)
+    });
+    match opened {
+        Ok(shortfalls) if shortfalls.is_empty() => {
+            Line::ok(SUBJECT, "available, with everything that is made use of")
+        }
+        Ok(shortfalls) => shortfalls_line(SUBJECT, "available", &shortfalls),
+        Err(error) => {
+            let text = format!("available, but an engine cannot be opened: {error}; epoll is used, slower");
+            Line::warn(SUBJECT, text, "take kernel 6.1 or newer, and set LimitMEMLOCK=infinity")
+        }
+    }
+}
+
+/// Tries what the threads will do: pins, and the low priority of the control thread.
+fn placement_line(placement: &Placement) -> Line {
+    let control = placement.control;
+    let mut shortfalls = Vec::new();
+    for core in placement.data.iter().copied() {
+        let pinned = on_a_thread(move || pin_current_thread(&[core]));
+        shortfalls.extend(pinned.err().map(|error| Shortfall::DataPin { core, error }));
+    }
+    shortfalls.extend(on_a_thread(move || {
+        let pinned = pin_current_thread(&[control]).err();
+        let mut refused = yield_to_data_threads();
+        refused.extend(pinned.map(|error| Shortfall::ControlPin { core: control, error }));
+        refused
+    }));
+    let allowed = allowed_cores().map_or(0, |cores| cores.len());
+    let text = format!("data {:?}, control {control}, of {allowed} allowed", placement.data);
+    if !shortfalls.is_empty() {
+        return shortfalls_line("cores", &text, &shortfalls);
+    }
+    if placement.data.contains(&control) {
+        let text = format!("{:?}: control and data share core {control}", placement.data);
+        return Line::warn("cores", text, "give this process one core more, or leave one out of data.cores");
+    }
+    Line::ok("cores", text)
+}
+
+/// What is missing with its costs, and each cure once.
+fn shortfalls_line(subject: &'static str, text: &str, shortfalls: &[Shortfall]) -> Line {
+    let costs: Vec<String> = shortfalls.iter().map(Shortfall::cost).collect();
+    let mut cures: Vec<&str> = shortfalls.iter().map(Shortfall::cure).collect();
+    cures.dedup();
+    Line::warn(subject, format!("{text}; {}", costs.join("; ")), cures.join("; "))
+}
+
+/// A pin or a priority of the trial must not stay on the caller.
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let ended = std::thread::spawn(work).join();
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn directory_lines(data_dir: &Path) -> Vec<Line> {
@@ -148,28 +208,33 @@ fn directory_lines(data_dir: &Path) -> Vec<Line> {
     let facts = match probe_directory(&existing) {
         Ok(facts) => facts,
         Err(error) => {
-            let text = format!("{} cannot be written: {error}; data.dir must be ours", existing.display());
-            return vec![Line::new(Level::Fail, "data.dir", text)];
+            let text = format!("{} cannot be written: {error}", existing.display());
+            return vec![Line::fail(
+                "data.dir",
+                text,
+                "data.dir must be ours: chown it, or name another one",
+            )];
         }
     };
-    let mut lines = vec![Line::new(Level::Ok, "data.dir", format!("{} can be written", existing.display()))];
+    let mut lines = vec![Line::ok("data.dir", format!("{} can be written", existing.display()))];
     lines.push(if facts.direct {
-        Line::new(Level::Ok, "O_DIRECT", "works here")
+        Line::ok("O_DIRECT", "works here")
     } else {
-        Line::new(
-            Level::Warn,
-            "O_DIRECT",
-            "refused here: the page cache is used, slower; ext4 or XFS allow it",
-        )
+        Line::warn("O_DIRECT", "refused here: the page cache is used, slower", "ext4 or XFS allow it")
     });
     lines.push(if facts.allocate {
-        Line::new(Level::Ok, "fallocate", "reserves blocks")
+        Line::ok("fallocate", "reserves blocks")
     } else {
-        Line::new(Level::Warn, "fallocate", "not supported: a full disk is met later, and writes are slower")
+        let text = "not supported: a full disk is met later, and writes are slower";
+        Line::warn("fallocate", text, "ext4 or XFS support it")
     });
     let (free, total) = (facts.free_bytes >> 20, facts.total_bytes >> 20);
-    let level = if facts.free_bytes < FREE_BYTES_LOW { Level::Warn } else { Level::Ok };
-    lines.push(Line::new(level, "disk space", format!("{free} of {total} MiB are free")));
+    let text = format!("{free} of {total} MiB are free");
+    lines.push(if facts.free_bytes < FREE_BYTES_LOW {
+        Line::warn("disk space", text, "make room, or put data.dir on a larger file system")
+    } else {
+        Line::ok("disk space", text)
+    });
     lines
 }
 
@@ -180,36 +245,14 @@ async fn source_lines(link: &LinkSettings) -> (Vec<Line>, Option<ClusterView>) {
     for server in &source.bootstrap_servers {
         lines.push(match client.open(server).await {
             Ok(connection) => protocol_line(server, &connection),
-            Err(error) => Line::new(Level::Fail, "source", error.to_string()),
+            Err(error) => Line::fail("source", error.to_string(), REACH_CURE),
         });
     }
     let discovery = Discovery::new(link.topics.clone(), link.topic_filters.clone());
     let view = client.metadata(discovery.names_wanted().as_deref()).await;
     lines.push(match &view {
-        Ok(view) => {
-            let found: Vec<_> = view
-                .topics
-                .iter()
-                .filter(|topic| topic.error == 0 && discovery.wants(&topic.name, topic.is_internal))
-                .collect();
-            let partitions: usize = found.iter().map(|topic| topic.partitions.len()).sum();
-            let cluster = view.cluster_id.as_deref().unwrap_or("without an id");
-            let text = format!(
-                "cluster {cluster}, {} brokers, {} topics with {partitions} partitions match",
-                view.brokers.len(),
-                found.len(),
-            );
-            match found.iter().any(|topic| topic.id == TopicId::ZERO) {
-                _ if found.is_empty() => Line::new(Level::Warn, "metadata", text),
-                true => Line::new(
-                    Level::Warn,
-                    "metadata",
-                    text + "; no topic ids: a re-created topic is not noticed",
-                ),
-                false => Line::new(Level::Ok, "metadata", text),
-            }
-        }
-        Err(error) => Line::new(Level::Fail, "metadata", metadata_cure(error)),
+        Ok(view) => metadata_line(view, &discovery),
+        Err(error) => Line::fail("metadata", error.to_string(), REACH_CURE),
     });
     let view = view.ok();
     if let Some(view) = &view {
@@ -219,49 +262,61 @@ async fn source_lines(link: &LinkSettings) -> (Vec<Line>, Option<ClusterView>) {
             Ok(Ok(None)) => Vec::new(),
             Ok(Err(error)) => {
                 let text = format!("what is allowed is not told: {error}");
-                vec![Line::new(Level::Warn, "source rights", text)]
+                vec![Line::warn("source rights", text, RIGHTS_CURE)]
             }
-            Err(_) => vec![Line::new(Level::Warn, "source rights", "the brokers did not tell them in time")],
+            Err(_) => vec![Line::warn("source rights", "the brokers did not tell them in time", RIGHTS_CURE)],
         });
     }
     (lines, view)
 }
 
+fn metadata_line(view: &ClusterView, discovery: &Discovery) -> Line {
+    let found: Vec<_> = view
+        .topics
+        .iter()
+        .filter(|topic| topic.error == 0 && discovery.wants(&topic.name, topic.is_internal))
+        .collect();
+    let partitions: usize = found.iter().map(|topic| topic.partitions.len()).sum();
+    let cluster = view.cluster_id.as_deref().unwrap_or("without an id");
+    let text = format!(
+        "cluster {cluster}, {} brokers, {} topics with {partitions} partitions match",
+        view.brokers.len(),
+        found.len(),
+    );
+    if found.is_empty() {
+        return Line::warn(
+            "metadata",
+            text,
+            "compare topics with the source's, and look at DESCRIBE on them",
+        );
+    }
+    Line::ok("metadata", text)
+}
+
 fn protocol_line(server: &HostPort, connection: &Connection) -> Line {
     let Some(fetch) = connection.offered(FetchRequest::KEY) else {
-        return Line::new(
-            Level::Fail,
-            "source",
-            format!("{server} does not speak Fetch; it is no Kafka broker"),
-        );
+        let text = format!("{server} does not speak Fetch; it is no Kafka broker");
+        return Line::fail("source", text, "name brokers in bootstrap.servers");
     };
     let text = format!("{server} speaks Fetch v{} to v{}", fetch.min, fetch.max);
     if fetch.max < FETCH_VERSION_MIN || fetch.min > FETCH_VERSION_MAX {
         let text = format!("{text}, understood are v{FETCH_VERSION_MIN} to v{FETCH_VERSION_MAX}");
-        return Line::new(Level::Fail, "source", text);
+        let cure = "take a source of Kafka 0.11 or newer, or a newer twinlog for a newer source";
+        return Line::fail("source", text, cure);
     }
-    let mut lost = Vec::new();
-    if fetch.max < FETCH_WITH_DIVERGENCE {
-        lost.push("a parted log is noticed late");
-    }
-    if connection.offered(OffsetForLeaderEpochRequest::KEY).is_none_or(|range| range.max < 2) {
-        lost.push("truncation cannot be told from an outage");
-    }
-    if lost.is_empty() {
-        Line::new(Level::Ok, "source", text)
+    let missing = protection::missing_at(connection);
+    if missing.is_empty() {
+        Line::ok("source", text)
     } else {
-        Line::new(Level::Warn, "source", format!("{text}: {}", lost.join(", ")))
+        Line::warn("source", format!("{text}; {}", protection::sentence(missing)), protection::CURE)
     }
-}
-
-fn metadata_cure(error: &ClientError) -> String {
-    format!("{error}; check bootstrap.servers, the listener's advertised address and firewalls")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{RawConfig, RawValue};
+    use twinlog_io::SystemError;
 
     fn settings(data_dir: &Path) -> Settings {
         let mut raw = RawConfig::default();
@@ -296,6 +351,41 @@ mod tests {
         let failed: Vec<_> = lines.iter().filter(|line| line.is_failure()).map(ToString::to_string).collect();
         assert_eq!(failed.len(), 2, "{failed:?}");
         assert!(failed[1].contains("check bootstrap.servers"), "{failed:?}");
+        assert!(lines.iter().all(Line::is_ok_or_has_a_cure), "{lines:#?}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was made");
+    }
+
+    #[test]
+    fn what_is_missing_stands_in_the_line_with_its_cost_and_each_cure_once() {
+        let error = SystemError::INVALID;
+        let shortfalls = [
+            Shortfall::DataPin { core: 3, error },
+            Shortfall::ControlPin { core: 0, error },
+            Shortfall::ControlNice(error),
+        ];
+        let line = shortfalls_line("cores", "data [3], control 0", &shortfalls);
+        let text = line.to_string();
+        assert!(line.is_ok_or_has_a_cure() && text.starts_with("warn  cores"), "{text}");
+        for shortfall in shortfalls {
+            assert!(text.contains(&shortfall.cost()), "{text}");
+            assert_eq!(text.matches(shortfall.cure()).count(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_refuses_io_uring_has_a_line_with_a_cure() {
+        let mut facts = probe_host();
+        let error = SystemError::INVALID;
+        for refused in
+            [IoUringFacts::Refused { error, sysctl: Some(2) }, IoUringFacts::Lacks { operation: "RECV" }]
+        {
+            facts.io_uring = refused;
+            (facts.kernel_version, facts.memlock_bytes, facts.may_lock_memory) = ((4, 19), Some(0), false);
+            facts.files_hard = Some(1_024);
+            let lines = host_lines(&facts, &settings(Path::new("/d")));
+            let bad: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            assert!(lines.iter().all(Line::is_ok_or_has_a_cure), "{bad:#?}");
+            assert!(bad.iter().filter(|line| line.starts_with("warn")).count() >= 4, "{bad:#?}");
+        }
     }
 }

@@ -10,7 +10,7 @@
 //! ```
 //! Invariant: the shard holds the partition exactly in `Running`, `Classifying` and `Leaving`.
 
-use crate::shard::mailbox::PartitionCounters;
+use crate::shard::mailbox::{PartitionCounters, PartitionState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use twinlog_log_segment::epoch::EpochHistory;
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
-use twinlog_sync::backoff::Backoff;
+use twinlog_sync::backoff::{Backoff, BackoffLimits};
 use twinlog_sync::fault::Fault;
 use twinlog_sync::partition::Leader;
 use twinlog_sync::session::PartitionKey;
-use twinlog_sync::wire::fetch_request::Topic;
+use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
 
 /// What is to become of a log that the source does not continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +129,11 @@ pub struct Mirror {
     paused_at: i64,
 }
 
+/// Partitions that fail together must not try again together.
+fn seed_of(key: PartitionKey) -> u64 {
+    u64::from(key.topic) << 32 | u64::from(key.index.cast_unsigned())
+}
+
 impl Mirror {
     pub fn new(
         partition: TopicPartition,
@@ -138,7 +143,6 @@ impl Mirror {
         directory: PathBuf,
         now: Instant,
     ) -> Self {
-        let seed = u64::from(key.topic) << 32 | u64::from(key.index.cast_unsigned());
         Self {
             partition,
             key,
@@ -163,9 +167,15 @@ impl Mirror {
             first_end: None,
             question: None,
             retry_at: now,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(seed_of(key)),
             paused_at: -1,
         }
+    }
+
+    /// With other pauses after failures than the usual ones.
+    pub fn with_backoff(mut self, limits: BackoffLimits) -> Self {
+        self.backoff = Backoff::within(limits, seed_of(self.key));
+        self
     }
 
     /// Whether its shard knows it and has not been told to let it go.
@@ -211,10 +221,31 @@ impl Mirror {
         seen && self.stopped.is_none() && self.captured_end.is_some_and(|end| offset >= end.value())
     }
 
-    /// Records between here and the source's end at the start.
-    pub fn missing_records(&self) -> u64 {
-        let end = self.captured_end.map_or(0, Offset::value);
-        u64::try_from(end - self.delivered()).unwrap_or(0)
+    /// Records between here and the source's end at the start; `None` where one of the two is not known.
+    pub fn missing_records(&self) -> Option<u64> {
+        self.missing_up_to(self.captured_end?.value())
+    }
+
+    /// Records between here and the source's end as it was told last; `None` where nobody tells it, or where we
+    /// are is not known yet.
+    pub fn lag_records(&self, isolation: IsolationLevel) -> Option<u64> {
+        if self.counters.state() == PartitionState::AwaitingLeader {
+            return None;
+        }
+        let told = match isolation {
+            IsolationLevel::ReadCommitted => &self.counters.last_stable_offset,
+            IsolationLevel::ReadUncommitted => &self.counters.high_watermark,
+        };
+        // Before its first answer to a fetch, the source has only told the end that was asked for.
+        let seen = self.counters.source_seen_at.load(Relaxed) > 0;
+        let end = if seen { told.load(Relaxed) } else { self.captured_end?.value() };
+        self.missing_up_to(end)
+    }
+
+    fn missing_up_to(&self, end: i64) -> Option<u64> {
+        // Recovery says where our log ends: before it, nothing is counted.
+        self.first_end.filter(|_| end >= 0)?;
+        Some(u64::try_from(end - self.delivered()).unwrap_or(0))
     }
 
     /// A word for the report.
@@ -234,5 +265,59 @@ impl Mirror {
                 | Phase::Parked,
             ) => "pending",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twinlog_log_segment::files::TopicId;
+
+    fn mirror() -> Mirror {
+        let partition = TopicPartition::new("orders", 3).unwrap();
+        let topic = Arc::new(Topic { name: "orders".into(), id: TopicId::ZERO });
+        let key = PartitionKey { topic: 0, index: 3 };
+        let mut mirror = Mirror::new(partition, key, topic, 0, "orders-3".into(), Instant::now());
+        mirror.phase = Phase::Running;
+        mirror
+    }
+
+    #[test]
+    fn the_lag_follows_a_source_that_grows_after_the_end_that_was_captured() {
+        let mut mirror = mirror();
+        mirror.captured_end = Offset::new(100);
+        mirror.first_end = Some(Offset::ZERO);
+        let counters = mirror.counters.clone();
+        counters.state.store(PartitionState::Fetching as u32, Relaxed);
+        counters.delivered.store(40, Relaxed);
+        let lag = |mirror: &Mirror| mirror.lag_records(IsolationLevel::ReadCommitted);
+        assert_eq!(
+            (lag(&mirror), mirror.missing_records()),
+            (Some(60), Some(60)),
+            "the end that was asked for"
+        );
+        counters.source_seen_at.store(1, Relaxed);
+        counters.last_stable_offset.store(250, Relaxed);
+        counters.high_watermark.store(260, Relaxed);
+        counters.delivered.store(100, Relaxed);
+        assert_eq!((lag(&mirror), mirror.missing_records()), (Some(150), Some(0)));
+        assert_eq!(mirror.lag_records(IsolationLevel::ReadUncommitted), Some(160));
+        counters.delivered.store(250, Relaxed);
+        assert_eq!(lag(&mirror), Some(0));
+    }
+
+    #[test]
+    fn a_lag_that_nobody_knows_is_none_and_not_zero() {
+        let mut mirror = mirror();
+        let lag = |mirror: &Mirror| mirror.lag_records(IsolationLevel::ReadCommitted);
+        assert_eq!((lag(&mirror), mirror.missing_records()), (None, None), "no end was ever told");
+        mirror.captured_end = Offset::new(100);
+        let counters = mirror.counters.clone();
+        counters.state.store(PartitionState::Fetching as u32, Relaxed);
+        assert_eq!((lag(&mirror), mirror.missing_records()), (None, None), "where we are is not known");
+        mirror.first_end = Some(Offset::ZERO);
+        assert_eq!(lag(&mirror), Some(100));
+        counters.state.store(PartitionState::AwaitingLeader as u32, Relaxed);
+        assert_eq!(lag(&mirror), None, "nobody leads it");
     }
 }

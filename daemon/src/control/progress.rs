@@ -4,6 +4,7 @@
 
 use super::run::Output;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -27,8 +28,23 @@ pub struct Figures {
     pub partitions_done: u64,
     /// Held up, for the source does not let us read them.
     pub partitions_denied: u64,
-    /// Records between here and the source's end, as captured at the start.
+    /// Records between here and the source's end: as captured at the start, or as it is now while tailing.
     pub missing_records: u64,
+    /// Partitions of which nobody knows how much is missing; none of them is counted above.
+    pub partitions_unknown: u64,
+}
+
+/// What is missing, in words.
+pub struct Behind(pub Figures);
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records behind", self.0.missing_records)?;
+        match self.0.partitions_unknown {
+            0 => Ok(()),
+            unknown => write!(f, ", {unknown} unknown"),
+        }
+    }
 }
 
 /// See the file's header.
@@ -96,12 +112,12 @@ impl Progress {
 
     fn message(&self, figures: &Figures) -> String {
         let mut text = format!(
-            "{} at {}/s, {}/{} partitions, {} records behind",
+            "{} at {}/s, {}/{} partitions, {}",
             HumanBytes(figures.bytes),
             HumanBytes(self.bytes_per_second as u64),
             figures.partitions_done,
             figures.partitions,
-            figures.missing_records,
+            Behind(*figures),
         );
         if figures.missing_records > 0 && self.records_per_second > 0.0 {
             let seconds = (figures.missing_records as f64 / self.records_per_second) as u64;
@@ -159,5 +175,8 @@ mod tests {
         let text = progress.message(&second);
         assert!(text.contains("1/3 partitions, 500 records behind") && text.contains("to go"), "{text}");
         assert!(text.contains("2 partitions may not be read"), "{text}");
+        let unknown = Figures { missing_records: 0, partitions_unknown: 2, ..second };
+        let text = progress.message(&unknown);
+        assert!(text.ends_with("1/3 partitions, 0 records behind, 2 unknown"), "{text}");
     }
 }

@@ -12,7 +12,7 @@ mod tests;
 use super::guest::{GuestError, GuestMember, GuestOptions, random_uuid};
 use super::instruction::{InstructionError, Instructions, Release, parse_restart_from};
 use super::memory_budget::arena_bytes;
-use super::progress::{Figures, Progress};
+use super::progress::{Behind, Figures, Progress};
 use super::report::Report;
 use super::shard_link::ShardLink;
 use super::state::{GuestIdentity, StateDatabase, StateError};
@@ -31,14 +31,14 @@ use sd_notify::NotifyState;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 use twinlog_io::{
     CoreChoice, DirectoryLock, EngineError, EngineOptions, LockError, Placement, PlacementError, RealDisk,
-    SystemError, allowed_cores, pin_current_thread, place, raise_file_limit, yield_to_data_threads,
+    Shortfall, SystemError, allowed_cores, pin_current_thread, place, raise_file_limit,
+    yield_to_data_threads,
 };
 use twinlog_sync::lane::LaneOptions;
 
@@ -165,8 +165,10 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
     let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
     let shards = start_shards(&settings, &placement)?;
     announce(&settings, &placement, &shards);
-    // A refused pin or priority costs speed, not correctness; `twinlog check` tells.
-    let _ = pin_current_thread(&[placement.control]);
+    // A refused pin or priority costs speed, not correctness.
+    if let Err(error) = pin_current_thread(&[placement.control]) {
+        warn!("{}", Shortfall::ControlPin { core: placement.control, error });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -181,7 +183,7 @@ pub fn run(settings: Settings, options: &RunOptions) -> Result<bool, RunError> {
         }
         None => None,
     };
-    let _ = yield_to_data_threads();
+    yield_to_data_threads().iter().for_each(|shortfall| warn!("{shortfall}"));
     for security in settings.link.securities() {
         // Data threads cannot wait for a token: one is kept ready for them. Ends with the runtime.
         runtime.spawn(security.clone().keep_ready());
@@ -305,6 +307,7 @@ fn start_shards(settings: &Settings, placement: &Placement) -> Result<Vec<ShardL
         response_bytes_max: link.fetch_response_bytes_max,
         batch_bytes_max: link.batch_bytes_max,
         request_timeout_ms: u32::try_from(link.source.request_timeout.as_millis()).expect("at most an hour"),
+        backoff: link.source.backoff,
     });
     let guest = link.guest.as_ref();
     let spool_bytes = guest.map_or(0, |guest| guest.store_retention_bytes / shards);
@@ -371,6 +374,14 @@ fn announce(settings: &Settings, placement: &Placement, shards: &[ShardLink]) {
         placement.control,
         settings.memory_bytes >> 20,
     );
+    // What the first lacks, the others lack too, but for their own cores.
+    let mut told: Vec<Shortfall> = Vec::new();
+    for shortfall in shards.iter().flat_map(|shard| &shard.handle().report.shortfalls) {
+        if !told.contains(shortfall) {
+            warn!("{shortfall}");
+            told.push(*shortfall);
+        }
+    }
 }
 
 /// SIGTERM or SIGINT.
@@ -463,18 +474,15 @@ async fn follow(
             }
         }
         watchdog.feed(supervisor);
-        progress.show(now, || figures(supervisor));
+        progress.show(now, || figures(supervisor, options));
     }
 }
 
-fn figures(supervisor: &Supervisor) -> Figures {
-    let bytes = supervisor.mirrors().map(|mirror| mirror.counters.bytes.load(Relaxed)).sum();
-    let (partitions, partitions_done, missing_records) = supervisor.progress_figures();
-    let status =
-        format!("{partitions_done} of {partitions} partitions caught up, {missing_records} records behind");
-    notify(&[NotifyState::Status(&status)]);
-    let partitions_denied = supervisor.mirrors().filter(|mirror| mirror.is_unauthorized()).count() as u64;
-    Figures { bytes, partitions, partitions_done, partitions_denied, missing_records }
+fn figures(supervisor: &Supervisor, options: &RunOptions) -> Figures {
+    let figures = supervisor.figures(options.until_caught_up);
+    let (done, all) = (figures.partitions_done, figures.partitions);
+    notify(&[NotifyState::Status(&format!("{done} of {all} partitions caught up, {}", Behind(figures)))]);
+    figures
 }
 
 /// Tells systemd that every shard still turns, where it wants to know.

@@ -275,6 +275,21 @@ impl SourceClient {
         Connection::open(server, &self.shared.options).await
     }
 
+    /// Looks at the connection that is held to one server, or at a new one that is held from now on.
+    pub async fn look_at<T>(
+        &self,
+        server: &HostPort,
+        look: impl FnOnce(&Connection) -> T,
+    ) -> Result<T, ClientError> {
+        let slot = self.slot(server);
+        let mut held = slot.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(look(connection));
+        }
+        let connection = Connection::open(server, &self.shared.options).await?;
+        Ok(look(held.insert(connection)))
+    }
+
     /// Sends what `request` makes for the negotiated version to one broker.
     pub async fn ask_broker<R: Shaped>(
         &self,

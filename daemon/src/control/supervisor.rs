@@ -161,6 +161,7 @@ struct Refresh {
     last_error: Option<ClientError>,
     /// Since when there is one.
     lost_at: Option<Instant>,
+    succeeded_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -203,10 +204,11 @@ impl Supervisor {
                 wanted: true,
                 at: now,
                 finished_at: now,
-                backoff: Backoff::new(u64::from(std::process::id())),
+                backoff: Backoff::within(settings.link.source.backoff, u64::from(std::process::id())),
                 first: true,
                 last_error: None,
                 lost_at: None,
+                succeeded_at: None,
             },
             halted: None,
             warned_at: BTreeMap::new(),

@@ -366,7 +366,11 @@ impl<E: Engine> Shard<E> {
         for span in [lane.scratch.take(), lane.send.take()].into_iter().flatten() {
             self.pool.give(span);
         }
+        let ended = lane.lane.last_fault() == Some(&LaneFault::Ended);
         lane.lane.closed(now);
+        if !ended {
+            self.return_to_leaders(index);
+        }
         self.forget_security(index);
         self.read_lane_closed(index);
     }

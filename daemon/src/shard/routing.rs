@@ -57,7 +57,8 @@ impl<E: Engine> Shard<E> {
             served,
             lead: None,
             log: PartitionLog::recovered(add.directory, &add.recovered),
-            partition: Partition::new(add.key, add.topic, recovered, bytes_max, batch_bytes_max),
+            partition: Partition::new(add.key, add.topic, recovered, bytes_max, batch_bytes_max)
+                .with_backoff(self.options.lane.backoff),
             counters: add.counters,
             lane: None,
             flushing: false,
@@ -188,6 +189,22 @@ impl<E: Engine> Shard<E> {
                     entry.partition.confirm_epoch(now);
                     self.route_partition(slot);
                 }
+            }
+        }
+    }
+
+    /// A connection has failed: partitions that read from a nearer replica through it go back to their leaders.
+    pub(super) fn return_to_leaders(&mut self, index: u32) {
+        let lane = &self.lanes[index as usize];
+        if lane.reads_from.is_some() {
+            return;
+        }
+        let broker = lane.lane.broker;
+        let keys: Vec<PartitionKey> = lane.lane.session.keys().collect();
+        for slot in keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect::<Vec<_>>() {
+            if let Some(entry) = self.slots[slot as usize].as_mut() {
+                entry.partition.connection_failed(broker);
+                self.route_partition(slot);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 use std::thread::JoinHandle;
 use twinlog_io::Waker;
 use twinlog_io::{
-    AnyEngine, Engine, EngineError, EngineOptions, EnginePreference, EngineReport, open_engine,
+    AnyEngine, Engine, EngineError, EngineOptions, EnginePreference, EngineReport, Shortfall, open_engine,
 };
 
 /// What the control core holds of a running shard.
@@ -35,12 +35,13 @@ pub fn spawn(
     let published = counters.clone();
     let name = format!("twinlog-data-{}", options.index);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        if let Some(core) = core {
-            // A refused pin (a container's cpuset) costs speed, not correctness; `check` reports it.
-            let _ = twinlog_io::pin_current_thread(&[core]);
-        }
+        let pinned = core.map_or(Ok(()), |core| twinlog_io::pin_current_thread(&[core]));
         match open_engine(&engine, preference) {
-            Ok((engine, report)) => {
+            Ok((engine, mut report)) => {
+                // A refused pin (a container's cpuset) costs speed, not correctness.
+                if let (Some(core), Err(error)) = (core, pinned) {
+                    report.shortfalls.push(Shortfall::DataPin { core, error });
+                }
                 let _ = opened.send(Ok((report, engine.waker())));
                 run(Shard::new(engine, options, published), &inbox, &outbox)
             }

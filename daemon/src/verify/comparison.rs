@@ -178,6 +178,24 @@ pub fn compare_partition<S: SourceBatches>(
     Ok(comparison)
 }
 
+/// Base offset of the first batch that we hold at or above an offset.
+pub(super) fn first_batch_from(
+    disk: &mut dyn Disk,
+    directory: &Path,
+    offset: Offset,
+    batch_bytes_max: u32,
+) -> Result<Option<Offset>, StoreError> {
+    let mut files = Files::new(disk);
+    let mut ours = StoredBatches::open(&mut files, directory, offset, batch_bytes_max)?;
+    loop {
+        match ours.next(&mut files)? {
+            Read::Batch(header, _) if header.base_offset >= offset => return Ok(Some(header.base_offset)),
+            Read::Batch(..) => {}
+            Read::End | Read::Unreadable => return Ok(None),
+        }
+    }
+}
+
 fn first_difference(
     header: &BatchHeader,
     ours: &[u8],

@@ -14,6 +14,7 @@ use super::report::PartitionReport;
 use crate::recovery::segments::Segments;
 use crate::store::StoreError;
 use crate::store::files::{Files, PIECE_BYTES};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use twinlog_log_segment::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use twinlog_log_segment::checkpoint::PartitionCheckpoint;
@@ -53,6 +54,8 @@ struct Verification<'a> {
     log_begins: Offset,
     /// The journal's position is the end of a batch.
     checkpoint_met: bool,
+    /// What was open there was compared with what the journal says.
+    open_compared: bool,
 }
 
 /// Verifies a partition; `read` is told of every piece.
@@ -77,11 +80,14 @@ pub(super) fn verify_partition(
         next_offset: log_begins,
         log_begins,
         checkpoint_met: input.checkpoint.is_none_or(|checkpoint| checkpoint.position == 0),
+        open_compared: false,
     };
     let logs: Vec<(Offset, u64)> = segments.logs().collect();
     for (index, (base, length)) in logs.iter().enumerate() {
+        verification.meet_empty_segment(Some(*base));
         verification.segment(files, *base, *length, index + 1 == logs.len(), &mut read)?;
     }
+    verification.meet_empty_segment(None);
     verification.small_files(files)?;
     verification.journal();
     verification.spool();
@@ -283,11 +289,54 @@ impl Verification<'_> {
     }
 
     fn meet_checkpoint(&mut self, base: Offset, position: u64) {
-        if let Some(checkpoint) = self.input.checkpoint {
-            self.checkpoint_met |= checkpoint.segment_base == base
-                && checkpoint.position == position
-                && checkpoint.log_end == self.next_offset;
+        if let Some(checkpoint) = self.input.checkpoint
+            && checkpoint.segment_base == base
+            && checkpoint.position == position
+            && checkpoint.log_end == self.next_offset
+        {
+            self.checkpoint_met = true;
+            self.compare_open(checkpoint);
         }
+    }
+
+    /// A checkpoint at the very start of a segment is met before that segment's first batch, or behind all.
+    fn meet_empty_segment(&mut self, base: Option<Offset>) {
+        if let Some(checkpoint) = self.input.checkpoint
+            && checkpoint.position == 0
+            && base.is_none_or(|base| checkpoint.segment_base <= base)
+            && checkpoint.log_end == self.next_offset
+        {
+            self.compare_open(checkpoint);
+        }
+    }
+
+    /// Transactions that are open at the checkpoint: what the batches up to there say, and what the journal says.
+    fn compare_open(&mut self, checkpoint: &PartitionCheckpoint) {
+        // Behind a wrong byte, what is open is not known.
+        let is_blind = checkpoint.removed || !self.report.problems.is_empty();
+        if std::mem::replace(&mut self.open_compared, true) || is_blind {
+            return;
+        }
+        let counted: BTreeMap<i64, Offset> = self.open.iter().collect();
+        let recorded: BTreeMap<i64, Offset> = checkpoint.open_transactions.iter().collect();
+        // One that began below what our files hold is known to the journal alone.
+        let began_before =
+            |producer_id: &i64| recorded.get(producer_id).is_some_and(|it| *it < self.log_begins);
+        let producers: BTreeSet<i64> = counted.keys().chain(recorded.keys()).copied().collect();
+        let differing = producers.into_iter().filter(|producer_id| !began_before(producer_id));
+        let differing: Vec<ProblemKind> = differing
+            .map(|producer_id| {
+                (producer_id, counted.get(&producer_id).copied(), recorded.get(&producer_id).copied())
+            })
+            .filter(|(_, counted, recorded)| counted != recorded)
+            .map(|(producer_id, counted, recorded)| ProblemKind::OpenTransactionDisagrees {
+                producer_id,
+                log: counted,
+                checkpoint: recorded,
+            })
+            .collect();
+        let name = SegmentFile::Log.name(checkpoint.segment_base);
+        differing.into_iter().for_each(|what| self.problem(name.clone(), checkpoint.position, what));
     }
 
     fn small_files(&mut self, files: &mut Files<'_>) -> Result<(), StoreError> {
@@ -386,6 +435,30 @@ impl Verification<'_> {
             let what = ProblemKind::CheckpointNotAtBatch { position, log_end: checkpoint_end };
             self.problem(name, position, what);
         }
+        self.source_epochs();
+    }
+
+    /// That they rise, the journal's decoder has proven. One that is noted before its first batch is flushed lies
+    /// beyond the end only after a crash.
+    fn source_epochs(&mut self) {
+        let live = self.input.checkpoint.filter(|checkpoint| !checkpoint.removed);
+        let Some(checkpoint) = live.filter(|checkpoint| !checkpoint.truncating) else { return };
+        let was_closed = checkpoint.log_end == self.next_offset && self.report.reserved_bytes == 0;
+        let is_outside =
+            |start: Offset| start < checkpoint.log_start || was_closed && start > checkpoint.log_end;
+        let entries = checkpoint.source_epochs.entries();
+        let stray = entries.iter().filter(|entry| is_outside(entry.start));
+        let stray: Vec<ProblemKind> = stray
+            .map(|entry| ProblemKind::SourceEpochOutside {
+                epoch: entry.epoch,
+                start: entry.start,
+                log_start: checkpoint.log_start,
+                log_end: checkpoint.log_end,
+            })
+            .collect();
+        let (name, position) = (SegmentFile::Log.name(checkpoint.segment_base), checkpoint.position);
+        self.report.source_epochs = checkpoint.source_epochs.clone();
+        stray.into_iter().for_each(|what| self.problem(name.clone(), position, what));
     }
 
     fn finish(mut self) -> PartitionReport {

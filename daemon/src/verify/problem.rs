@@ -82,6 +82,18 @@ pub enum ProblemKind {
     TruncationPending {
         to: Offset,
     },
+    /// First offsets of a producer's open transaction at the checkpoint: by the batches, and by the journal.
+    OpenTransactionDisagrees {
+        producer_id: i64,
+        log: Option<Offset>,
+        checkpoint: Option<Offset>,
+    },
+    SourceEpochOutside {
+        epoch: LeaderEpoch,
+        start: Offset,
+        log_start: Offset,
+        log_end: Offset,
+    },
     DirectoryMissing,
 }
 
@@ -136,11 +148,36 @@ impl fmt::Display for ProblemKind {
             ProblemKind::TruncationPending { to } => {
                 write!(f, "a truncation to offset {to} was interrupted: the next start completes it")
             }
+            ProblemKind::OpenTransactionDisagrees { producer_id, log, checkpoint } => {
+                write_open(f, *producer_id, *log, *checkpoint)
+            }
+            ProblemKind::SourceEpochOutside { epoch, start, log_start, log_end } => write!(
+                f,
+                "by the journal, the source's epoch {epoch} begins at offset {start}, outside of the log from \
+                 {log_start} to {log_end}"
+            ),
             ProblemKind::DirectoryMissing => {
                 f.write_str("the journal knows the partition, but its directory is not there")
             }
         }
     }
+}
+
+fn write_open(
+    f: &mut fmt::Formatter<'_>,
+    producer_id: i64,
+    log: Option<Offset>,
+    checkpoint: Option<Offset>,
+) -> fmt::Result {
+    let open = |first: Option<Offset>| match first {
+        Some(first) => format!("one open from offset {first} on"),
+        None => "none open".to_owned(),
+    };
+    let (log, checkpoint) = (open(log), open(checkpoint));
+    write!(
+        f,
+        "at the checkpoint, producer {producer_id} has {log} by the batches, and {checkpoint} by the journal"
+    )
 }
 
 impl Serialize for ProblemKind {

@@ -5,6 +5,7 @@
 use super::problem::Problem;
 use serde::Serialize;
 use std::fmt;
+use twinlog_log_segment::epoch::EpochHistory;
 
 /// All partitions that were verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,6 +47,9 @@ pub struct PartitionReport {
     pub reserved_bytes: u64,
     /// Transactions without their marker.
     pub open_transactions: usize,
+    /// Which epoch of the source wrote what, as the journal has it.
+    #[serde(skip)]
+    pub source_epochs: EpochHistory,
     /// Of all batches, eight hexadecimal digits; equal logs have equal digests.
     pub digest: String,
     pub problems: Vec<Problem>,

@@ -5,11 +5,16 @@ use crate::memory_disk::MemoryDisk;
 use crate::store::written_log::{
     BATCH_BYTES_MAX, WrittenLog, at, batch, directory, empty_disk, journal_directory, stored,
 };
+use twinlog_io::Step;
 use twinlog_log_segment::batch::{BatchError, BatchHeader};
+use twinlog_log_segment::checkpoint::PartitionCheckpoint;
 use twinlog_log_segment::control::ControlKind;
 use twinlog_log_segment::digest::LogDigest;
+use twinlog_log_segment::epoch::EpochHistory;
 use twinlog_log_segment::files::{LEADER_EPOCH_FILE, PARTITION_METADATA_FILE, SegmentFile};
+use twinlog_log_segment::offset::LeaderEpoch;
 use twinlog_log_segment::testing::BatchBuilder;
+use twinlog_log_segment::transaction::OpenTransactions;
 
 fn verify(disk: &mut MemoryDisk) -> PartitionReport {
     let options = VerifyOptions {
@@ -18,8 +23,11 @@ fn verify(disk: &mut MemoryDisk) -> PartitionReport {
         batch_bytes_max: BATCH_BYTES_MAX,
     };
     let mut read = 0;
-    let report = verify_store(disk, &options, &mut |progress| read = progress.read_bytes).unwrap();
+    let mut told = 0;
+    let show = &mut |progress: VerifyProgress<'_>| (read, told) = (progress.read_bytes, progress.total_bytes);
+    let report = verify_store(disk, &options, show).unwrap();
     assert_eq!(report.partitions.len(), 1);
+    assert!(read <= told, "{read} of {told}");
     assert!(read >= report.partitions[0].bytes);
     report.partitions[0].clone()
 }
@@ -161,6 +169,113 @@ fn a_checkpoint_that_does_not_fit_the_files_is_found() {
     disk.plant(&journal_directory().join("journal-1"), &bytes);
     let problems = verify(&mut disk).problems;
     assert!(matches!(problems[..], [Problem { what: ProblemKind::CheckpointBeyondEnd { .. }, .. }]));
+}
+
+/// Changes the newest checkpoint of a right store and says what is found.
+fn found_by_checkpoint(change: impl Fn(&mut PartitionCheckpoint)) -> Vec<Problem> {
+    let mut disk = empty_disk();
+    let mut log = WrittenLog::begin(&mut disk);
+    log.append(&mut disk, batch(0, 10).transactional(1, 0, 0));
+    log.append(&mut disk, batch(1, 3000));
+    log.append(&mut disk, batch(2, 10).transactional(2, 0, 0));
+    log.checkpoint(&mut disk);
+    log.let_go(&mut disk);
+    assert_eq!(verify(&mut disk).problems, []);
+    log.state.generation += 1;
+    change(&mut log.state);
+    let mut bytes = Vec::new();
+    log.state.encode(&mut bytes);
+    disk.plant(&journal_directory().join("journal-1"), &bytes);
+    verify(&mut disk).problems
+}
+
+fn open(transactions: &[(i64, i64)]) -> OpenTransactions {
+    let mut open = OpenTransactions::new();
+    for (producer_id, first_offset) in transactions {
+        open.restore(*producer_id, at(*first_offset)).unwrap();
+    }
+    open
+}
+
+#[test]
+fn open_transactions_of_the_checkpoint_that_the_batches_do_not_have_are_found() {
+    for (recorded, producer_id) in
+        [(&[(1, 0)][..], 2), (&[(1, 0), (2, 1)], 2), (&[(1, 0), (2, 2), (3, 1)], 3)]
+    {
+        let problems = found_by_checkpoint(|checkpoint| checkpoint.open_transactions = open(recorded));
+        let [Problem { what: ProblemKind::OpenTransactionDisagrees { producer_id: named, .. }, .. }] =
+            problems[..]
+        else {
+            panic!("{problems:?}")
+        };
+        assert_eq!(named, producer_id);
+    }
+}
+
+#[test]
+fn a_transaction_that_began_below_what_is_held_is_known_to_the_journal_alone() {
+    let mut disk = empty_disk();
+    let mut log = WrittenLog::begin(&mut disk);
+    log.append(&mut disk, batch(0, 10).transactional(1, 0, 0));
+    log.roll(&mut disk);
+    log.append(&mut disk, batch(1, 10).transactional(1, 0, 1));
+    log.append(&mut disk, batch(2, 3000));
+    log.state.held_start = at(1);
+    log.checkpoint(&mut disk);
+    log.let_go(&mut disk);
+    for path in SegmentFile::ALL.map(|file| path(file, 0)) {
+        if disk.file(&path).is_none() {
+            continue;
+        }
+        disk.run(&Step::Remove { path }).unwrap();
+    }
+    assert_eq!(verify(&mut disk).problems, []);
+}
+
+#[test]
+fn source_epochs_outside_of_the_log_are_found() {
+    for entries in [&[(4, 0), (5, 4)][..], &[(4, 1), (5, 2), (6, 30)]] {
+        let problems = found_by_checkpoint(|checkpoint| {
+            checkpoint.source_epochs = EpochHistory::new();
+            for (epoch, start) in entries {
+                checkpoint.source_epochs.record(LeaderEpoch(*epoch), at(*start)).unwrap();
+            }
+        });
+        let [Problem { what: what @ ProblemKind::SourceEpochOutside { .. }, .. }] = problems[..] else {
+            panic!("{problems:?}")
+        };
+        assert!(what.to_string().contains("outside of the log from 0 to 3"), "{what}");
+    }
+    let problems = found_by_checkpoint(|checkpoint| {
+        (checkpoint.log_start, checkpoint.held_start) = (at(1), at(1));
+    });
+    assert!(problems.iter().any(|it| it.to_string().contains("epoch 4 begins at offset 0")), "{problems:?}");
+}
+
+#[test]
+fn source_epochs_that_do_not_rise_are_no_checkpoint() {
+    let mut disk = empty_disk();
+    let mut log = store(&mut disk);
+    log.state.source_epochs.record(LeaderEpoch(9), at(3)).unwrap();
+    log.state.generation += 1;
+    let mut bytes = Vec::new();
+    log.state.encode(&mut bytes);
+    let rising =
+        [4i32.to_be_bytes().to_vec(), 0i64.to_be_bytes().to_vec(), 9i32.to_be_bytes().to_vec()].concat();
+    let place = bytes.windows(rising.len()).position(|window| window == rising).unwrap();
+    bytes[place..place + 4].copy_from_slice(&10i32.to_be_bytes());
+    let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    crc.update(&bytes[4..10]);
+    crc.update(&bytes[14..]);
+    bytes[10..14].copy_from_slice(&(crc.finalize() as u32).to_be_bytes());
+    disk.plant(&journal_directory().join("journal-1"), &bytes);
+    let options = VerifyOptions {
+        data_directory: PathBuf::from("/data"),
+        link: None,
+        batch_bytes_max: BATCH_BYTES_MAX,
+    };
+    let error = verify_store(&mut disk, &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("journal-1") && error.contains("source epochs"), "{error}");
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub fn source_answer(input: &[u8]) {
             client_rack: String::new(),
             metadata_max_age: Duration::from_secs(60),
             request_timeout: REQUEST_TIMEOUT,
+            backoff: twinlog_sync::backoff::BackoffLimits::default(),
             security: ClientSecurity::plaintext(),
         });
         tokio::select! {

@@ -131,6 +131,26 @@ pub fn concatenated_batches(directory: &Path, from_offset: i64) -> Result<Vec<Ba
     Ok(batches)
 }
 
+/// The same from the start of the log up to the first place that is no batch, and what is wrong there: what a
+/// killed program left.
+pub fn batches_before_damage(directory: &Path) -> (Vec<BatchBytes>, Option<Difference>) {
+    let mut batches = Vec::new();
+    let mut files = match segment_files(directory, "log") {
+        Ok(files) => files,
+        Err(difference) => return (batches, Some(difference)),
+    };
+    files.sort();
+    for file in files {
+        let walked = fs::read(&file)
+            .map_err(|error| Difference::Unreadable { path: file.clone(), error })
+            .and_then(|bytes| walk(&file, &bytes, |batch| batches.push(batch)));
+        if let Err(difference) = walked {
+            return (batches, Some(difference));
+        }
+    }
+    (batches, None)
+}
+
 /// The files of a directory whose extension is `extension`, in no order.
 pub(super) fn segment_files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, Difference> {
     let unreadable = |error| Difference::Unreadable { path: directory.to_owned(), error };

@@ -52,10 +52,11 @@ pub enum Signal {
 }
 
 impl Node {
-    /// Writes the properties of node `id` below `directory`.
+    /// Writes the properties of node `id` below `directory`; `{id}` in them is that id.
     pub fn create(id: i32, port: Port, directory: PathBuf, process: Process, properties: &str) -> Self {
         let data_directory = directory.join("data");
         fs::create_dir_all(&data_directory).expect("the directory of a node can be created");
+        let properties = properties.replace("{id}", &id.to_string());
         let text = format!("{properties}node.id={id}\nlog.dirs={}\n", data_directory.display());
         fs::write(directory.join("server.properties"), text).expect("the properties can be written");
         Self { id, port, data_directory, directory, process, running: Mutex::default() }

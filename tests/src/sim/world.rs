@@ -135,6 +135,7 @@ impl World {
             response_bytes_max: RESPONSE_BYTES_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             request_timeout_ms: 1_000,
+            backoff: twinlog_sync::backoff::BackoffLimits::default(),
         };
         ShardOptions {
             index: 0,

@@ -25,6 +25,7 @@ pub fn start(journal: &Path, changed: impl FnOnce(&mut ShardOptions)) -> ShardHa
         response_bytes_max: 16 << 20,
         batch_bytes_max: 16 << 20,
         request_timeout_ms: 1_500,
+        backoff: twinlog_sync::backoff::BackoffLimits::default(),
     };
     let mut options = ShardOptions {
         index: 0,

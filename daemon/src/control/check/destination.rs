@@ -19,7 +19,7 @@ pub(super) use rights::Authorizer;
 pub(super) use rights_asked::authorizer;
 
 use super::acl_command::wanted;
-use super::line::{Level, Line};
+use super::line::Line;
 use crate::config::{GuestSettings, HostPort, LinkSettings};
 use crate::control::discovery::{ClusterView, Discovery};
 use crate::control::guest::{Controllers, SharedImage, follow, try_fetch};
@@ -53,6 +53,9 @@ const LISTENER_LIMIT: Duration = Duration::from_secs(10);
 const LOG_LIMIT: Duration = Duration::from_secs(20);
 /// Questions about rights and settings, of one broker each.
 const QUESTIONS_LIMIT: Duration = Duration::from_secs(10);
+/// What to do where rights and settings cannot be asked for.
+const RIGHTS_CURE: &str = "look that the brokers are up and reachable at the addresses that they advertise, then check \
+                           again";
 /// DescribeCluster: brokers, controllers. ref: KIP-919
 const BROKER_ENDPOINTS: i8 = 1;
 const CONTROLLER_ENDPOINTS: i8 = 2;
@@ -159,9 +162,9 @@ async fn settings_lines(
         _ => Vec::new(),
     };
     let Some(broker) = live.first() else {
-        let text = "no broker of the destination tells where the others are; are they up, and reachable at the \
-                    addresses that they advertise?";
-        return (vec![Line::new(Level::Fail, "rights", text)], None);
+        let text = "no broker of the destination tells where the others are";
+        let cure = "look that they are up, and reachable at the addresses that they advertise";
+        return (vec![Line::fail("rights", text, cure)], None);
     };
     let fetches = controllers.iter().filter_map(|(_, said)| said.as_ref().ok()?.fetch);
     let fetches: Vec<i16> = fetches.collect();
@@ -173,8 +176,8 @@ async fn settings_lines(
             default_factor = facts.default_factor();
             lines.extend(rights::rights_lines(&facts, &guest.bootstrap_servers[0], &wanted(link)));
         }
-        Ok(Err(error)) => lines.push(Line::new(Level::Fail, "rights", error.to_string())),
-        Err(_) => lines.push(Line::new(Level::Fail, "rights", "the brokers did not tell them in time")),
+        Ok(Err(error)) => lines.push(Line::fail("rights", error.to_string(), RIGHTS_CURE)),
+        Err(_) => lines.push(Line::fail("rights", "the brokers did not tell them in time", RIGHTS_CURE)),
     }
     lines.extend(judge::election_lines(&unclean_settings(&client, &live).await));
     (lines, default_factor)

@@ -5,7 +5,7 @@
 //! is told that it does not exist would have been told of a topic there.
 
 use super::acl_command::{Resource, Wanted, acl_command, resources};
-use super::line::{Level, Line};
+use super::line::Line;
 use crate::config::HostPort;
 use crate::control::check::destination::{Authorizer, shown};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,7 @@ impl SourceFacts {
 pub(super) fn source_rights_lines(facts: &SourceFacts, server: &HostPort) -> Vec<Line> {
     if facts.authorizer == Authorizer::Absent {
         let text = "no authorizer is configured at the source: everybody may do everything";
-        return vec![Line::new(Level::Ok, "source rights", text)];
+        return vec![Line::ok("source rights", text)];
     }
     let mut rights = vec![
         ("DESCRIBE", "Describe", DESCRIBE, "to find them"),
@@ -88,24 +88,23 @@ fn topic_lines(
     if missing.is_empty() {
         let untold = facts.topics.values().any(|rights| rights.code == 0 && rights.operations.is_none());
         return vec![match (facts.topics.is_empty(), untold && bit != DESCRIBE) {
-            (true, _) => Line::new(
-                Level::Warn,
+            (true, _) => Line::warn(
                 "source rights",
                 format!("{name} on topics was not asked: none is visible yet"),
+                "check again when the source has one",
             ),
             (false, true) => {
                 let text = format!("{name} on topics: the source is too old to tell (Metadata below v8)");
-                Line::new(Level::Warn, "source rights", text)
+                Line::warn("source rights", text, "look at its authorizer's rules by hand")
             }
-            (false, false) => Line::new(Level::Ok, "source rights", format!("{name} on topics")),
+            (false, false) => Line::ok("source rights", format!("{name} on topics")),
         }];
     }
     let shown = shown(&missing);
     let resources = resources(&facts.wanted, &missing);
     let line = |resource: &Resource| {
         let command = acl_command(server, operation, resource);
-        let text = format!("{name} on topics {shown} is missing, {why}: {command}");
-        Line::new(Level::Fail, "source rights", text)
+        Line::fail("source rights", format!("{name} on topics {shown} is missing, {why}"), command)
     };
     resources.iter().map(line).collect()
 }
@@ -115,36 +114,33 @@ fn pattern_line(prefix: &str, code: i16, server: &HostPort) -> Line {
     let what =
         if prefix.is_empty() { "any name".to_owned() } else { format!("names that begin with {prefix}") };
     if code != TOPIC_AUTHORIZATION_FAILED {
-        return Line::new(Level::Ok, "source rights", format!("topics of {what} are all visible"));
+        return Line::ok("source rights", format!("topics of {what} are all visible"));
     }
     let command = acl_command(server, "Read", &Wanted::Prefix(prefix.to_owned()).resource());
     let text = format!(
         "topics of {what}: only those that are granted one by one are visible, and others that the link's patterns \
-         match are silently not mirrored; to see them all: {command}"
+         match are silently not mirrored"
     );
-    Line::new(Level::Warn, "source rights", text)
+    Line::warn("source rights", text, format!("to see them all: {command}"))
 }
 
 fn producer_ids_line(code: i16, server: &HostPort) -> Line {
     if code != CLUSTER_AUTHORIZATION_FAILED {
-        return Line::new(Level::Ok, "source rights", "IDEMPOTENT_WRITE on the cluster");
+        return Line::ok("source rights", "IDEMPOTENT_WRITE on the cluster");
     }
     let command = acl_command(server, "IdempotentWrite", &Resource::Cluster);
     let why = "to learn how far the source's producer ids are";
-    let text = format!("IDEMPOTENT_WRITE on the cluster is missing, {why}: {command}");
-    Line::new(Level::Fail, "source rights", text)
+    Line::fail("source rights", format!("IDEMPOTENT_WRITE on the cluster is missing, {why}"), command)
 }
 
 fn groups_line(code: i16, server: &HostPort) -> Line {
     if code != GROUP_AUTHORIZATION_FAILED {
-        return Line::new(Level::Ok, "source rights", "DESCRIBE on groups");
+        return Line::ok("source rights", "DESCRIBE on groups");
     }
     let command = acl_command(server, "Describe", &Resource::AllGroups);
-    let text = format!(
-        "DESCRIBE on groups is missing; topics are mirrored without it, their groups' offsets cannot be read: \
-         {command}"
-    );
-    Line::new(Level::Warn, "source rights", text)
+    let text =
+        "DESCRIBE on groups is missing; topics are mirrored without it, their groups' offsets cannot be read";
+    Line::warn("source rights", text, command)
 }
 
 #[cfg(test)]

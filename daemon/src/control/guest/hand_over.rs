@@ -8,49 +8,16 @@ use super::topic_requests::{GUARDS, Refusal, alter_configs};
 use super::wire_form::wire_text;
 use crate::control::discovery::{ClusterView, TopicView};
 use crate::control::source_client::{ClientError, LogEdge, SourceClient};
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use crate::control::topic_configs::{self, Configs};
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
-use kafka_protocol::messages::{
-    DescribeConfigsRequest, DescribeProducersRequest, ProducerId, TopicName, WriteTxnMarkersRequest,
-};
+use kafka_protocol::messages::{DescribeProducersRequest, ProducerId, TopicName, WriteTxnMarkersRequest};
 use std::collections::BTreeMap;
 use std::fmt;
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_sync::guest::hand_over::SourceEnd;
 use twinlog_sync::wire::fetch_request::IsolationLevel;
-
-/// ref: org.apache.kafka.common.config.ConfigResource
-const TOPIC_RESOURCE: i8 = 2;
-/// Where a value comes from, by Kafka's numbers: set for the topic, or in no place at all.
-const OF_TOPIC: i8 = 1;
-const OF_DEFAULTS: i8 = 5;
-
-/// Taken from the source wherever they are set there: what readers of the topic depend on.
-const ALWAYS: [&str; 3] = ["cleanup.policy", "max.message.bytes", "message.timestamp.type"];
-/// Taken where they are set for the topic itself.
-const CONFIGURABLE: [&str; 19] = [
-    "compression.gzip.level",
-    "compression.lz4.level",
-    "compression.type",
-    "compression.zstd.level",
-    "delete.retention.ms",
-    "file.delete.delay.ms",
-    "flush.messages",
-    "flush.ms",
-    "index.interval.bytes",
-    "max.compaction.lag.ms",
-    "message.timestamp.after.max.ms",
-    "message.timestamp.before.max.ms",
-    "min.cleanable.dirty.ratio",
-    "min.compaction.lag.ms",
-    "retention.bytes",
-    "retention.ms",
-    "segment.bytes",
-    "segment.jitter.ms",
-    "segment.ms",
-];
 
 /// Why one of them was not answered.
 #[derive(Debug)]
@@ -160,30 +127,13 @@ pub async fn destination_ends(
 pub async fn source_configs(
     source: &SourceClient,
     topic: &str,
-) -> Result<BTreeMap<String, String>, HandOverError> {
+    include: &[String],
+) -> Result<Configs, HandOverError> {
     let led = leaders(source, topic).await?;
     let broker = *led.keys().next().unwrap_or(&-1);
-    let keys = ALWAYS.iter().chain(&CONFIGURABLE).map(|key| wire_text(key)).collect::<Vec<_>>();
-    let request = |_| {
-        let resource = DescribeConfigsResource::default()
-            .with_resource_type(TOPIC_RESOURCE)
-            .with_resource_name(wire_text(topic))
-            .with_configuration_keys(Some(keys.clone()));
-        DescribeConfigsRequest::default().with_resources(vec![resource])
-    };
-    let answer = source.ask_broker(broker, request).await?;
-    let found = answer.results.into_iter().next();
-    let code = found.as_ref().map_or(-1, |found| found.error_code);
-    let Some(found) = found.filter(|found| found.error_code == 0) else {
-        return Err(HandOverError::ConfigsNotTold { topic: topic.to_owned(), code });
-    };
-    let wanted = found.configs.into_iter().filter(|each| {
-        let key = each.name.as_str();
-        let of_topic = each.config_source == OF_TOPIC;
-        (ALWAYS.contains(&key) && each.config_source != OF_DEFAULTS)
-            || (CONFIGURABLE.contains(&key) && of_topic)
-    });
-    Ok(wanted.filter_map(|each| Some((each.name.to_string(), each.value?.to_string()))).collect())
+    let read = topic_configs::read(source, broker, &[topic.to_owned()], include).await?;
+    let not_told = |code| HandOverError::ConfigsNotTold { topic: topic.to_owned(), code };
+    read.into_iter().next().map_or(Err(not_told(-1)), |(_, configs)| configs.map_err(not_told))
 }
 
 /// Takes the guards away and sets what is wanted, in one request; where that is refused, key by key. Answers

@@ -92,6 +92,7 @@ fn client(servers: &[&HostPort], request_timeout: Duration) -> SourceClient {
         client_rack: String::new(),
         metadata_max_age: Duration::from_secs(1),
         request_timeout,
+        backoff: twinlog_sync::backoff::BackoffLimits::default(),
         security: ClientSecurity::plaintext(),
     })
 }

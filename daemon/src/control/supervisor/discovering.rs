@@ -8,6 +8,7 @@ use super::{Outcome, Supervisor};
 use crate::control::discovery::{ClusterView, Finding};
 use crate::control::memory_budget::complaint;
 use crate::control::mirror::{Mirror, Phase, Stopped};
+use crate::control::protection::warn_of_missing;
 use crate::control::source_client::ClientError;
 use crate::shard::mailbox::Command;
 use std::net::SocketAddr;
@@ -63,6 +64,7 @@ impl Supervisor {
             }
         };
         self.refresh.lost_at = None;
+        self.refresh.succeeded_at = Some(now);
         if self.refresh.last_error.take().is_some() {
             info!("the source answers again");
         }
@@ -77,7 +79,10 @@ impl Supervisor {
         {
             warn!("{complaint}");
         }
-        self.refresh.first = false;
+        if std::mem::take(&mut self.refresh.first) {
+            let servers = view.brokers.into_values().collect();
+            tokio::spawn(warn_of_missing(self.client.clone(), servers));
+        }
         self.remember_returned();
         self.tell_leaders();
         self.refresh.at = now + self.pause_until_next_look();
@@ -190,7 +195,8 @@ impl Supervisor {
         let directory = self.settings.link_directory().join(partition.directory_name());
         let shard = self.choose_shard(&partition);
         self.want_mirror_topic(&partition);
-        let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now);
+        let mut mirror = Mirror::new(partition.clone(), key, topic, shard, directory, now)
+            .with_backoff(self.settings.link.source.backoff);
         mirror.leader = leader;
         mirror.ran_before = self.left_before.contains(&partition);
         mirror.required = self.refresh.first;

@@ -15,6 +15,7 @@
 
 mod carrying;
 mod commands;
+mod config_sync;
 mod deleting;
 mod floor;
 mod keeping;
@@ -35,6 +36,7 @@ use crate::control::state::{
     StateError, TopicCommand,
 };
 use crate::shard::mailbox::{Command, LeadStanding};
+use config_sync::ConfigSync;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -95,6 +97,8 @@ pub enum HandOverOutcome {
     /// States that were kept, or were not.
     Changed(Box<states::Changed>),
     LinkChanged(Box<states::LinkChanged>),
+    /// A round of topic configurations.
+    ConfigsRead(Box<config_sync::Round>),
     /// What is about to be cut of a topic is kept, with the end of each partition.
     CutsKept {
         topic: String,
@@ -168,6 +172,7 @@ pub(super) struct HandOvers {
     states_at: Instant,
     /// Orders that wait for that. Each holds a connection, of which there is a bounded number.
     deferred: VecDeque<AdminRequest>,
+    config_sync: ConfigSync,
 }
 
 impl HandOvers {
@@ -218,6 +223,7 @@ impl HandOvers {
             changing: false,
             states_at: now,
             deferred: VecDeque::new(),
+            config_sync: ConfigSync::new(now),
         }
     }
 
@@ -366,6 +372,7 @@ impl Supervisor {
             supervisor.keep_up(hand_overs, now);
             if hand_overs.loaded {
                 supervisor.drive_states(hand_overs, now);
+                supervisor.sync_configs(hand_overs, now);
                 supervisor.answer_operators(hand_overs);
                 supervisor.ask_standings(hand_overs, now);
                 supervisor.drive_machines(hand_overs);
@@ -520,6 +527,7 @@ impl Supervisor {
             HandOverOutcome::Deletion { topic, news } => supervisor.deletion_came(hand_overs, &topic, news),
             HandOverOutcome::Changed(changed) => supervisor.changed(hand_overs, *changed),
             HandOverOutcome::LinkChanged(changed) => supervisor.link_changed(hand_overs, *changed),
+            HandOverOutcome::ConfigsRead(round) => supervisor.configs_read(hand_overs, *round),
             HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),
             HandOverOutcome::CutsKept { topic, cuts, note, result } => {
                 supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);

@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use crate::control::mirror::Mirror;
+use crate::control::progress::Figures;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -92,13 +93,26 @@ impl Supervisor {
         sentences
     }
 
-    /// Partitions that count, those that are done, and records still missing.
-    pub fn progress_figures(&self) -> (u64, u64, u64) {
-        let mut figures = (0, 0, 0);
+    /// Where all partitions are: on their way to the ends captured at the start, or behind the ends as they are now.
+    pub fn figures(&self, until_caught_up: bool) -> Figures {
+        let isolation = self.settings.link.isolation_level;
+        // A source that does not answer has ends that nobody knows.
+        let answers = self.refresh.last_error.is_none();
+        let mut figures = Figures::default();
         for mirror in self.mirrors.values() {
-            figures.0 += 1;
-            figures.1 += u64::from(mirror.is_caught_up());
-            figures.2 += mirror.missing_records();
+            let (missing, done) = match until_caught_up {
+                true => (mirror.missing_records(), mirror.is_caught_up()),
+                false => {
+                    let lag = mirror.lag_records(isolation).filter(|_| answers);
+                    (lag, lag == Some(0) && mirror.is_in_shard() && mirror.stopped.is_none())
+                }
+            };
+            figures.bytes += mirror.counters.bytes.load(Relaxed);
+            figures.partitions += 1;
+            figures.partitions_done += u64::from(done);
+            figures.missing_records += missing.unwrap_or(0);
+            figures.partitions_denied += u64::from(mirror.is_unauthorized());
+            figures.partitions_unknown += u64::from(missing.is_none());
         }
         figures
     }

@@ -2,9 +2,10 @@
 
 use super::{Asked, BrokerSays, CLUSTER_AUTHORIZATION_FAILED, ControllerSays};
 use crate::config::{GuestSettings, HostPort};
-use crate::control::check::line::{Level, Line};
+use crate::control::check::line::Line;
 use crate::control::guest::destination_view::{candidates, is_mirror};
 use crate::control::guest::{CORDON_METADATA_VERSION, SESSION_TIMEOUT};
+use crate::control::source_client::ClientError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
@@ -14,6 +15,9 @@ use twinlog_sync::metadata::membership::derived_directory;
 
 /// The setting that lets a broker with less than was acknowledged lead.
 pub(super) const UNCLEAN: &str = "unclean.leader.election.enable";
+/// What to do about it before a promote; until then nothing is.
+const UNCLEAN_CURE: &str =
+    "mirror topics override it until they are promoted; set false where that is not wanted";
 /// Names that one line shows; the rest is a count.
 const NAMES_SHOWN: usize = 10;
 /// Kafka's code of a listener that is not one of controllers. ref: KIP-919
@@ -25,15 +29,15 @@ const RELEASES: [(i16, &str); 4] = [(30, "4.3"), (28, "4.2"), (26, "4.1"), (22, 
 pub(super) type UncleanSettings = BTreeMap<i32, Result<String, i16>>;
 
 fn ok(subject: &'static str, text: impl Into<String>) -> Line {
-    Line::new(Level::Ok, subject, text)
+    Line::ok(subject, text)
 }
 
-fn warn(subject: &'static str, text: impl Into<String>) -> Line {
-    Line::new(Level::Warn, subject, text)
+fn warn(subject: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Line {
+    Line::warn(subject, text, cure)
 }
 
-fn fail(subject: &'static str, text: impl Into<String>) -> Line {
-    Line::new(Level::Fail, subject, text)
+fn fail(subject: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Line {
+    Line::fail(subject, text, cure)
 }
 
 /// The first few, and how many there are.
@@ -47,18 +51,20 @@ pub(in crate::control::check) fn shown<T: std::fmt::Display>(names: &[T]) -> Str
 
 pub(super) fn broker_lines(asked: &Asked<BrokerSays>) -> Vec<Line> {
     let first = asked.iter().find_map(|(_, said)| said.as_ref().ok()).map(|said| said.cluster_id.clone());
-    let line = |(server, said): &(HostPort, Result<BrokerSays, _>)| match said {
+    let line = |(server, said): &(HostPort, Result<BrokerSays, ClientError>)| match said {
         Ok(said) if said.code != 0 => fail(
             "destination",
-            format!("{server} does not describe its cluster (error code {}); is it a broker?", said.code),
+            format!("{server} does not describe its cluster (error code {})", said.code),
+            "name brokers in destination bootstrap.servers",
         ),
         Ok(said) if Some(&said.cluster_id) != first.as_ref() => fail(
             "destination",
             format!(
-                "{server} is of cluster {}, the first of bootstrap.servers of {}; name servers of one cluster",
+                "{server} is of cluster {}, the first of bootstrap.servers of {}",
                 said.cluster_id,
                 first.as_deref().unwrap_or_default()
             ),
+            "name servers of one cluster",
         ),
         Ok(said) => ok(
             "destination",
@@ -66,9 +72,8 @@ pub(super) fn broker_lines(asked: &Asked<BrokerSays>) -> Vec<Line> {
         ),
         Err(error) => fail(
             "destination",
-            format!(
-                "{error}; check destination bootstrap.servers and firewalls; it must be without TLS and SASL"
-            ),
+            error.to_string(),
+            "check destination bootstrap.servers and its keys of security, and firewalls",
         ),
     };
     asked.iter().map(line).collect()
@@ -80,43 +85,42 @@ pub(super) fn controller_lines(asked: &Asked<ControllerSays>, of_brokers: Option
 
 fn controller_line(
     server: &HostPort,
-    said: Result<&ControllerSays, &crate::control::source_client::ClientError>,
+    said: Result<&ControllerSays, &ClientError>,
     of_brokers: Option<&str>,
 ) -> Line {
     let said = match said {
         Ok(said) => said,
         Err(error) => {
-            let text = format!(
-                "{error}; bootstrap.controllers must name the controllers' own listener, reachable from this \
-                 host, without TLS and SASL"
-            );
-            return fail("controllers", text);
+            let cure = "bootstrap.controllers must name the controllers' own listener, reachable from this host, \
+                        with the keys of security in [link.NAME.destination.controllers] that it asks for";
+            return fail("controllers", error.to_string(), cure);
         }
     };
     match &said.cluster {
         Err(MISMATCHED_ENDPOINT_TYPE) => fail(
             "controllers",
-            format!("{server} is a listener of brokers; bootstrap.controllers needs one of controllers"),
+            format!("{server} is a listener of brokers"),
+            "bootstrap.controllers needs one of controllers",
         ),
-        Err(CLUSTER_AUTHORIZATION_FAILED) => {
-            warn("controllers", format!("{server} answers, and tells its cluster to nobody without ALTER"))
-        }
-        Err(code) => {
-            fail("controllers", format!("{server} does not describe its cluster (error code {code})"))
-        }
+        Err(CLUSTER_AUTHORIZATION_FAILED) => warn(
+            "controllers",
+            format!("{server} answers, and tells its cluster to nobody without ALTER"),
+            "see the lines about rights",
+        ),
+        Err(code) => fail(
+            "controllers",
+            format!("{server} does not describe its cluster (error code {code})"),
+            "look into the log of that controller",
+        ),
         Ok(id) if of_brokers.is_some_and(|other| other != id) => fail(
             "controllers",
-            format!(
-                "{server} is of cluster {id}, bootstrap.servers of {}; name the controllers of that one",
-                of_brokers.unwrap_or_default()
-            ),
+            format!("{server} is of cluster {id}, bootstrap.servers of {}", of_brokers.unwrap_or_default()),
+            "name the controllers of that one",
         ),
         Ok(_) if !said.lacks.is_empty() => fail(
             "controllers",
-            format!(
-                "{server} does not know {}; Kafka 4.3 knows all that a guest needs",
-                said.lacks.join(", ")
-            ),
+            format!("{server} does not know {}", said.lacks.join(", ")),
+            "upgrade it: Kafka 4.3 knows all that a guest needs",
         ),
         Ok(id) => ok("controllers", format!("{server}: cluster {id}, all requests of a guest are known")),
     }
@@ -126,25 +130,28 @@ fn controller_line(
 pub(super) fn same_cluster_line(source: Option<&str>, destination: Option<&str>) -> Option<Line> {
     let (source, destination) = (source?, destination?);
     Some(if source == destination {
-        let text =
-            format!("source and destination are both {source}; a cluster cannot be mirrored into itself");
-        fail("clusters", text)
+        let text = format!("source and destination are both {source}");
+        fail("clusters", text, "name another destination: a cluster cannot be mirrored into itself")
     } else {
         ok("clusters", "source and destination are different ones")
     })
 }
 
 pub(super) fn log_not_read(may_be_read: bool) -> Line {
-    fail(
-        "metadata log",
-        if may_be_read {
-            "no leader of the quorum gave it in time; are a majority of the controllers up, and reachable at \
-             the addresses that they advertise? What depends on it was not looked at"
-        } else {
-            "it cannot be read before the controllers answer and the rights are there; what depends on it was \
-             not looked at: check again then"
-        },
-    )
+    if may_be_read {
+        fail(
+            "metadata log",
+            "no leader of the quorum gave it in time, what depends on it was not looked at",
+            "look that a majority of the controllers are up, and reachable at the addresses that they advertise",
+        )
+    } else {
+        fail(
+            "metadata log",
+            "it cannot be read before the controllers answer and the rights are there; what depends on it was not \
+             looked at",
+            "check again then",
+        )
+    }
 }
 
 /// Everything that the metadata log tells, and whether one of our ids is in use.
@@ -184,15 +191,12 @@ fn version_line(image: &ClusterImage, guest: &GuestSettings) -> Line {
     let told =
         format!("{told}; below {CORDON_METADATA_VERSION} a cluster cannot be told to place nothing on us");
     if guest.allow_placement_eviction {
-        return warn("version", format!("{told}: what it places on us is moved away again, as allowed"));
+        let text = format!("{told}: what it places on us is moved away again, as allowed");
+        return warn("version", text, "upgrade all nodes to 4.3 for a cluster that places nothing on us");
     }
-    fail(
-        "version",
-        format!(
-            "{told}: upgrade all nodes to 4.3, then kafka-features.sh --bootstrap-server HOST:PORT upgrade \
-             --release-version 4.3; or set guest.allow.placement.eviction = true, and it is moved away again"
-        ),
-    )
+    let cure = "upgrade all nodes to 4.3, then kafka-features.sh --bootstrap-server HOST:PORT upgrade \
+                --release-version 4.3; or set guest.allow.placement.eviction = true, and it is moved away again";
+    fail("version", told, cure)
 }
 
 fn elr_line(image: &ClusterImage) -> Line {
@@ -219,20 +223,19 @@ fn listener_line(image: &ClusterImage, guest: &GuestSettings) -> Line {
     if !without.is_empty() {
         let names: Vec<&str> = names.into_iter().collect();
         let text = format!(
-            "inter.broker.listener.name = {wanted:?}: brokers {} have no such listener, there are {}; take the \
-             value of the brokers' own inter.broker.listener.name",
+            "inter.broker.listener.name = {wanted:?}: brokers {} have no such listener, there are {}",
             shown(&without),
             names.join(", ")
         );
-        return fail("listener", text);
+        return fail("listener", text, "take the value of the brokers' own inter.broker.listener.name");
     }
     if !others.is_empty() {
         let text = format!(
-            "{wanted} of brokers {} is not {spoken}, as guest.followers.security.protocol has it: followers speak \
-             to us as to each other",
+            "{wanted} of brokers {} is not {spoken}, as guest.followers.security.protocol has it",
             shown(&others)
         );
-        return fail("listener", text);
+        let cure = "set that key to what the listener speaks: followers speak to us as to each other";
+        return fail("listener", text, cure);
     }
     ok("listener", format!("{wanted} is a {spoken} listener of all {} brokers", stock().count()))
 }
@@ -244,17 +247,16 @@ fn replicas_line(image: &ClusterImage, guest: &GuestSettings, default_factor: Op
         (Some(factor), _) => ("mirror.replication.factor", factor as usize),
         (None, Some(factor)) => ("the destination's default.replication.factor", factor.max(0) as usize),
         (None, None) => {
-            let text =
-                "the destination's default.replication.factor is not told; set mirror.replication.factor";
-            return warn("replicas", text);
+            let text = "the destination's default.replication.factor is not told";
+            return warn("replicas", text, "set mirror.replication.factor");
         }
     };
     let text = format!("{key} is {factor}, brokers {} can take replicas", shown(&live));
     match factor {
         factor if factor > live.len() => {
-            fail("replicas", format!("{text}: lower mirror.replication.factor, or bring brokers back"))
+            fail("replicas", text, "lower mirror.replication.factor, or bring brokers back")
         }
-        0 | 1 => warn("replicas", format!("{text}: one copy; set mirror.replication.factor")),
+        0 | 1 => warn("replicas", format!("{text}: one copy"), "set mirror.replication.factor"),
         _ => ok("replicas", text),
     }
 }
@@ -262,11 +264,7 @@ fn replicas_line(image: &ClusterImage, guest: &GuestSettings, default_factor: Op
 fn dynamic_election_line(image: &ClusterImage) -> Option<Line> {
     let value = image.configs(BROKER_RESOURCE, "").and_then(|configs| configs.get(UNCLEAN))?;
     let text = format!("{UNCLEAN} = {value} for all brokers, set at run time");
-    Some(if value == "true" {
-        warn("elections", format!("{text}; mirror topics override it until they are promoted"))
-    } else {
-        ok("elections", text)
-    })
+    Some(if value == "true" { warn("elections", text, UNCLEAN_CURE) } else { ok("elections", text) })
 }
 
 /// The setting as each broker has it.
@@ -278,21 +276,16 @@ pub(super) fn election_lines(settings: &UncleanSettings) -> Vec<Line> {
     let hidden: Vec<i32> = settings.iter().filter(|(_, value)| value.is_err()).map(|(id, _)| *id).collect();
     let mut lines = Vec::new();
     if !having("true").is_empty() {
-        let text = format!(
-            "{UNCLEAN} = true on brokers {}; mirror topics override it until they are promoted",
-            shown(&having("true"))
-        );
-        lines.push(warn("elections", text));
+        let text = format!("{UNCLEAN} = true on brokers {}", shown(&having("true")));
+        lines.push(warn("elections", text, UNCLEAN_CURE));
     }
     if !having("false").is_empty() {
         lines.push(ok("elections", format!("{UNCLEAN} = false on brokers {}", shown(&having("false")))));
     }
     if !hidden.is_empty() || settings.is_empty() {
-        let text = format!(
-            "{UNCLEAN} is not told; that needs DESCRIBE_CONFIGS on the cluster, which mirroring does not: mirror \
-             topics override it"
-        );
-        lines.push(warn("elections", text));
+        let cure = "grant DESCRIBE_CONFIGS on the cluster to see it; mirroring does not need it, for mirror topics \
+                    override it";
+        lines.push(warn("elections", format!("{UNCLEAN} is not told"), cure));
     }
     lines
 }
@@ -309,21 +302,19 @@ fn id_line(image: &ClusterImage, id: i32, cluster_id: &str, address: Option<&Hos
     let is_twinlog = found.directories == [derived_directory(cluster_id, id)];
     match (is_twinlog, found.fenced) {
         (false, _) => {
-            let text = format!(
-                "{what} {id} is registered by a broker that is not ours ({at}); take other guest.broker.ids"
-            );
-            (fail("guest ids", text), false)
+            let text = format!("{what} {id} is registered by a broker that is not ours ({at})");
+            (fail("guest ids", text, "take other guest.broker.ids"), false)
         }
         (true, true) => {
             (ok("guest ids", format!("{what} {id} is registered by a guest that is stopped ({at})")), false)
         }
         (true, false) => {
-            let text = format!(
-                "{what} {id} is in use by a running guest ({at}); stop that one and wait {} s, or take other \
-                 guest.broker.ids",
+            let text = format!("{what} {id} is in use by a running guest ({at})");
+            let cure = format!(
+                "stop that one and wait {} s, or take other guest.broker.ids",
                 SESSION_TIMEOUT.as_secs()
             );
-            (fail("guest ids", text), true)
+            (fail("guest ids", text, cure), true)
         }
     }
 }
@@ -353,16 +344,18 @@ fn foreign_replicas_lines(image: &ClusterImage, guest: &GuestSettings, cluster_i
         placed.sort();
         let text =
             "partitions that are no mirrors are on our ids, and are moved to stock brokers by the guest";
-        lines.push(warn("guest ids", format!("{text}: {}", shown(&placed))));
+        lines.push(warn(
+            "guest ids",
+            format!("{text}: {}", shown(&placed)),
+            "let it run until they are gone",
+        ));
     }
     if !foreign.is_empty() {
         foreign.sort();
-        let text = format!(
-            "partitions have replicas on guest.broker.ids that were never ours: {}; take other ids, or move them \
-             away with kafka-reassign-partitions.sh",
-            shown(&foreign)
-        );
-        lines.push(fail("guest ids", text));
+        let text =
+            format!("partitions have replicas on guest.broker.ids that were never ours: {}", shown(&foreign));
+        let cure = "take other ids, or move them away with kafka-reassign-partitions.sh";
+        lines.push(fail("guest ids", text, cure));
     }
     lines
 }
@@ -384,13 +377,13 @@ fn topics_line(image: &ClusterImage, guest: &GuestSettings, names: &[String]) ->
         return Some(ok("topics", format!("{new} would be created, {ours} are mirrors already")));
     }
     let text = format!(
-        "{} of {} exist at the destination and are no mirrors of these ids, so they are not mirrored: {}; delete \
-         or rename them there, or leave them out (promoted ones are meant to be here)",
+        "{} of {} exist at the destination and are no mirrors of these ids, so they are not mirrored: {}",
         taken.len(),
         names.len(),
         shown(&taken)
     );
-    Some(warn("topics", text))
+    let cure = "delete or rename them there, or leave them out (promoted ones are meant to be here)";
+    Some(warn("topics", text, cure))
 }
 
 /// Whether a broker lives on another host than this one, as far as its address says.
@@ -412,24 +405,25 @@ pub(super) fn guest_listener_lines(
     let line = |(address, bound): &(HostPort, Result<IpAddr, Error>)| match bound {
         Ok(ip) if ip.is_unspecified() => fail(
             subject,
-            format!("{address} is no address that a broker can connect to; name one of this host"),
+            format!("{address} is no address that a broker can connect to"),
+            "name one of this host",
         ),
         Ok(ip) if ip.is_loopback() && brokers_elsewhere => warn(
             subject,
             format!("{address} is a loopback address and brokers are on other hosts: they cannot follow"),
+            "name an address of this host that they reach",
         ),
         Ok(_) => ok(subject, format!("{address} can be listened on")),
         Err(error) if error.kind() == ErrorKind::AddrInUse && ids_in_use => {
             ok(subject, format!("{address} is taken, as the running guest's should be"))
         }
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            fail(subject, format!("{address} is taken by another process; name free ports"))
+            fail(subject, format!("{address} is taken by another process"), "name free ports")
         }
         Err(error) => fail(
             subject,
-            format!(
-                "{address} cannot be listened on: {error}; name an address of this host that brokers reach"
-            ),
+            format!("{address} cannot be listened on: {error}"),
+            "name an address of this host that brokers reach",
         ),
     };
     bound.iter().map(line).collect()

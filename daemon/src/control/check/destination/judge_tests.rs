@@ -1,7 +1,6 @@
 //! What each fact is judged to be; images are made of the records that a controller writes.
 
 use super::*;
-use crate::control::source_client::ClientError;
 use crate::security::ClientSecurity;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use super::CLUSTER_AUTHORIZATION_FAILED;
 use super::judge::shown;
 use crate::config::HostPort;
 use crate::control::check::acl_command::{Resource, Wanted, acl_command, resources};
-use crate::control::check::line::{Level, Line};
+use crate::control::check::line::Line;
 use std::collections::{BTreeMap, BTreeSet};
 use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
 
@@ -59,11 +59,7 @@ impl RightsFacts {
 pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTreeSet<Wanted>) -> Vec<Line> {
     let mut lines = Vec::new();
     if facts.authorizer == Authorizer::Absent {
-        lines.push(Line::new(
-            Level::Ok,
-            "rights",
-            "no authorizer is configured: everybody may do everything",
-        ));
+        lines.push(Line::ok("rights", "no authorizer is configured: everybody may do everything"));
     } else {
         lines.extend(cluster_lines(facts, server));
         lines.extend(topic_lines(facts, server, wanted));
@@ -90,10 +86,10 @@ fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
     ];
     let line = |(name, operation, held, why): (&str, &str, bool, &str)| {
         if held {
-            return Line::new(Level::Ok, "rights", format!("{name} on the cluster"));
+            return Line::ok("rights", format!("{name} on the cluster"));
         }
         let command = acl_command(server, operation, &Resource::Cluster);
-        Line::new(Level::Fail, "rights", format!("{name} on the cluster is missing, {why}: {command}"))
+        Line::fail("rights", format!("{name} on the cluster is missing, {why}"), command)
     };
     rights.into_iter().map(line).collect()
 }
@@ -101,7 +97,7 @@ fn cluster_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
 fn topic_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTreeSet<Wanted>) -> Vec<Line> {
     if facts.topics.is_empty() {
         let text = "no topic to mirror is known yet: what is allowed on topics was not asked";
-        return vec![Line::new(Level::Warn, "rights", text)];
+        return vec![Line::warn("rights", text, "check again when the source has one")];
     }
     type Code = fn(&TopicCodes) -> i16;
     let rights: [(&str, &str, Code, &str); 5] = [
@@ -120,12 +116,12 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTreeSet<Wanted>
         let refused = facts.topics.iter().filter(|(_, topic)| code(topic) == TOPIC_AUTHORIZATION_FAILED);
         let missing: Vec<&String> = refused.map(|(name, _)| name).collect();
         if missing.is_empty() {
-            return vec![Line::new(Level::Ok, "rights", format!("{name} on topics"))];
+            return vec![Line::ok("rights", format!("{name} on topics"))];
         }
         let shown = shown(&missing);
         let line = |resource: &Resource| {
             let command = acl_command(server, operation, resource);
-            Line::new(Level::Fail, "rights", format!("{name} on topics {shown} is missing, {why}: {command}"))
+            Line::fail("rights", format!("{name} on topics {shown} is missing, {why}"), command)
         };
         resources(wanted, &missing).iter().map(line).collect()
     };
@@ -145,7 +141,7 @@ fn creation_lines(facts: &RightsFacts) -> Option<Line> {
         "the destination would refuse {count} topics, the first is {name}: {why} (error code {})",
         topic.create
     );
-    Some(Line::new(Level::Fail, "topics", text))
+    Some(Line::fail("topics", text, "lift what its reason names, at the destination or in the link's keys"))
 }
 
 #[cfg(test)]

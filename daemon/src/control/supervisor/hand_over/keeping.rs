@@ -235,11 +235,12 @@ impl Supervisor {
         }
         hand_overs.adopting = true;
         let is_store = self.guest.is_none();
+        let include = self.settings.link.config_sync_include.clone();
         let (client, state, link) = (self.client.clone(), hand_overs.state.clone(), hand_overs.link.clone());
         self.spawn(async move {
             let (mut wanted, mut refused) = (BTreeMap::new(), Vec::new());
             for each in due.iter().filter(|each| each.is_new) {
-                match source_configs(&client, &each.topic).await {
+                match source_configs(&client, &each.topic, &include).await {
                     Ok(configs) => drop(wanted.insert(each.topic.clone(), configs)),
                     // A store needs none of them to be exact; they are read again while the link lives.
                     Err(_) if is_store => {}

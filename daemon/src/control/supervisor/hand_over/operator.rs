@@ -163,6 +163,7 @@ impl Supervisor {
             link_error: self.refresh.last_error.as_ref().map(ToString::to_string),
             mode: self.mode().to_owned(),
             topic_names: hand_overs.rows.keys().cloned().collect(),
+            tasks: self.task_views(hand_overs),
         }
     }
 
@@ -196,12 +197,13 @@ impl Supervisor {
             return tell(reply, Ok(actions));
         }
         let (state, link, source) = (hand_overs.state.clone(), hand_overs.link.clone(), self.client.clone());
+        let include = self.settings.link.config_sync_include.clone();
         let new: Vec<NewHandOver> = wanted.iter().map(|topic| self.new_hand_over(topic, &order)).collect();
         self.spawn(async move {
             if order.kind == HandOverKind::Promote {
                 for topic in &wanted {
                     // What was kept when it was created stands in for an answer.
-                    if let Ok(configs) = source_configs(&source, topic).await {
+                    if let Ok(configs) = source_configs(&source, topic, &include).await {
                         let _ = state.set_wanted_configs(&link, topic, configs, wall_clock_ms()).await;
                     }
                 }

@@ -5,13 +5,15 @@
 use super::{HandOvers, Supervisor};
 use crate::admin::answer::{
     AlarmView, FollowerView, GuestView, HandOverView, MirrorTopicView, PartitionView, SourceView, StatusView,
-    TotalsView,
+    TaskView, TotalsView,
 };
 use crate::control::mirror::Mirror;
 use crate::control::state::MirrorTopic;
 use crate::control::supervisor::guest::GuestLink;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::time::Instant;
+use twinlog_io::wall_clock_ms;
 use twinlog_sync::lifecycle::MirrorState;
 use twinlog_sync::metadata::MembershipState;
 
@@ -108,6 +110,28 @@ impl Supervisor {
         }
     }
 
+    /// What the link does again and again, and how it went the last time.
+    pub(super) fn task_views(&self, hand_overs: &HandOvers) -> Vec<TaskView> {
+        let before = |at: Instant| wall_clock_ms() - i64::try_from(at.elapsed().as_millis()).unwrap_or(0);
+        let view = |name: &str, error: Option<String>, last_success_ms: Option<i64>| TaskView {
+            task_name: name.to_owned(),
+            state: if error.is_some() { "IN_ERROR" } else { "ACTIVE" }.to_owned(),
+            error,
+            last_success_ms,
+        };
+        let lost = self.refresh.last_error.as_ref().map(ToString::to_string);
+        let seen = self.refresh.succeeded_at.map(before);
+        let configs = &hand_overs.config_sync;
+        let mut tasks = vec![
+            view("TopicDiscovery", lost, seen),
+            view("TopicConfigsSync", configs.error.clone(), configs.last_success_ms),
+        ];
+        if self.guest.is_some() {
+            tasks.push(view("ProducerIdFloor", None, hand_overs.floored_at.map(before)));
+        }
+        tasks
+    }
+
     pub(super) fn mirror_views(&self, hand_overs: &HandOvers) -> Vec<MirrorTopicView> {
         let topics = hand_overs.rows.keys();
         topics.filter_map(|topic| self.mirror_view(hand_overs, topic)).collect()
@@ -163,6 +187,7 @@ impl Supervisor {
             code: failed.map_or(row.code.clone(), |worst| worst.code.clone()),
             state_time_ms: row.since_ms,
             replication_factor: Some(row.replication_factor),
+            source_configs: row.wanted_configs.clone(),
             exactness: "exact".to_owned(),
             partitions,
             hand_over,
