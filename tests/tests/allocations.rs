@@ -126,6 +126,7 @@ fn shard_options(directory: &Path) -> ShardOptions {
         response_bytes_max: 4 << 20,
         batch_bytes_max: BATCH_BYTES_MAX,
         request_timeout_ms: 30_000,
+        backoff: twinlog_sync::backoff::BackoffLimits::default(),
     };
     ShardOptions {
         index: 0,
