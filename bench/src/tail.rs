@@ -13,6 +13,7 @@ use crate::error::BenchError;
 use crate::load::{Load, STREAM, Shape};
 use crate::source;
 use crate::spread::quantile;
+use crate::standing::threads_seconds;
 use crate::table::Table;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -25,7 +26,7 @@ use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
 use twinlog_daemon::security::{ClientSecurity, ListenerSecurity};
 use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
 use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
-use twinlog_io::{EngineOptions, EnginePreference, RealDisk, pin_current_thread};
+use twinlog_io::{EngineOptions, EnginePreference, RealDisk, pin_current_thread, raise_file_limit};
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::{LeaderEpoch, Offset};
 use twinlog_sync::lane::LaneOptions;
@@ -52,6 +53,13 @@ const RATE_BYTES_MIN: u64 = 6_000_000_000;
 /// Most bytes of one measurement: it all goes to disk.
 const BYTES_MAX: f64 = 12e9;
 const BROKER: i32 = 1;
+/// Record bytes and partitions.
+const COMBINATIONS: [(usize, u32); 5] =
+    [(KIB, 1), (KIB, AIM_PARTITIONS), (KIB, 40), (KIB, 1_000), (16 * KIB, AIM_PARTITIONS)];
+/// Files of all partitions stay open, as they do in the daemon.
+const FILES_MAX: u32 = 2_048;
+/// The shard's own thread, its helper, and the kernel's workers for its ring.
+const SHARD_THREADS: [&str; 4] = ["twinlog-data", "twinlog-files", "twinlog-writes", "iou-"];
 
 /// How far a batch has come.
 const STAGES: [&str; 3] = ["verified", "written", "flushed"];
@@ -65,12 +73,16 @@ struct Figures {
     fetches: u64,
     memory_stalls: u64,
     late_ms: f64,
+    /// CPU seconds of the shard while batches were appended, for each 10^9 bytes of them.
+    user: f64,
+    system: f64,
 }
 
 /// Measures what was asked for.
 pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let mut table = Table::new(&[
         "record",
+        "partitions",
         "load",
         "MB/s",
         "batches/s",
@@ -82,18 +94,24 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         "fetches",
         "memory stalls",
         "producer late ms",
+        "CPU-s/GB",
+        "user",
+        "system",
     ]);
     let mut measured = false;
-    for record_bytes in [KIB, 16 * KIB] {
-        let name = format!("tail/{}", size(record_bytes));
-        let left_out = bench.arguments.quick && record_bytes > KIB && !bench.arguments.names(&name);
+    // A table of files beyond the limit is refused, and then a ring is opened with less; the figures show it.
+    let _ = raise_file_limit();
+    for (record_bytes, partitions) in COMBINATIONS {
+        let name = format!("tail/{}/{partitions}", size(record_bytes));
+        let in_quick = (record_bytes, partitions) == (KIB, AIM_PARTITIONS);
+        let left_out = bench.arguments.quick && !in_quick && !bench.arguments.names(&name);
         if left_out || !bench.arguments.wants(&name) {
             continue;
         }
         eprintln!("measuring {name}");
         measured = true;
         let total_bytes = bench.arguments.run_bytes().max(RATE_BYTES_MIN);
-        let shape = Shape { record_bytes, batch_bytes: BATCH_BYTES, partitions: AIM_PARTITIONS, total_bytes };
+        let shape = Shape { record_bytes, batch_bytes: BATCH_BYTES, partitions, total_bytes };
         let highest = stream_rate(bench, shape)?;
         for percent in LOADS_PERCENT {
             at_load(bench, shape, highest, percent, &mut table)?;
@@ -101,9 +119,10 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     }
     if measured {
         bench.report.line(&format!(
-            "\n## Tail\n\n{AIM_PARTITIONS} partitions, batches of {}, parts of the rate that a catch-up of the same shape \
+            "\n## Tail\n\nBatches of {}, parts of the rate that a catch-up of the same shape \
              had just before; ages since the append at the source, resolution {} µs. Producer late: \
-             the most that an append came after it was due.",
+             the most that an append came after it was due. CPU time: the shard's thread, its helper and its ring's \
+             workers, while batches were appended, to a hundredth of a second.",
             size(BATCH_BYTES),
             LOOK.as_micros()
         ));
@@ -130,6 +149,7 @@ fn at_load(
         let age = |per_mille| format!("{:.2}", quantile(ages, per_mille) as f64 / 1e3);
         table.row(vec![
             size(shape.record_bytes),
+            shape.partitions.to_string(),
             format!("{percent} %"),
             format!("{:.0}", rate / 1e6),
             format!("{:.0}", rate / load.batch_bytes() as f64),
@@ -141,6 +161,9 @@ fn at_load(
             figures.fetches.to_string(),
             figures.memory_stalls.to_string(),
             format!("{:.2}", figures.late_ms),
+            format!("{:.3}", figures.user + figures.system),
+            format!("{:.3}", figures.user),
+            format!("{:.3}", figures.system),
         ]);
     }
     Ok(())
@@ -170,8 +193,10 @@ fn on_its_own_thread(
             let counters = add_partitions(&source, &shard, load, copy)?;
             let mut tail = Tail::new(load, counters);
             tail.poll_all(PATIENCE, "the first batches")?;
+            let before = threads_seconds(&SHARD_THREADS);
             tail.produce(&source, rate, seconds);
             tail.poll_all(PATIENCE, "the last batches")?;
+            let after = threads_seconds(&SHARD_THREADS);
             let counters = shard.counters.clone();
             let drained = end(shard);
             source.stop();
@@ -179,7 +204,9 @@ fn on_its_own_thread(
             let (fetches, memory_stalls) =
                 (counters.fetches.load(Relaxed), counters.memory_stalls.load(Relaxed));
             let late_ms = tail.late.as_secs_f64() * 1e3;
-            Ok(Figures { ages: tail.sorted(), fetches, memory_stalls, late_ms })
+            let gigabytes = tail.appended as f64 * tail.batch_bytes / 1e9;
+            let (user, system) = ((after.0 - before.0) / gigabytes, (after.1 - before.1) / gigabytes);
+            Ok(Figures { ages: tail.sorted(), fetches, memory_stalls, late_ms, user, system })
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -218,7 +245,7 @@ fn shard_options(copy: &Path) -> Result<ShardOptions, BenchError> {
         direct_io: true,
         journal: copy.join("journal").join("journal-0"),
         sockets_max: 16,
-        files_max: 64,
+        files_max: FILES_MAX,
         is_guest: false,
         spool_bytes: 0,
     })
@@ -228,7 +255,7 @@ fn engine_options(control: usize) -> EngineOptions {
     EngineOptions {
         arena_bytes: ARENA_BYTES,
         sockets_max: 16,
-        files_max: 64,
+        files_max: FILES_MAX,
         helper_cores: vec![control],
         ..EngineOptions::default()
     }
@@ -321,6 +348,8 @@ struct Tail {
     ages: Ages,
     /// The most that the producer was behind.
     late: Duration,
+    /// Batches.
+    appended: u64,
 }
 
 impl Tail {
@@ -333,6 +362,7 @@ impl Tail {
             batch_bytes: load.batch_bytes() as f64,
             ages: Ages::default(),
             late: Duration::ZERO,
+            appended: 0,
         }
     }
 
@@ -360,6 +390,7 @@ impl Tail {
                     }
                 });
                 appended = due;
+                self.appended = due;
             }
             self.observe();
             thread::sleep(LOOK);

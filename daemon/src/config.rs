@@ -27,7 +27,7 @@ pub use admin::AdminFault;
 pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
-pub use key::{KEYS, Key, Kind, Scope, key, key_in};
+pub use key::{KEYS, Key, Kind, MEMORY_BYTES_MIN, Scope, key, key_in};
 pub use link_set::{
     Configuration, KeptLink, KeptLinks, LINK_MEMORY_BYTES_MIN, LINKS_MAX, LinkConfigError, LinkValue,
     SECRET_SHOWN, ValueSource, check_link_value, link_key,

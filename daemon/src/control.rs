@@ -16,6 +16,7 @@ pub mod discovery;
 pub mod guest;
 pub mod instruction;
 pub mod lag;
+mod memory_budget;
 mod mirror;
 mod progress;
 mod protection;

@@ -38,6 +38,8 @@ mod scratch;
 mod shortfall;
 mod slots;
 mod sockets;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wake;
 
 pub use arena::{Access, Arena, HUGE_PAGE_BYTES, Loan, PAGE_BYTES};

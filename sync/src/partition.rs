@@ -346,13 +346,25 @@ impl Partition {
             log_start_offset: head.log_start_offset,
             seen_at: now,
         };
-        if let Some(log_start) = Offset::new(head.log_start_offset)
+        self.follow_log_start();
+        true
+    }
+
+    /// A sync that began after `end` was written has completed.
+    pub fn flushed_to(&mut self, end: Offset) {
+        self.ledger.flushed_to(end);
+        // A log start beyond what was flushed when it was told is not told again while nothing moves at the
+        // source: an incremental session is silent about what did not change. ref: KIP-227
+        self.follow_log_start();
+    }
+
+    fn follow_log_start(&mut self) {
+        if let Some(log_start) = Offset::new(self.source.log_start_offset)
             && self.ledger.trim(log_start)
         {
             self.epochs.trim_to(self.ledger.log_start());
             self.actions.push_back(Action::Trimmed(self.ledger.log_start()));
         }
-        true
     }
 
     /// A header has arrived. Its batch may be received on when this agrees.

@@ -169,6 +169,20 @@ fn the_log_start_follows_the_source_up_to_what_is_flushed() {
 }
 
 #[test]
+fn a_log_start_beyond_the_flush_is_followed_when_the_flush_has_come_that_far() {
+    let mut partition = partition(0, 0, false);
+    partition.answer_begins(1, &head(0, 3, 20));
+    partition.accept_batch(&header(0, 9, 0), None).unwrap();
+    assert_eq!(drain(&mut partition), [], "nothing is flushed so far");
+    partition.ledger.written(at(10));
+    partition.flushed_to(at(2));
+    assert_eq!(drain(&mut partition), [Action::Trimmed(at(2))]);
+    partition.flushed_to(at(10));
+    assert_eq!(drain(&mut partition), [Action::Trimmed(at(3))]);
+    assert_eq!(partition.ledger.log_start(), at(3));
+}
+
+#[test]
 fn a_partition_tails_when_it_has_caught_up_and_catches_up_when_answers_stay_full() {
     let mut partition = partition(0, 0, false);
     assert_eq!(partition.lane(), LaneKind::CatchUp);

@@ -5,7 +5,9 @@
 //! dropped while it runs is killed.
 
 use crate::poll;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    descriptors: Option<u64>,
+    ring_refused: bool,
 }
 
 /// How a program is asked to drain and end.
@@ -30,9 +34,24 @@ pub enum Stop {
     Interrupt,
 }
 
+/// Its number on every architecture: system calls since Linux 5.1 are numbered alike.
+const IO_URING_SETUP: i64 = 425;
+const EPERM: u32 = 1;
+
 impl Program {
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: Vec::new(), environment: Vec::new() }
+        Self {
+            path: path.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors: None,
+            ring_refused: false,
+        }
+    }
+
+    /// Starts it under this limit of open files, which it cannot raise again.
+    pub fn with_descriptors(self, limit: u64) -> Self {
+        Self { descriptors: Some(limit), ..self }
     }
 
     /// Sets a variable of the program's environment.
@@ -51,13 +70,28 @@ impl Program {
         arguments.into_iter().fold(self, |program, argument| program.argument(argument))
     }
 
+    /// Starts it as a container does that forbids io_uring: the kernel refuses it a ring.
+    pub fn with_ring_refused(self) -> Self {
+        Self { ring_refused: true, ..self }
+    }
+
     pub fn spawn(&self) -> Running {
-        let mut command = Command::new(&self.path);
+        let mut command = self.command();
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.path.display()));
+        let child = match self.ring_refused {
+            false => command.spawn(),
+            // A filter is the thread's, and for good; its children inherit it.
+            true => thread::scope(|scope| {
+                let refused = scope.spawn(|| {
+                    refuse_ring();
+                    command.spawn()
+                });
+                refused.join().expect("the kernel takes a filter")
+            }),
+        };
+        let mut child =
+            child.unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.path.display()));
         let stdout = Captured::of(child.stdout.take().expect("piped"));
         let stderr = Captured::of(child.stderr.take().expect("piped"));
         Running {
@@ -68,10 +102,27 @@ impl Program {
         }
     }
 
+    /// A shell sets the limit and becomes the program: the process stays the same.
+    fn command(&self) -> Command {
+        let Some(limit) = self.descriptors else { return Command::new(&self.path) };
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n \"$0\" && exec \"$@\""]).arg(limit.to_string()).arg(&self.path);
+        command
+    }
+
     /// Starts the program and waits for its end.
     pub fn run(&self) -> Finished {
         self.spawn().wait()
     }
+}
+
+/// From now on the calling thread and its children get no io_uring.
+fn refuse_ring() {
+    let rules = BTreeMap::from([(IO_URING_SETUP, Vec::new())]);
+    let architecture = std::env::consts::ARCH.try_into().expect("seccomp knows this architecture");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM), architecture);
+    let program: BpfProgram = filter.and_then(BpfProgram::try_from).expect("one rule makes a filter");
+    seccompiler::apply_filter(&program).expect("a thread may give up a system call");
 }
 
 /// The program while it runs.
@@ -250,6 +301,12 @@ mod tests {
     fn the_last_json_object_of_the_output_is_the_report() {
         let finished = shell("echo '{\"a\":1}'; echo '{\"a\":2}'; echo done; exit 1").run().expect_code(1);
         assert_eq!(finished.json()["a"], 2);
+    }
+
+    #[test]
+    fn a_limit_of_descriptors_is_set_for_good() {
+        let limits = shell("ulimit -n; ulimit -Hn").with_descriptors(123).run().expect_code(0);
+        assert_eq!(limits.stdout, "123\n123\n");
     }
 
     #[test]

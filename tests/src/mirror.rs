@@ -22,7 +22,12 @@ pub struct Mirror {
     root: TempDir,
     topics: Vec<String>,
     arguments: Vec<String>,
+    /// `--memory`; without it the product's default holds.
+    memory: Option<&'static str>,
 }
+
+/// What a mirror may take when its test says nothing: little, so that tests run beside each other.
+const MEMORY: &str = "96MiB";
 
 impl Mirror {
     /// A mirror of `topics`, with nothing stored yet. `program` is the binary under test.
@@ -33,7 +38,13 @@ impl Mirror {
             root: tempfile::tempdir().expect("a directory"),
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             arguments: Vec::new(),
+            memory: Some(MEMORY),
         }
+    }
+
+    /// Runs with so much memory; `None` is the default of the product.
+    pub fn with_memory(self, memory: Option<&'static str>) -> Self {
+        Self { memory, ..self }
     }
 
     /// Adds a flag to every run.
@@ -67,7 +78,10 @@ impl Mirror {
     /// `twinlog run`, tailing until it is told to stop.
     pub fn tailing(&self) -> Program {
         let mut program = Program::new(&self.program).argument("run");
-        program = program.arguments(["--source", &self.bootstrap, "--output", "json", "--memory", "96MiB"]);
+        program = program.arguments(["--source", &self.bootstrap, "--output", "json"]);
+        if let Some(memory) = self.memory {
+            program = program.arguments(["--memory", memory]);
+        }
         program = program.argument("--data-dir").argument(self.data_directory());
         for topic in &self.topics {
             program = program.arguments(["--topic", topic]);

@@ -1,6 +1,7 @@
 //! The main job on one real broker: every kind of log, byte for byte, and out of every stop again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use twinlog_tests::kafka::batches;
 use twinlog_tests::kafka::dump::Gaps;
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::zoo::{self, SMALL_SEGMENTS};
@@ -16,6 +17,7 @@ fn one_broker_is_mirrored_byte_for_byte() {
     every_kind_of_log_arrives_with_the_same_bytes(&cluster);
     open_transactions_bound_the_copy(&cluster);
     a_tailing_mirror_picks_up_topics_and_partitions(&cluster);
+    a_tailing_mirror_follows_the_log_start_into_a_batch(&cluster);
     retention_that_overtakes_the_mirror_stops_it_until_the_gap_is_accepted(&cluster);
     a_topic_created_again_is_never_appended_to_the_old_log(&cluster);
     many_partitions_fit_into_little_memory(&cluster);
@@ -122,6 +124,54 @@ fn a_tailing_mirror_picks_up_topics_and_partitions(cluster: &Cluster) {
     mirror.assert_dump_clean("tail-a", 3, Gaps::Forbidden);
     mirror.assert_dump_clean("tail-b", 2, Gaps::Forbidden);
     mirror.verify(true).expect_code(0);
+}
+
+fn a_tailing_mirror_follows_the_log_start_into_a_batch(cluster: &Cluster) {
+    let scenario = cluster.scenario();
+    scenario.create_topic("shrinking", 1, 1, &[SMALL_SEGMENTS]);
+    scenario.produce_mixed(&Produce { count: 4_000, value_bytes: 1000, ..Produce::to("shrinking") });
+    let end = scenario.end_offsets("shrinking", Isolation::ReadCommitted)[0];
+    let mirror =
+        Mirror::new(PROGRAM, &cluster.bootstrap(), &["shrinking"]).with_keys(&["segment.bytes = 1048576"]);
+    let running = mirror.tailing().spawn();
+    poll::poll_until("the mirror holds all of it", || {
+        mirror.stored_end(cluster, "shrinking", 0) == Some(end)
+    });
+    let ours = mirror.partition_directory("shrinking", 0);
+    let before = log_bases(&ours);
+    assert!(before.len() > 3 && before[0] == 0, "{before:?}");
+
+    // The middle of a batch in the third segment: two segments lie wholly below it.
+    let source = cluster.partition_directory(1, "shrinking", 0);
+    let batches = batches::concatenated_batches(&source, before[2] + 1).expect("nobody appends");
+    let known = batches.iter().find(|batch| batch.last_offset >= batch.base_offset + 2);
+    let start = known.expect("producers batch").base_offset + 1;
+    assert!(start < before[3], "{start} lies in the third segment of {before:?}");
+    assert_eq!(scenario.delete_records("shrinking", 0, start), start);
+
+    let checkpoint = mirror.data_directory().join("default/log-start-offset-checkpoint");
+    poll::poll_until("the log start of the mirror is the source's", || {
+        let text = std::fs::read_to_string(&checkpoint).unwrap_or_default();
+        text.lines().any(|line| line == format!("shrinking 0 {start}"))
+    });
+    poll::poll_until("segments below the log start are gone", || log_bases(&ours) == before[2..]);
+    running.terminate();
+    let report = running.wait().expect_code(0).json();
+    assert_eq!(report["partitions"][0]["start"].as_i64(), Some(start), "{report}");
+    assert_eq!(report["partitions"][0]["end"].as_i64(), Some(end), "{report}");
+    mirror.assert_same(cluster, 1, "shrinking", Isolation::ReadCommitted);
+    mirror.assert_dump_clean("shrinking", 1, Gaps::Forbidden);
+    mirror.verify(true).expect_code(0);
+}
+
+/// Base offsets of the segments of a partition, by the names of their files.
+fn log_bases(directory: &Path) -> Vec<i64> {
+    let names =
+        std::fs::read_dir(directory).expect("readable").map(|entry| entry.expect("readable").file_name());
+    let bases = names.filter_map(|name| name.to_str()?.strip_suffix(".log")?.parse().ok());
+    let mut bases: Vec<i64> = bases.collect();
+    bases.sort_unstable();
+    bases
 }
 
 fn retention_that_overtakes_the_mirror_stops_it_until_the_gap_is_accepted(cluster: &Cluster) {

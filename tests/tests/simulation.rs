@@ -9,6 +9,9 @@ use twinlog_tests::sim::world;
 /// Worlds of an ordinary run.
 const SEEDS: u64 = 200;
 
+/// Worlds whose disk is slow throughout: they differ in timing alone.
+const SLOW_SEEDS: u64 = 10;
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, not a number")))
@@ -28,4 +31,12 @@ fn every_world_ends_with_a_copy() {
         }
     }
     assert!(failed.is_empty(), "seeds {failed:?} of {seeds} failed");
+}
+
+#[test]
+fn a_slow_disk_becomes_back_pressure() {
+    for seed in 0..SLOW_SEEDS {
+        println!("slow disk, seed {seed}");
+        world::live_on_a_slow_disk(seed);
+    }
 }

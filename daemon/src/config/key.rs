@@ -189,7 +189,7 @@ const TIB: u64 = 1 << 40;
 const INT_MAX: u64 = i32::MAX as u64;
 /// Longest interval: beyond an hour a forgotten zero looks like a daemon that does nothing.
 const HOUR_MS: u64 = 3_600_000;
-/// Below it one shard has no room for the images of a few busy partitions.
+/// Below it the program itself does not fit beside its buffers: control/memory_budget.rs has the figures.
 pub const MEMORY_BYTES_MIN: u64 = 64 * MIB;
 
 const fn daemon(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
@@ -277,7 +277,12 @@ const OTHERS: &[Key] = &[
         "auto",
         "Core of everything else; auto = the lowest that is no data core.",
     ),
-    daemon("memory.bytes", bytes(MEMORY_BYTES_MIN, TIB), "512MiB", "Memory of the whole process."),
+    daemon(
+        "memory.bytes",
+        bytes(MEMORY_BYTES_MIN, TIB),
+        "512MiB",
+        "Memory of the whole process; the least holds few partitions, each 1,000 more take 20 MiB.",
+    ),
     daemon(
         "engine",
         Kind::Choice(&["auto", "ring", "epoll"]),

@@ -357,13 +357,13 @@ impl<E: Engine> Shard<E> {
         for (slot, point) in points {
             let entry = self.slots[slot as usize].as_mut().expect("a flushing slot stays");
             entry.flushing = false;
-            entry.partition.ledger.flushed_to(point.mark.next);
+            entry.partition.flushed_to(point.mark.next);
             if !self.options.is_guest {
                 entry.partition.ledger.delivered_to(point.mark.next);
             }
             entry.log.flushed = Some(point);
             self.flusher.to_checkpoint.insert(slot);
-            self.publish(slot);
+            self.route_partition(slot);
         }
         self.checkpoint_if_due();
     }

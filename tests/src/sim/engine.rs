@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub now: u64,
     pub random: Random,
     pub network: Network,
+    /// Everything the disk does takes so many times as long.
+    pub disk_slowness: u64,
 }
 
 struct InFlight {
@@ -119,10 +121,13 @@ impl SimulatedEngine {
     }
 
     fn delay(&self, operation: &Operation) -> u64 {
-        let random = &mut self.around().random;
+        let mut around = self.around();
+        let disk_slowness = around.disk_slowness;
+        let random = &mut around.random;
         let usual = match operation {
             Operation::Receive { .. } | Operation::Send { .. } | Operation::SendGather { .. } => 100_000,
-            Operation::Sync { .. } | Operation::Job(_) => 5_000_000,
+            Operation::Sync { .. } | Operation::Job(_) => 5_000_000 * disk_slowness,
+            Operation::Write { .. } | Operation::Read { .. } => 1_000_000 * disk_slowness,
             _ => 1_000_000,
         };
         let slow = if random.one_in(50) { 20 } else { 1 };
@@ -422,7 +427,7 @@ mod tests {
 
     fn engine() -> SimulatedEngine {
         let network = Network::new(Cluster::new(1), 7);
-        let surroundings = Surroundings { now: 1, random: Random::new(7), network };
+        let surroundings = Surroundings { now: 1, random: Random::new(7), network, disk_slowness: 1 };
         SimulatedEngine::new(1 << 20, SimulatedDisk::default(), Rc::new(RefCell::new(surroundings)))
     }
 

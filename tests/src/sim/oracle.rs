@@ -33,8 +33,14 @@ fn stored(disk: &mut SimulatedDisk, partition: &TopicPartition) -> Vec<(i64, Vec
     batches
 }
 
-/// Every batch of the source from its log start to its copy bound is stored, and nothing else is.
-pub fn assert_copy(disk: &mut SimulatedDisk, partition: &TopicPartition, source: &PartitionLog) {
+/// Every batch of the source from its log start to its copy bound is stored, and nothing else is; `log_start` is
+/// where the mirror said at last that its log begins.
+pub fn assert_copy(
+    disk: &mut SimulatedDisk,
+    partition: &TopicPartition,
+    source: &PartitionLog,
+    log_start: i64,
+) {
     let (start, end) = (source.log_start_offset().value(), source.last_stable_offset().value());
     let expected: Vec<(i64, Vec<u8>)> = source
         .batches_from(source.log_start_offset())
@@ -48,6 +54,7 @@ pub fn assert_copy(disk: &mut SimulatedDisk, partition: &TopicPartition, source:
     let found: Vec<(i64, Vec<u8>)> =
         stored(disk, partition).into_iter().filter(|(base, _)| *base >= first).collect();
     let name = partition.directory_name();
+    assert_eq!(log_start, start, "{name}: the mirror's log start is not the source's");
     for (index, (ours, theirs)) in found.iter().zip(&expected).enumerate() {
         assert!(ours == theirs, "{name}: batch {index} at {} is not the source's at {}", ours.0, theirs.0);
     }

@@ -1,5 +1,9 @@
 //! One simulated life of a shard: faults for a while, then healing, then the oracles.
 
+mod slow_disk;
+
+pub use slow_disk::live_on_a_slow_disk;
+
 use super::control::{BATCH_BYTES_MAX, Control, DATA_DIRECTORY, journal_directory};
 use super::disk::{DiskFaults, SimulatedDisk};
 use super::engine::{SimulatedEngine, Surroundings};
@@ -26,16 +30,22 @@ use twinlog_sync::wire::fetch_request::IsolationLevel;
 const HEAL_TURNS_MAX: u64 = 400_000;
 /// Memory of the simulated shard: little, so that it runs out.
 const ARENA_BYTES: u64 = 8 << 20;
+/// What one answer may hold.
+const RESPONSE_BYTES_MAX: u32 = 1 << 20;
+/// Small, so that segments roll often.
+const SEGMENT_BYTES: u32 = 128 << 10;
 
 /// See the file's header.
 pub struct World {
     surroundings: Rc<RefCell<Surroundings>>,
     disk: SimulatedDisk,
     shard: Option<Shard<SimulatedEngine>>,
+    shard_counters: Arc<ShardCounters>,
     control: Control,
     workload: Workload,
     random: Random,
     broken: Option<i32>,
+    segment_bytes: u32,
     /// What was called delivered before the last crash, per partition name.
     promised: BTreeMap<(String, i32), i64>,
     /// The lowest end that an unclean election left, per partition name.
@@ -97,16 +107,18 @@ impl World {
         }
         let network = Network::new(cluster, random.number());
         let engine_random = Random::new(random.number());
-        let surroundings = Surroundings { now: 1_000_000, random: engine_random, network };
+        let surroundings = Surroundings { now: 1_000_000, random: engine_random, network, disk_slowness: 1 };
         let disk = SimulatedDisk::default();
         Self {
             surroundings: Rc::new(RefCell::new(surroundings)),
             control: Control::new(disk.clone(), policy()),
             disk,
             shard: None,
+            shard_counters: Arc::new(ShardCounters::default()),
             workload: Workload::default(),
             random,
             broken: None,
+            segment_bytes: SEGMENT_BYTES,
             promised: BTreeMap::new(),
             lowest: BTreeMap::new(),
             starts: 0,
@@ -120,7 +132,7 @@ impl World {
             isolation_level: IsolationLevel::ReadCommitted,
             wait_max_ms: 100,
             bytes_min: 1,
-            response_bytes_max: 1 << 20,
+            response_bytes_max: RESPONSE_BYTES_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             request_timeout_ms: 1_000,
             backoff: twinlog_sync::backoff::BackoffLimits::default(),
@@ -133,7 +145,7 @@ impl World {
             listener: ListenerSecurity::plaintext(),
             bytes_per_second: 0,
             partition_bytes_max: 64 << 10,
-            segment_bytes: 128 << 10,
+            segment_bytes: self.segment_bytes,
             batch_bytes_max: BATCH_BYTES_MAX,
             flush_ms: 50,
             flush_catch_up_ms: 500,
@@ -159,7 +171,8 @@ impl World {
             let made = Step::MakeDirectory { path: DATA_DIRECTORY.into() };
             self.disk.run(&made).expect("the disk takes directories");
             let engine = SimulatedEngine::new(ARENA_BYTES, self.disk.clone(), self.surroundings.clone());
-            let mut shard = Shard::new(engine, self.options(), Arc::new(ShardCounters::default()));
+            self.shard_counters = Arc::new(ShardCounters::default());
+            let mut shard = Shard::new(engine, self.options(), self.shard_counters.clone());
             self.control = Control::new(self.disk.clone(), policy());
             if self.random.one_in(4) {
                 let steps = self.random.below(60);
@@ -361,8 +374,10 @@ impl World {
                 let log = cluster.partition(name, index).expect("it exists");
                 let delivered = counters.delivered.load(Relaxed);
                 let epoch_seen = counters.source_seen_at.load(Relaxed) > 0;
+                let log_start = counters.log_start.load(Relaxed);
                 epoch_seen
-                    && delivered == log.last_stable_offset().value().max(counters.log_start.load(Relaxed))
+                    && log_start == log.log_start_offset().value()
+                    && delivered == log.last_stable_offset().value().max(log_start)
             })
     }
 
@@ -373,7 +388,10 @@ impl World {
             let log = cluster.partition(name, index).expect("it exists");
             let (fetch, delivered) = (counters.fetch.load(Relaxed), counters.delivered.load(Relaxed));
             let (end, state) = (log.last_stable_offset(), counters.state());
-            format!("{name}-{index}: {state:?} fetch {fetch} delivered {delivered} of {end}")
+            let starts = (counters.log_start.load(Relaxed), log.log_start_offset().value());
+            format!(
+                "{name}-{index}: {state:?} starts {starts:?} fetch {fetch} delivered {delivered} of {end}"
+            )
         });
         let stopped = self.control.stopped.iter().map(|(key, fault)| format!("{key:?} stopped: {fault}"));
         let shard = self.shard.as_ref().map(Shard::describe);
@@ -396,10 +414,11 @@ impl World {
     fn assert_copies(&mut self) {
         let around = Rc::clone(&self.surroundings);
         let around = around.borrow();
-        for (key, _) in self.control.counters.clone() {
+        for (key, counters) in self.control.counters.clone() {
             let partition = self.control.partition_of(key);
             let log = around.network.cluster.partition(partition.topic(), key.index).expect("it exists");
-            assert_copy(&mut self.disk, &partition, log);
+            let log_start = counters.log_start.load(Relaxed);
+            assert_copy(&mut self.disk, &partition, log, log_start);
         }
     }
 }

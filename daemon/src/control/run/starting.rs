@@ -7,6 +7,7 @@ use super::{RunError, RunOptions};
 use crate::config::{GuestSettings, Settings};
 use crate::control::guest::{GuestMember, GuestOptions, random_uuid};
 use crate::control::instruction::{InstructionError, Instructions, Release, parse_restart_from};
+use crate::control::memory_budget::arena_bytes;
 use crate::control::shard_link::ShardLink;
 use crate::control::state::GuestIdentity;
 use crate::journal::{self, Journal};
@@ -22,8 +23,6 @@ use twinlog_io::{
 };
 use twinlog_sync::lane::LaneOptions;
 
-/// Part of the memory that buffers may take; the rest holds code, metadata, indexes and checkpoints.
-const ARENA_PERCENT: u64 = 60;
 /// Two lanes for each source broker, in each shard.
 const SOCKETS_MAX: u32 = 1_024;
 /// Open segment files of one shard at most: enough for every partition that is busy at a time.
@@ -170,7 +169,7 @@ impl Start {
                 spool_bytes,
             };
             let engine = EngineOptions {
-                arena_bytes: self.memory_bytes() / 100 * ARENA_PERCENT / shards,
+                arena_bytes: arena_bytes(self.memory_bytes()) / shards,
                 sockets_max: SOCKETS_MAX,
                 files_max,
                 helper_cores: vec![self.placement.control],
