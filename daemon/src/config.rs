@@ -15,6 +15,7 @@ mod explain;
 mod file;
 mod foreign_keys;
 mod key;
+mod kind;
 mod link_set;
 mod security;
 mod security_keys;
