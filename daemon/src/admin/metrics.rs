@@ -263,14 +263,14 @@ mod tests {
             "twinlog_link_lag_records{link=\"east\"} 0.0",
             "# TYPE twinlog_shard_fetches counter",
             "twinlog_shard_fetches_total{link=\"west\",shard=\"0\"} 12.0",
-            "twinlog_uptime_seconds 3.0",
+            "twinlog_uptime_seconds{} 3.0",
             "twinlog_link_replication_latency_seconds_bucket{le=\"0.5\",link=\"west\"} 2",
             "twinlog_link_replication_latency_seconds_bucket{le=\"+Inf\",link=\"west\"} 3",
             "twinlog_link_replication_latency_seconds_count{link=\"west\"} 3",
         ] {
             assert!(text.lines().any(|each| each == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("twinlog_uptime_seconds 4.0"), "{text}");
+        assert!(!text.contains("twinlog_uptime_seconds{} 4.0"), "{text}");
         assert!(!text.contains("lag_seconds") && text.ends_with("# EOF\n"), "{text}");
     }
 }

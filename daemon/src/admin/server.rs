@@ -110,6 +110,8 @@ where
         .max_headers(HEADERS_MAX)
         // An idle connection would hold its slot.
         .keep_alive(false)
+        // A peer that has said everything may close its side: its order is carried out and audited all the same.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
