@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 use twinlog_io::{monotonic_nanoseconds, wall_clock_ms};
-use twinlog_sync::lifecycle::MirrorState;
+use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
 use twinlog_sync::metadata::MembershipState;
 
 /// Where the copy's next fetch begins.
@@ -204,7 +204,9 @@ impl Supervisor {
             left_out_broker_ids: result_of(row, "left_out_broker_ids"),
             error: running
                 .and_then(|running| running.machine.trouble().map(ToString::to_string))
-                .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned)),
+                .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned))
+                // The row is read anew a moment after its end.
+                .or_else(|| last.error.clone().filter(|_| last.step == HandOverStep::Abandoned)),
             hand_over_request_ms: running
                 .and_then(|running| running.request_ms)
                 .or_else(|| row.last_promote.as_ref()?.get("hand_over_request_ms")?.as_u64()),
