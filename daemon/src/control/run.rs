@@ -26,7 +26,7 @@ use crate::admin::{
 };
 use crate::config::{Configuration, DaemonSettings, Settings};
 use crate::journal::OWN_DIRECTORY;
-use serving::Daemon;
+use serving::{Daemon, Signals};
 use starting::Starter;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,13 +86,14 @@ pub fn run(configuration: Configuration, options: &RunOptions) -> Result<bool, R
         .build()
         .map_err(|error| RunError::Runtime(error.kind()))?;
     let ended = runtime.block_on(async {
+        let signals = Signals::new()?;
         let kept = state.kept_links().await.map_err(RunError::State)?;
         let links = configuration.links(&kept).map_err(RunError::Config)?;
         let (operators, asked, readiness) = open_to_operators(&settings, &links, state.clone(), access)?;
         let mut daemon =
             Daemon::new(configuration, kept, placement, options, (starter, state), (asked, readiness));
         daemon.start_all(links).await?;
-        let end = daemon.serve().await?;
+        let end = daemon.serve(signals).await?;
         drop(operators);
         Ok((daemon, end))
     });

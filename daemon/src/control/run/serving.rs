@@ -195,8 +195,7 @@ impl Daemon {
     }
 
     /// Until it is done, told to stop, or cannot go on; then everything is drained.
-    pub async fn serve(&mut self) -> Result<End, RunError> {
-        let mut signals = Signals::new()?;
+    pub async fn serve(&mut self, mut signals: Signals) -> Result<End, RunError> {
         let mut progress = self.progress();
         notify(&[NotifyState::Ready]);
         let end = loop {
@@ -474,14 +473,15 @@ enum Told {
     Reload,
 }
 
-struct Signals {
+/// Listened to from before the first link starts: one that comes meanwhile ends or reloads it in an orderly way, too.
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, RunError> {
+    pub fn new() -> Result<Self, RunError> {
         let listen = |kind| signal(kind).map_err(|error| RunError::Runtime(error.kind()));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
