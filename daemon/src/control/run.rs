@@ -72,13 +72,13 @@ pub fn run(configuration: Configuration, options: &RunOptions) -> Result<bool, R
     made.map_err(|error| RunError::Directory { path, error })?;
     let _lock = DirectoryLock::acquire(&settings.data_dir).map_err(RunError::Lock)?;
     let placement = placed(settings.control_core, &settings.data_cores)?;
-    let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
-    // Data threads inherit the priority of who starts them: that one keeps the normal one.
-    let starter = Starter::new(placement.control)?;
-    // A refused pin or priority costs speed, not correctness.
+    // First of all: threads inherit it. A refused pin or priority costs speed, not correctness.
     if let Err(error) = pin_current_thread(&[placement.control]) {
         warn!("{}", Shortfall::ControlPin { core: placement.control, error });
     }
+    let state = StateDatabase::open(&settings.data_dir).map_err(RunError::State)?;
+    // Data threads inherit the priority of who starts them: that one keeps the normal one.
+    let starter = Starter::new(placement.control)?;
     yield_to_data_threads().iter().for_each(|shortfall| warn!("{shortfall}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
