@@ -113,11 +113,11 @@ fn systemd_is_told_of_readiness_of_the_live_lag_of_life_and_of_the_end() {
     told.poll_for("the watchdog is fed", |line| line == "WATCHDOG=1");
     // Nobody knows where the log of a broker ends that cannot be reached: that is not 0.
     told.poll_for("one partition is caught up, the other unknown", |line| {
-        line == "STATUS=1 of 2 partitions caught up, 0 records behind, 1 unknown"
+        line == "STATUS=1 of 2 partitions caught up, 0 records behind, 1 unknown, the oldest unknown"
     });
     source.with_cluster(|cluster| cluster.set_health(2, Health::Serving));
     told.poll_for("both are caught up", |line| {
-        line == "STATUS=2 of 2 partitions caught up, 0 records behind"
+        line == "STATUS=2 of 2 partitions caught up, 0 records behind, the oldest 0.0 s"
     });
     append(&source, "orders", 400, 1_000);
     told.poll_for("the source has grown since", |line| {
