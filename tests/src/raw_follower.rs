@@ -67,21 +67,6 @@ pub fn topic_id(text: &str) -> [u8; 16] {
     (high << 2 | digit(*last) >> 4).to_be_bytes()
 }
 
-/// Connections from another address of this machine; `None` for one that was refused.
-pub fn streams_from(address: IpAddr, listener: SocketAddr) -> impl Iterator<Item = Option<TcpStream>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let runtime = runtime.expect("a runtime can be built");
-    std::iter::repeat_with(move || {
-        let stream = runtime.block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-            socket.bind(SocketAddr::new(address, 0)).expect("the address is this machine's");
-            Some(socket.connect(listener).await.ok()?.into_std().expect("a socket"))
-        })?;
-        stream.set_nonblocking(false).expect("a socket can wait");
-        Some(stream)
-    })
-}
-
 /// See the file's header.
 #[derive(Debug)]
 pub struct RawFollower {
@@ -95,8 +80,15 @@ impl RawFollower {
 
     /// From another address of this machine.
     pub fn connect_from(address: IpAddr, listener: &str) -> Self {
-        let stream = streams_from(address, listener.parse().expect("an address")).next();
-        Self::over(stream.flatten().expect("the guest listens"))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let stream = runtime.expect("a runtime can be built").block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.bind(SocketAddr::new(address, 0)).expect("the address is this machine's");
+            let connected = socket.connect(listener.parse().expect("an address")).await;
+            connected.expect("the guest listens").into_std().expect("a socket")
+        });
+        stream.set_nonblocking(false).expect("a socket can wait");
+        Self::over(stream)
     }
 
     fn over(stream: TcpStream) -> Self {

@@ -5,9 +5,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedN
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use twinlog_daemon::security::{
     ClientCertificates, KeySource, ListenerSecurity, ListenerSettings, ProofFault, Secret, SecurityProtocol,
@@ -16,7 +15,6 @@ use twinlog_daemon::security::{
 use twinlog_daemon::shard::ShardHandle;
 use twinlog_daemon::shard::mailbox::{Command, Event, FollowerRefusal};
 use twinlog_tests::poll;
-use twinlog_tests::raw_follower;
 
 const GUEST: i32 = 900;
 
@@ -209,56 +207,5 @@ fn plaintext_garbage_and_a_handshake_that_dribbles_end_the_connection() {
     dribbling.write_all(&[22, 3, 3, 0x0f, 0xa0]).expect("sent");
     poll::poll_until("the other end closes", || dribbling.write_all(&[1]).is_err());
     assert_eq!(listening.refusal(), FollowerRefusal::TimedOut);
-    listening.end();
-}
-
-/// Far more than a shard has places for.
-const HALF_OPEN: usize = 3_000;
-/// Where the flood comes from: any address of this host's loopback.
-const ELSEWHERE: [u8; 4] = [127, 0, 0, 9];
-
-/// The beginning of a ClientHello; more of it never comes.
-const HELLO: [u8; 11] = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
-/// A peer that never asks as a broker is let go after three times this.
-const FRESH: Duration = Duration::from_secs(10);
-
-#[test]
-fn thousands_of_half_handshakes_hold_up_no_follower_that_is_there_or_comes() {
-    let authority = Authority::new();
-    let listening = listening(&with_tls(&authority, SecurityProtocol::Ssl));
-    let (mut known, mut known_since) = (authority.connect(listening.address, Some("broker")), Instant::now());
-    let ask = |known: &mut StreamOwned<ClientConnection, TcpStream>| {
-        known.write_all(&request(18, 0, &[])).expect("it stays open");
-        assert_eq!(answer(known)[..6], [0, 0, 0, 7, 0, 0]);
-    };
-    ask(&mut known);
-    let mut half = Vec::new();
-    let strangers = raw_follower::streams_from(IpAddr::from(ELSEWHERE), listening.address);
-    for (number, stranger) in strangers.take(HALF_OPEN).enumerate() {
-        if let Some(mut stranger) = stranger
-            && stranger.write_all(&HELLO[..number % HELLO.len()]).is_ok()
-        {
-            half.push(stranger);
-        }
-        if number % 100 == 0 {
-            ask(&mut known);
-            let mut newcomer = authority.connect(listening.address, Some("broker"));
-            ask(&mut newcomer);
-            if known_since.elapsed() > FRESH {
-                (known, known_since) = (newcomer, Instant::now());
-            }
-        }
-    }
-    let (mut rated, mut aged) = (0, 0);
-    while aged == 0 {
-        match listening.refusal() {
-            FollowerRefusal::TooMany => rated += 1,
-            FollowerRefusal::Unproven => {}
-            // Those that were let in are closed when their handshake does not end.
-            FollowerRefusal::TimedOut => aged += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(rated > HALF_OPEN / 2, "{rated} of {} were over the rate of their address", half.len());
     listening.end();
 }

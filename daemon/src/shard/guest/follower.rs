@@ -9,9 +9,8 @@
 //! which anything is wrong is closed; a follower connects anew and asks for everything.
 //!
 //! Who a peer is stands in its first request. Until then it is unproven: it must come from where some broker is
-//! registered, or pass a handshake, of which one address may begin so many at a time; all unproven ones together
-//! hold a bounded number of bytes, and the oldest of the address with most of them makes room when there is none for
-//! the next. So strangers can neither use up memory nor keep a follower out.
+//! registered, all unproven ones together hold a bounded number of bytes, and the oldest of them makes room when
+//! there is none for the next. So strangers can neither use up memory nor keep a follower out.
 
 use super::super::Shard;
 use super::super::mailbox::{Event, FollowerRefusal};
@@ -22,9 +21,7 @@ use super::send::Outgoing;
 use super::{FOLLOWERS_MAX, Listener};
 use crate::pool::Class;
 use crate::security::SecurityProtocol;
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use twinlog_io::{Engine, Operation, SocketKey, Span, SystemError};
 use twinlog_sync::guest::follower_session::FollowerSession;
 use twinlog_sync::wire::follower_request::{Request, frame_length, read_request};
@@ -217,8 +214,6 @@ impl<E: Engine> Shard<E> {
                 let secured = self.options.listener.protocol() != SecurityProtocol::Plaintext;
                 if !secured && !self.guests.knows_address(peer) {
                     self.refuse_follower(index, FollowerRefusal::OtherAddress);
-                } else if secured && !self.guests.admission.admits(now, peer.ip()) {
-                    self.refuse_follower(index, FollowerRefusal::TooMany);
                 } else if self.secure_follower(index) {
                     self.receive_request(index);
                 } else {
@@ -240,19 +235,13 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Closes a connection that is not proven, if there is one: the oldest of the address that has most of them,
-    /// so that a flood takes the places of its own.
+    /// Closes the oldest connection that is not proven, if there is one.
     fn make_place(&mut self) {
-        let unproven = self.guests.followers.iter().enumerate().filter_map(|(index, each)| {
-            let each = each.as_ref().filter(|each| each.is_open() && !each.proven)?;
-            Some((index as u32, each.accepted_at, each.peer.map(|peer| peer.ip().to_canonical())))
-        });
-        let mut counts: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
-        unproven.clone().for_each(|(.., address)| *counts.entry(address).or_default() += 1);
-        let oldest =
-            unproven.max_by_key(|(_, accepted_at, address)| (counts[address], Reverse(*accepted_at)));
-        if let Some((index, ..)) = oldest {
-            self.refuse_follower(index, FollowerRefusal::Unproven);
+        let followers = self.guests.followers.iter().enumerate();
+        let unproven = followers.filter_map(|(index, each)| Some((index, each.as_ref()?)));
+        let unproven = unproven.filter(|(_, each)| each.is_open() && !each.proven);
+        if let Some((index, _)) = unproven.min_by_key(|(_, each)| each.accepted_at) {
+            self.refuse_follower(index as u32, FollowerRefusal::Unproven);
         }
     }
 
