@@ -22,17 +22,14 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 use twinlog_daemon::embedded::EmbeddedSource;
-use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
 use twinlog_daemon::security::{ClientSecurity, ListenerSecurity};
-use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
+use twinlog_daemon::shard::mailbox::{Command, Event, PartitionCounters};
 use twinlog_daemon::shard::{FsyncPolicy, ShardHandle, ShardOptions, spawn};
-use twinlog_io::{EngineOptions, EnginePreference, RealDisk, pin_current_thread, raise_file_limit};
-use twinlog_log_segment::files::{TopicId, TopicPartition};
-use twinlog_log_segment::offset::{LeaderEpoch, Offset};
+use twinlog_io::{EngineOptions, EnginePreference, pin_current_thread, raise_file_limit};
+use twinlog_log_segment::files::TopicId;
 use twinlog_sync::lane::LaneOptions;
-use twinlog_sync::partition::Leader;
-use twinlog_sync::session::PartitionKey;
 use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
+use twinlog_tests::shard::{hand_over, new_partition};
 
 const KIB: usize = 1 << 10;
 const BATCH_BYTES: usize = 64 * KIB;
@@ -267,7 +264,7 @@ fn send(shard: &ShardHandle, command: Command) {
     shard.waker.wake();
 }
 
-/// What the control core does for each partition: recovers its empty directory and hands it over.
+/// Hands every partition over, as the control core does.
 fn add_partitions(
     source: &EmbeddedSource,
     shard: &ShardHandle,
@@ -282,24 +279,9 @@ fn add_partitions(
     send(shard, Command::Broker { id: BROKER, address, host: "localhost".into() });
     let mut all = Vec::new();
     for index in 0..load.shape.partitions as i32 {
-        let partition = TopicPartition::new(STREAM, index).expect("a legal name");
-        let directory = copy.join(partition.directory_name());
-        let request = RecoverRequest {
-            directory: directory.clone(),
-            partition,
-            topic_id: id,
-            checkpoint: None,
-            start_offset: Offset::ZERO,
-            followed: false,
-            batch_bytes_max: BATCH_BYTES_MAX,
-        };
-        let recovered = recover_partition(&mut RealDisk, &request).map_err(BenchError::Store)?;
-        let (key, counters) = (PartitionKey { topic: 0, index }, Arc::new(PartitionCounters::default()));
-        let add =
-            AddPartition { key, topic: topic.clone(), directory, recovered, counters: counters.clone() };
-        send(shard, Command::AddPartition(Box::new(add)));
-        let leader = Some(Leader { broker: BROKER, epoch: LeaderEpoch(0) });
-        send(shard, Command::Leader { key, leader });
+        let add = new_partition(copy, &topic, index).map_err(BenchError::Store)?;
+        let counters = add.counters.clone();
+        hand_over(add, BROKER).into_iter().for_each(|command| send(shard, command));
         all.push(counters);
     }
     Ok(all)

@@ -492,7 +492,7 @@ mod tests {
         let settings = arguments.settings().unwrap();
         assert_eq!(settings.link.name, DEFAULT_LINK);
         assert_eq!((settings.link.topics.len(), settings.link.source.bootstrap_servers.len()), (2, 2));
-        assert_eq!((settings.memory_bytes, arguments.output), (1 << 30, Output::Json));
+        assert_eq!((settings.daemon.memory_bytes, arguments.output), (1 << 30, Output::Json));
     }
 
     #[test]
@@ -504,7 +504,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let file = file.to_str().unwrap();
         let settings = run_args(&format!("twinlog run --config {file} --memory 2GiB")).settings().unwrap();
-        assert_eq!((settings.link.name.as_str(), settings.memory_bytes), ("west", 2 << 30));
+        assert_eq!((settings.link.name.as_str(), settings.daemon.memory_bytes), ("west", 2 << 30));
         let refused = run_args(&format!("twinlog run --config {file} --memory 1KiB")).settings().unwrap_err();
         assert!(refused.to_string().starts_with("memory.bytes = \"1KiB\" is refused"), "{refused}");
     }

@@ -84,7 +84,7 @@ impl RingEngine {
         let arena = Arena::new(options.arena_bytes)
             .map_err(|error| EngineError::Arena { bytes: options.arena_bytes, error })?;
         let prepared = ring_setup::prepare(options, &arena)?;
-        let PreparedRing { ring, buffers, report, files_registered, poll_first } = prepared;
+        let PreparedRing { ring, buffers, report, files_registered } = prepared;
         let waker = Waker::new().map_err(|error| EngineError::Call { call: "eventfd", error })?;
         let mapping = arena.mapping().clone();
         let helper = Helper::start("twinlog-files", &options.helper_cores, waker.clone(), mapping)?;
@@ -102,7 +102,8 @@ impl RingEngine {
             ring,
             helper,
             waker,
-            poll_first,
+            // RECV can be told to wait for the socket first since 5.19, as there are sparse tables.
+            poll_first: files_registered,
             enter_flags,
         };
         engine.listen_for_wakes();

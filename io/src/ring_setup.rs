@@ -34,8 +34,6 @@ pub(crate) struct PreparedRing {
     pub(crate) report: EngineReport,
     /// Sockets and files stand in the kernel's table.
     pub(crate) files_registered: bool,
-    /// RECV may be told to wait for the socket first (5.19).
-    pub(crate) poll_first: bool,
 }
 
 pub(crate) fn prepare(options: &EngineOptions, arena: &Arena) -> Result<PreparedRing, EngineError> {
@@ -72,7 +70,7 @@ pub(crate) fn prepare(options: &EngineOptions, arena: &Arena) -> Result<Prepared
         shortfalls,
         arena_bytes: arena.size_bytes(),
     };
-    Ok(PreparedRing { ring, buffers, report, poll_first: files_registered, files_registered })
+    Ok(PreparedRing { ring, buffers, report, files_registered })
 }
 
 /// When the kernel works completions off.

@@ -16,6 +16,7 @@
 //!   cli                the program under test as a process
 //!   mirror             a data directory that the program under test fills from a cluster
 //!   sim                a world of clock, network, disk and brokers around the product's machines
+//!   shard              a data shard without a control core
 //!   raw_follower       a follower of a guest whose every byte the test chooses
 //!   poll               the only place that waits
 //!   tidy               the house rules
@@ -28,5 +29,6 @@ pub mod kafka;
 pub mod mirror;
 pub mod poll;
 pub mod raw_follower;
+pub mod shard;
 pub mod sim;
 pub mod tidy;

@@ -13,18 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twinlog_daemon::embedded::batch_text::BatchText;
 use twinlog_daemon::embedded::{Cluster, CyclicTemplate, EmbeddedSource};
-use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
-use twinlog_daemon::security::{ClientSecurity, ListenerSecurity};
-use twinlog_daemon::shard::mailbox::{AddPartition, Command, PartitionCounters, ShardCounters};
-use twinlog_daemon::shard::{FsyncPolicy, Shard, ShardOptions};
+use twinlog_daemon::shard::mailbox::{Command, PartitionCounters, ShardCounters};
+use twinlog_daemon::shard::{Shard, ShardOptions};
 use twinlog_io::testing::{CountingAllocator, allocations_of_this_thread};
-use twinlog_io::{AnyEngine, EngineOptions, EnginePreference, RealDisk, open_engine};
-use twinlog_log_segment::files::TopicPartition;
-use twinlog_log_segment::offset::{LeaderEpoch, Offset};
+use twinlog_io::{AnyEngine, EngineOptions, EnginePreference, open_engine};
 use twinlog_sync::lane::LaneOptions;
-use twinlog_sync::partition::Leader;
-use twinlog_sync::session::PartitionKey;
-use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
+use twinlog_sync::wire::fetch_request::Topic;
+use twinlog_tests::shard::{hand_over, new_partition, options};
 
 #[global_allocator]
 static COUNTING: CountingAllocator = CountingAllocator;
@@ -94,46 +89,25 @@ fn shard(source: &EmbeddedSource, directory: &Path) -> (Shard<AnyEngine>, Arc<Pa
     let id = source.with_cluster(|cluster| cluster.topic_id(TOPIC)).expect("the cluster was made with it");
     let address = source.bootstrap().parse().expect("one broker has one address");
     shard.command(Command::Broker { id: BROKER, address, host: "localhost".into() });
-    let partition = TopicPartition::new(TOPIC, 0).expect("a legal name");
-    let directory = directory.join(partition.directory_name());
-    let request = RecoverRequest {
-        directory: directory.clone(),
-        partition,
-        topic_id: id,
-        checkpoint: None,
-        start_offset: Offset::ZERO,
-        followed: false,
-        batch_bytes_max: BATCH_BYTES_MAX,
-    };
-    let recovered = recover_partition(&mut RealDisk, &request).expect("an empty directory is recovered");
-    let (key, counters) = (PartitionKey { topic: 0, index: 0 }, Arc::new(PartitionCounters::default()));
     let topic = Arc::new(Topic { name: TOPIC.to_owned(), id });
-    let add = AddPartition { key, topic, directory, recovered, counters: counters.clone() };
-    shard.command(Command::AddPartition(Box::new(add)));
-    shard.command(Command::Leader { key, leader: Some(Leader { broker: BROKER, epoch: LeaderEpoch(0) }) });
+    let add = new_partition(directory, &topic, 0).expect("an empty directory");
+    let counters = add.counters.clone();
+    hand_over(add, BROKER).into_iter().for_each(|command| shard.command(command));
     (shard, counters)
 }
 
 fn shard_options(directory: &Path) -> ShardOptions {
     std::fs::create_dir_all(directory.join("journal")).expect("a directory");
+    let usual = options(&directory.join("journal").join("journal-0"));
     let lane = LaneOptions {
-        client_id: "counting".to_owned(),
-        rack: String::new(),
-        isolation_level: IsolationLevel::ReadCommitted,
         wait_max_ms: 500,
-        bytes_min: 1,
         response_bytes_max: 4 << 20,
         batch_bytes_max: BATCH_BYTES_MAX,
         request_timeout_ms: 30_000,
-        backoff: twinlog_sync::backoff::BackoffLimits::default(),
+        ..(*usual.lane).clone()
     };
     ShardOptions {
-        index: 0,
         lane: Arc::new(lane),
-        source: ClientSecurity::plaintext(),
-        destination: ClientSecurity::plaintext(),
-        listener: ListenerSecurity::plaintext(),
-        bytes_per_second: 0,
         partition_bytes_max: 1 << 20,
         segment_bytes: 256 << 20,
         batch_bytes_max: BATCH_BYTES_MAX,
@@ -141,12 +115,6 @@ fn shard_options(directory: &Path) -> ShardOptions {
         flush_catch_up_ms: NEVER_MS,
         flush_catch_up_bytes: 1 << 40,
         checkpoint_ms: NEVER_MS,
-        fsync: FsyncPolicy::Interval,
-        direct_io: true,
-        journal: directory.join("journal").join("journal-0"),
-        sockets_max: 16,
-        files_max: 64,
-        is_guest: false,
-        spool_bytes: 0,
+        ..usual
     }
 }

@@ -214,7 +214,7 @@ fn the_reference_configuration_holds_every_key_with_its_default() {
     let mut bare = RawConfig::default();
     let servers = reference.link.source.bootstrap_servers.iter().map(ToString::to_string).collect();
     bare.set(link, "bootstrap.servers", RawValue::List(servers));
-    bare.set(link, "data.dir", RawValue::Text(reference.data_dir.display().to_string()));
+    bare.set(link, "data.dir", RawValue::Text(reference.daemon.data_dir.display().to_string()));
     bare.set(link, "topics", RawValue::List(vec!["orders".to_owned(), "payments-.*".to_owned()]));
     let defaults = Settings::from_raw(&bare, None).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(format!("{reference:#?}"), format!("{defaults:#?}"));

@@ -3,11 +3,12 @@
 //! Invariant: what comes out asks for a login wherever somebody else than a user of this host can connect.
 
 use super::error::ConfigError;
+use super::security::listener_tls;
 use super::settings::Values;
 use crate::admin::access::{AdminSettings, ListenerAddress};
 use crate::admin::guard::Scheme;
 use crate::admin::role::{PrincipalFault, Principals};
-use crate::security::{ClientCertificates, KeySource, StoreType, TlsSettings, TrustSource};
+use crate::security::{ClientCertificates, TlsSettings, TrustSource};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -99,23 +100,9 @@ fn refuse(key: &'static str, value: &str, why: AdminFault) -> ConfigError {
 /// Parses and compares; reads no file yet.
 pub(super) fn admin_settings(values: &Values) -> Result<AdminSettings, ConfigError> {
     let path = |name| Some(values.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let key = path("admin.ssl.keystore.location").map(|path| KeySource::File {
-        path,
-        store_type: StoreType::ByContent,
-        password: values.secret("admin.ssl.keystore.password"),
-    });
-    let trust = path("admin.ssl.truststore.location").map(|path| TrustSource::File {
-        path,
-        store_type: StoreType::ByContent,
-        password: values.secret("admin.ssl.truststore.password"),
-    });
+    let (tls, clients) = listener_tls(values, "admin");
     let principals = values.text("admin.ssl.principals");
     let parsed = Principals::parse(&principals);
-    let clients = match values.choice_or_empty("admin.ssl.client.auth") {
-        "required" => ClientCertificates::Required,
-        "requested" => ClientCertificates::Requested,
-        _ => ClientCertificates::NotAsked,
-    };
     let settings = AdminSettings {
         listeners: listeners(&values.text(LISTENERS))?,
         clients,
@@ -124,12 +111,7 @@ pub(super) fn admin_settings(values: &Values) -> Result<AdminSettings, ConfigErr
         tokens_file: path("admin.tokens.file"),
         is_loopback_open: values.choice_or_empty("admin.loopback.authentication") == "none",
         hosts: hosts(&values.text("admin.allowed.hosts"))?,
-        tls: TlsSettings {
-            key,
-            key_password: values.secret("admin.ssl.key.password"),
-            trust: trust.unwrap_or_default(),
-            ..TlsSettings::default()
-        },
+        tls,
     };
     check(&settings, values).map(|()| settings)
 }
@@ -223,7 +205,9 @@ mod tests {
              guest.listener = \"127.0.0.1:9192\"\n"
         );
         let raw = RawConfig::parse(Path::new("twinlog.toml"), &text).map_err(|error| error.to_string())?;
-        Settings::from_raw(&raw, None).map(|settings| settings.admin).map_err(|error| error.to_string())
+        Settings::from_raw(&raw, None)
+            .map(|settings| settings.daemon.admin)
+            .map_err(|error| error.to_string())
     }
 
     const TOKENS: &str = "admin.tokens.file = \"/t\"\n";

@@ -263,12 +263,12 @@ impl Configuration {
         let raw = self.raw_links(kept);
         let several = raw.len() > 1;
         let of_link = |(name, link): (&String, &RawLink)| {
-            LinkSettings::from_raw(name, link).map(|link| Settings::of(&daemon, link)).map_err(|why| {
-                match several {
+            LinkSettings::from_raw(name, link).map(|link| Settings { daemon: daemon.clone(), link }).map_err(
+                |why| match several {
                     true => ConfigError::OfLink { link: name.clone(), why: Box::new(why) },
                     false => why,
-                }
-            })
+                },
+            )
         };
         let links: Vec<Settings> = raw.iter().map(of_link).collect::<Result<_, _>>()?;
         check_together(&links)?;
@@ -350,7 +350,7 @@ fn check_together(links: &[Settings]) -> Result<(), ConfigError> {
     if links.len() > LINKS_MAX {
         return Err(ConfigError::TooManyLinks { links: links.len(), max: LINKS_MAX });
     }
-    let share = first.memory_bytes / links.len() as u64;
+    let share = first.daemon.memory_bytes / links.len() as u64;
     if share < LINK_MEMORY_BYTES_MIN {
         return Err(ConfigError::LinkMemory { links: links.len(), bytes: share, min: LINK_MEMORY_BYTES_MIN });
     }

@@ -19,22 +19,40 @@ pub(super) fn client_security(values: &Values, scope: Scope) -> Result<ClientSec
     ClientSecurity::from_settings(&settings).map_err(|why| ConfigError::Security { scope, why })
 }
 
+/// What a listener of ours shows and asks for by TLS; `prefix` is what its keys begin with.
+pub(super) fn listener_tls(values: &Values, prefix: &str) -> (TlsSettings, ClientCertificates) {
+    let name = |rest: &str| format!("{prefix}.ssl.{rest}");
+    let path = |rest: &str| Some(values.text(&name(rest))).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let key = path("keystore.location").map(|path| KeySource::File {
+        path,
+        store_type: StoreType::ByContent,
+        password: values.secret(&name("keystore.password")),
+    });
+    let trust = path("truststore.location").map(|path| TrustSource::File {
+        path,
+        store_type: StoreType::ByContent,
+        password: values.secret(&name("truststore.password")),
+    });
+    let tls = TlsSettings {
+        key,
+        key_password: values.secret(&name("key.password")),
+        trust: trust.unwrap_or_default(),
+        ..TlsSettings::default()
+    };
+    let clients = match values.choice_or_empty(&name("client.auth")) {
+        "required" => ClientCertificates::Required,
+        "requested" => ClientCertificates::Requested,
+        _ => ClientCertificates::NotAsked,
+    };
+    (tls, clients)
+}
+
 /// The same of the listener that followers reach.
 pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, ConfigError> {
     let scope = Scope::Destination;
     let protocol = SecurityProtocol::named(values.choice_or_empty("guest.followers.security.protocol"));
     let protocol = protocol.unwrap_or_default();
-    let path = |name| Some(values.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let key = path("guest.followers.ssl.keystore.location").map(|path| KeySource::File {
-        path,
-        store_type: StoreType::ByContent,
-        password: values.secret("guest.followers.ssl.keystore.password"),
-    });
-    let trust = path("guest.followers.ssl.truststore.location").map(|path| TrustSource::File {
-        path,
-        store_type: StoreType::ByContent,
-        password: values.secret("guest.followers.ssl.truststore.password"),
-    });
+    let (tls, clients) = listener_tls(values, "guest.followers");
     let principals = values.text("guest.followers.principals");
     let principals = principals.split(';').map(str::trim).filter(|name| !name.is_empty());
     let (user, password) = (
@@ -43,17 +61,8 @@ pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, Con
     );
     let settings = ListenerSettings {
         protocol,
-        tls: TlsSettings {
-            key,
-            key_password: values.secret("guest.followers.ssl.key.password"),
-            trust: trust.unwrap_or_default(),
-            ..TlsSettings::default()
-        },
-        clients: match values.choice_or_empty("guest.followers.ssl.client.auth") {
-            "required" => ClientCertificates::Required,
-            "requested" => ClientCertificates::Requested,
-            _ => ClientCertificates::NotAsked,
-        },
+        tls,
+        clients,
         plain_users: (!user.is_empty()).then_some((user, password)).into_iter().collect(),
         principals: principals.map(str::to_owned).collect(),
     };

@@ -125,18 +125,7 @@ pub struct DaemonSettings {
 /// The daemon and one of its links.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub data_dir: PathBuf,
-    pub data_cores: CoreChoice,
-    /// `None`: chosen.
-    pub control_core: Option<usize>,
-    pub memory_bytes: u64,
-    pub engine: EnginePreference,
-    /// A crash may leave a core file.
-    pub core_dumps: bool,
-    pub direct_io: bool,
-    /// How operators are served beside the unix socket.
-    pub admin: AdminSettings,
-    pub metrics: MetricsSettings,
+    pub daemon: DaemonSettings,
     pub link: LinkSettings,
 }
 
@@ -150,40 +139,22 @@ pub struct MetricsSettings {
 impl Settings {
     /// Where partition directories lie, and nothing else.
     pub fn link_directory(&self) -> PathBuf {
-        self.data_dir.join(&self.link.name)
+        self.daemon.data_dir.join(&self.link.name)
     }
 
     pub fn journal_directory(&self) -> PathBuf {
-        journal_directory(&self.data_dir, &self.link.name)
+        journal_directory(&self.daemon.data_dir, &self.link.name)
     }
 
     pub fn cuts_directory(&self) -> PathBuf {
-        self.data_dir.join(OWN_DIRECTORY).join(CUTS_DIRECTORY).join(&self.link.name)
+        self.daemon.data_dir.join(OWN_DIRECTORY).join(CUTS_DIRECTORY).join(&self.link.name)
     }
 
     /// Parses everything that was said. `link` chooses among several links.
     pub fn from_raw(raw: &RawConfig, link: Option<&str>) -> Result<Self, ConfigError> {
         let daemon = DaemonSettings::from_raw(raw)?;
         let (name, chosen) = choose_link(raw, link)?;
-        Ok(Self::of(&daemon, LinkSettings::from_raw(name, chosen)?))
-    }
-
-    /// One link of a daemon.
-    pub(super) fn of(daemon: &DaemonSettings, link: LinkSettings) -> Self {
-        let DaemonSettings { data_dir, data_cores, control_core, memory_bytes, .. } = daemon.clone();
-        let DaemonSettings { engine, core_dumps, direct_io, admin, metrics, .. } = daemon.clone();
-        Self {
-            data_dir,
-            data_cores,
-            control_core,
-            memory_bytes,
-            engine,
-            core_dumps,
-            direct_io,
-            admin,
-            metrics,
-            link,
-        }
+        Ok(Self { daemon, link: LinkSettings::from_raw(name, chosen)? })
     }
 }
 

@@ -21,7 +21,7 @@ fn with(name: &str, value: &str) -> Result<Settings, ConfigError> {
 fn three_values_are_enough_and_the_rest_are_the_documented_defaults() {
     let settings = Settings::from_raw(&minimal(), None).unwrap();
     assert_eq!(settings.link_directory(), PathBuf::from("/d/west"));
-    assert_eq!(settings.memory_bytes, 512 << 20);
+    assert_eq!(settings.daemon.memory_bytes, 512 << 20);
     let link = &settings.link;
     assert_eq!(link.source.bootstrap_servers.len(), 2);
     assert_eq!((link.flush_ms, link.flush_catch_up_ms), (250, 5_000));

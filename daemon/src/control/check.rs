@@ -54,7 +54,7 @@ pub fn check(request: &CheckRequest) -> Vec<Line> {
     let facts = probe_host();
     let mut lines = host_lines(&facts, &request.settings);
     if request.directory {
-        lines.extend(directory_lines(&request.settings.data_dir));
+        lines.extend(directory_lines(&request.settings.daemon.data_dir));
     }
     if request.source || request.destination {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -90,7 +90,7 @@ fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
     let mut lines = vec![kernel_line(facts)];
     let placement = placement(settings);
     lines.push(ring_line(facts, placement.as_ref().ok()));
-    lines.push(if facts.may_register(settings.memory_bytes) {
+    lines.push(if facts.may_register(settings.daemon.memory_bytes) {
         Line::ok("memlock", "buffers can be registered with the kernel")
     } else {
         let limit = facts.memlock_bytes.unwrap_or(0);
@@ -104,7 +104,7 @@ fn host_lines(facts: &HostFacts, settings: &Settings) -> Vec<Line> {
         Some(limit) => Line::ok("open files", format!("up to {limit}")),
         None => Line::ok("open files", "unlimited"),
     });
-    lines.push(if settings.core_dumps {
+    lines.push(if settings.daemon.core_dumps {
         let text = "core.dumps = allow: the core file of a crash holds the secrets of its configuration";
         Line::warn("core dumps", text, "leave the key out unless a crash is being looked for")
     } else {

@@ -148,7 +148,7 @@ impl Drop for OperatorsTask {
 
 /// Which core does what, as the settings want it.
 pub fn placement(settings: &Settings) -> Result<Placement, RunError> {
-    placed(settings.control_core, &settings.data_cores)
+    placed(settings.daemon.control_core, &settings.daemon.data_cores)
 }
 
 fn placed(control: Option<usize>, data: &CoreChoice) -> Result<Placement, RunError> {

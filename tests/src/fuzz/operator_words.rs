@@ -43,9 +43,9 @@ fn check_settings(settings: Result<Settings, impl std::fmt::Display>) {
                     .all(|server| server.port != 0 && !server.host.is_empty())
             );
             assert!(link.fetch_bytes_max <= link.fetch_response_bytes_max);
-            assert!(link.segment_bytes > 0 && link.batch_bytes_max > 0 && settings.memory_bytes > 0);
+            assert!(link.segment_bytes > 0 && link.batch_bytes_max > 0 && settings.daemon.memory_bytes > 0);
             // One directory below the data directory, beside our own.
-            assert_eq!(settings.link_directory().parent(), Some(settings.data_dir.as_path()));
+            assert_eq!(settings.link_directory().parent(), Some(settings.daemon.data_dir.as_path()));
             assert!(!link.name.starts_with('.'), "{:?}", link.name);
         }
     }

@@ -1,6 +1,5 @@
 //! Who connects to a guest's listener with TLS and SASL and may not fetch: each is closed, and named once.
 
-use crate::shard::{self, PATIENCE, send, wait_for};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -15,6 +14,7 @@ use twinlog_daemon::security::{
 use twinlog_daemon::shard::ShardHandle;
 use twinlog_daemon::shard::mailbox::{Command, Event, FollowerRefusal};
 use twinlog_tests::poll;
+use twinlog_tests::shard::{self, PATIENCE, send, wait_for};
 
 const GUEST: i32 = 900;
 

@@ -1,6 +1,5 @@
 //! Lanes with TLS against brokers in memory: the same bytes as in plaintext, and every hostile beginning named.
 
-use crate::shard::{self, PATIENCE, send, wait_for};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::version::{TLS12, TLS13};
@@ -13,20 +12,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use twinlog_daemon::embedded::batch_text::BatchText;
 use twinlog_daemon::embedded::{Cluster, EmbeddedSource, TopicOptions};
-use twinlog_daemon::recovery::{RecoverRequest, recover_partition};
 use twinlog_daemon::security::{
     ClientSecurity, SecurityProtocol, SecuritySettings, TlsSettings, TrustSource,
 };
 use twinlog_daemon::shard::ShardHandle;
-use twinlog_daemon::shard::mailbox::{AddPartition, Command, Event, PartitionCounters};
-use twinlog_io::RealDisk;
-use twinlog_log_segment::files::{TopicId, TopicPartition};
-use twinlog_log_segment::offset::{LeaderEpoch, Offset};
+use twinlog_daemon::shard::mailbox::{Command, Event, PartitionCounters};
+use twinlog_log_segment::files::TopicId;
+use twinlog_log_segment::offset::Offset;
 use twinlog_sync::lane::LaneFault;
-use twinlog_sync::partition::Leader;
-use twinlog_sync::session::PartitionKey;
 use twinlog_sync::wire::fetch_request::Topic;
 use twinlog_tests::poll;
+use twinlog_tests::shard::{self, PATIENCE, send, wait_for};
 
 const TOPIC: &str = "secured";
 const PARTITIONS: i32 = 3;
@@ -93,22 +89,9 @@ fn start(directory: &Path, address: SocketAddr, topic_id: TopicId, source: Clien
 }
 
 fn add(shard: &ShardHandle, directory: &Path, topic: &Arc<Topic>, index: i32) -> Arc<PartitionCounters> {
-    let partition = TopicPartition::new(TOPIC, index).expect("a legal name");
-    let directory = directory.join(partition.directory_name());
-    let request = RecoverRequest {
-        directory: directory.clone(),
-        partition,
-        topic_id: topic.id,
-        checkpoint: None,
-        start_offset: Offset::ZERO,
-        followed: false,
-        batch_bytes_max: 16 << 20,
-    };
-    let recovered = recover_partition(&mut RealDisk, &request).expect("an empty directory");
-    let (key, counters) = (PartitionKey { topic: 0, index }, Arc::new(PartitionCounters::default()));
-    let add = AddPartition { key, topic: topic.clone(), directory, recovered, counters: counters.clone() };
-    send(shard, Command::AddPartition(Box::new(add)));
-    send(shard, Command::Leader { key, leader: Some(Leader { broker: 0, epoch: LeaderEpoch(0) }) });
+    let add = shard::new_partition(directory, topic, index).expect("an empty directory");
+    let counters = add.counters.clone();
+    shard::hand_over(add, 0).into_iter().for_each(|command| send(shard, command));
     counters
 }
 

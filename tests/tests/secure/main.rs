@@ -9,7 +9,6 @@ mod everywhere;
 mod followers;
 mod lane;
 mod link;
-mod shard;
 mod tokens;
 
 /// The product, as these tests start it.

@@ -131,9 +131,33 @@ pub async fn source_configs(
 ) -> Result<Configs, HandOverError> {
     let led = leaders(source, topic).await?;
     let broker = *led.keys().next().unwrap_or(&-1);
-    let read = topic_configs::read(source, broker, &[topic.to_owned()], include).await?;
-    let not_told = |code| HandOverError::ConfigsNotTold { topic: topic.to_owned(), code };
-    read.into_iter().next().map_or(Err(not_told(-1)), |(_, configs)| configs.map_err(not_told))
+    let mut read = source_configs_of(source, broker, &[topic.to_owned()], include).await;
+    read.remove(0).1
+}
+
+/// The same of many topics, asked of one broker; each of them is in the answer, in their order.
+pub async fn source_configs_of(
+    source: &SourceClient,
+    broker: i32,
+    topics: &[String],
+    include: &[String],
+) -> Vec<(String, Result<Configs, HandOverError>)> {
+    if topics.is_empty() {
+        return Vec::new();
+    }
+    let read = topic_configs::read(source, broker, topics, include).await;
+    let mut read = read.map(|read| read.into_iter().collect::<BTreeMap<_, _>>());
+    let of = |topic: &String| {
+        let configs = match &mut read {
+            Ok(read) => read
+                .remove(topic)
+                .unwrap_or(Err(-1))
+                .map_err(|code| HandOverError::ConfigsNotTold { topic: topic.clone(), code }),
+            Err(error) => Err(HandOverError::Client(error.clone())),
+        };
+        (topic.clone(), configs)
+    };
+    topics.iter().map(of).collect()
 }
 
 /// Takes the guards away and sets what is wanted, in one request; where that is refused, key by key. Answers

@@ -224,8 +224,9 @@ impl Daemon {
     }
 
     pub(super) async fn link_configs(&self, link: &str) -> Result<Vec<LinkConfigView>, AdminError> {
-        let links = self.state.links().await.map_err(|error| AdminError::new(ErrorCode::Internal, &error))?;
-        let paused = links.into_iter().find(|row| row.link == link).and_then(|row| row.paused);
+        let row =
+            self.state.link(link).await.map_err(|error| AdminError::new(ErrorCode::Internal, &error))?;
+        let paused = row.and_then(|row| row.paused);
         let view = |value: LinkValue| {
             let mut view = LinkConfigView {
                 link_name: link.to_owned(),

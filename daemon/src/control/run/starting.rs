@@ -121,7 +121,7 @@ impl Start {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.settings.memory_bytes / self.links
+        self.settings.daemon.memory_bytes / self.links
     }
 
     fn shards(&self) -> Result<Vec<ShardLink>, RunError> {
@@ -161,7 +161,7 @@ impl Start {
                 flush_catch_up_bytes: tuning.flush_catch_up_bytes,
                 checkpoint_ms: tuning.checkpoint_ms,
                 fsync: link.fsync,
-                direct_io: settings.direct_io,
+                direct_io: settings.daemon.direct_io,
                 journal: settings.journal_directory().join(format!("journal-{index}")),
                 sockets_max: SOCKETS_MAX,
                 files_max,
@@ -175,7 +175,7 @@ impl Start {
                 helper_cores: vec![self.placement.control],
                 ..EngineOptions::default()
             };
-            let spawned = spawn(options, engine, settings.engine, Some(*core));
+            let spawned = spawn(options, engine, settings.daemon.engine, Some(*core));
             spawned.map(ShardLink::new).map_err(RunError::Engine)
         };
         self.placement.data.iter().enumerate().map(start).collect()
@@ -187,7 +187,7 @@ impl Start {
             "twinlog {}: link {} into {}, {} data shards on cores {:?}, control on core {}, memory {} MiB, {report}",
             env!("CARGO_PKG_VERSION"),
             self.settings.link.name,
-            self.settings.data_dir.display(),
+            self.settings.daemon.data_dir.display(),
             shards.len(),
             self.placement.data,
             self.placement.control,

@@ -81,6 +81,11 @@ impl StateDatabase {
         .await
     }
 
+    pub async fn link(&self, link: &str) -> Result<Option<Link>, StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| link_row(transaction, &link)).await
+    }
+
     pub async fn links(&self) -> Result<Vec<Link>, StateError> {
         self.transact(|transaction| {
             let mut statement = transaction.prepare_cached("SELECT * FROM links ORDER BY link")?;

@@ -75,7 +75,7 @@ impl Supervisor {
             self.found(finding, now);
         }
         if self.mirrors.len() > known
-            && let Some(complaint) = complaint(self.settings.memory_bytes, self.mirrors.len() as u64)
+            && let Some(complaint) = complaint(self.settings.daemon.memory_bytes, self.mirrors.len() as u64)
         {
             warn!("{complaint}");
         }
@@ -285,11 +285,7 @@ impl Supervisor {
                     self.wants_leader.insert(partition);
                     self.send(shard, Command::Resume { key });
                 }
-                Phase::Parked => {
-                    mirror.phase = Phase::Waiting;
-                    mirror.retry_at = now;
-                    self.waiting.insert(partition);
-                }
+                Phase::Parked => self.unpark(&partition, now),
                 Phase::Waiting
                 | Phase::Asking
                 | Phase::TakingOver

@@ -247,6 +247,13 @@ impl Supervisor {
         (mirror.phase, mirror.stopped) = (Phase::Parked, Some(stopped));
     }
 
+    /// It waits for its turn again.
+    pub(super) fn unpark(&mut self, partition: &TopicPartition, now: Instant) {
+        let Some(mirror) = self.mirrors.get_mut(partition) else { return };
+        (mirror.phase, mirror.retry_at) = (Phase::Waiting, now);
+        self.waiting.insert(partition.clone());
+    }
+
     /// Gives a recovered partition to its shard.
     fn add_ready(&mut self, partition: &TopicPartition, recovered: RecoveredPartition) {
         self.replace_in_log_starts(partition, recovered.checkpoint.log_start);

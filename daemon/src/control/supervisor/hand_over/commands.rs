@@ -2,7 +2,7 @@
 //!
 //! A dry run is the same judgement without the keeping. What is asked twice is done once, and said.
 
-use super::operator::{refused, tell};
+use super::operator::{noted, refused, tell};
 use super::{HandOverOutcome, HandOvers, Supervisor, outcome, wall_clock_ms};
 use crate::admin::answer::MirrorActionView;
 use crate::admin::{AdminError, ErrorCode, LinkAddress, Reply};
@@ -39,14 +39,6 @@ enum Stage {
         rows: Vec<Deletion>,
         result: Result<(), StateError>,
     },
-}
-
-fn noted(topic: &str, note: &str) -> MirrorActionView {
-    MirrorActionView {
-        mirror_topic_name: topic.to_owned(),
-        note: Some(note.to_owned()),
-        ..MirrorActionView::default()
-    }
 }
 
 /// Marks everything that was right as not kept.
@@ -203,7 +195,7 @@ impl Supervisor {
             }
         }
         let word = if validate_only { "would be" } else { "are" };
-        Ok(noted(name, &format!("{partitions} partitions {word} mirrored from now on")))
+        Ok(noted(name, format!("{partitions} partitions {word} mirrored from now on")))
     }
 
     pub(super) fn delete_order(

@@ -6,7 +6,7 @@
 
 use super::super::guest::{GuestLink, TopicPhase};
 use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, wall_clock_ms};
-use crate::control::guest::hand_over::{HandOverError, source_configs};
+use crate::control::guest::hand_over::{HandOverError, source_configs_of};
 use crate::control::guest::random_uuid;
 use crate::control::state::{
     Change, Deletion, GuestIdentity, Link, MirrorTopic, NewMirror, ProducerIdFloor, ReplicaRepair,
@@ -24,7 +24,7 @@ use twinlog_sync::lifecycle::{MirrorEvent, MirrorState};
 pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks for topics without rows; each is at every topic.
 const ADOPT_INTERVAL: Duration = Duration::from_millis(500);
-/// Topics that get their rows in one go: each is one question to the source.
+/// Topics that get their rows in one go, with one question to the source.
 const ADOPTED_MAX: usize = 64;
 
 /// Everything that is kept of the link.
@@ -40,7 +40,7 @@ pub struct Loaded {
 
 async fn load(state: &StateDatabase, link: &str) -> Result<Box<Loaded>, StateError> {
     Ok(Box::new(Loaded {
-        link: known_link(state, link).await?,
+        link: state.link(link).await?,
         mirrors: state.mirrors(Some(link)).await?,
         hand_overs: state.hand_overs(link).await?,
         floor: state.producer_id_floor(link).await?,
@@ -235,16 +235,20 @@ impl Supervisor {
         }
         hand_overs.adopting = true;
         let is_store = self.guest.is_none();
+        // Metadata of topics is every broker's to tell; without one, what is new waits.
+        let broker = self.servers.keys().next().copied().unwrap_or(-1);
         let include = self.settings.link.config_sync_include.clone();
         let (client, state, link) = (self.client.clone(), hand_overs.state.clone(), hand_overs.link.clone());
         self.spawn(async move {
+            let names: Vec<String> =
+                due.iter().filter(|each| each.is_new).map(|each| each.topic.clone()).collect();
             let (mut wanted, mut refused) = (BTreeMap::new(), Vec::new());
-            for each in due.iter().filter(|each| each.is_new) {
-                match source_configs(&client, &each.topic, &include).await {
-                    Ok(configs) => drop(wanted.insert(each.topic.clone(), configs)),
+            for (topic, configs) in source_configs_of(&client, broker, &names, &include).await {
+                match configs {
+                    Ok(configs) => drop(wanted.insert(topic, configs)),
                     // A store needs none of them to be exact; they are read again while the link lives.
                     Err(_) if is_store => {}
-                    Err(error) => refused.push((each.topic.clone(), error)),
+                    Err(error) => refused.push((topic, error)),
                 }
             }
             due.retain(|each| !refused.iter().any(|(topic, _)| *topic == each.topic));
@@ -339,13 +343,9 @@ impl Supervisor {
     }
 }
 
-async fn known_link(state: &StateDatabase, link: &str) -> Result<Option<Link>, StateError> {
-    Ok(state.links().await?.into_iter().find(|known| known.link == link))
-}
-
 /// The cluster id of a store: made up once, and the same ever after.
 async fn store_id(state: &StateDatabase, link: &str) -> Result<String, StateError> {
-    let known = known_link(state, link).await?;
+    let known = state.link(link).await?;
     Ok(known.map_or_else(|| TopicId(random_uuid()).to_string(), |known| known.destination_cluster_id))
 }
 

@@ -139,7 +139,7 @@ impl Supervisor {
 
     fn topic_samples(&self, hand_overs: &HandOvers, samples: &mut Samples) {
         let (rules, clock) = (self.rules(), monotonic_nanoseconds());
-        let (link, metrics) = (hand_overs.link.as_str(), self.settings.metrics);
+        let (link, metrics) = (hand_overs.link.as_str(), self.settings.daemon.metrics);
         let mut others: Vec<Figures> = Vec::new();
         for (nth, topic) in hand_overs.rows.keys().enumerate() {
             let parts = self.partitions_of(topic);

@@ -13,7 +13,7 @@ use crate::admin::{
 };
 use crate::control::guest::hand_over::source_configs;
 use crate::control::state::{HandOverKind, MirrorTopic, NewHandOver, StateError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use tracing::warn;
 use twinlog_sync::lifecycle::{MIRROR_TRANSITIONS, MirrorEvent, MirrorState, Transition};
@@ -43,6 +43,14 @@ pub(super) fn refused(topic: &str, code: &str, why: &dyn Display) -> MirrorActio
     }
 }
 
+pub(super) fn noted(topic: &str, note: impl Into<String>) -> MirrorActionView {
+    MirrorActionView {
+        mirror_topic_name: topic.to_owned(),
+        note: Some(note.into()),
+        ..MirrorActionView::default()
+    }
+}
+
 pub(super) fn tell<T>(reply: Reply<T>, answer: Result<T, AdminError>) {
     // Nobody waits any more: what was asked is done all the same.
     let _ = reply.send(answer);
@@ -56,6 +64,16 @@ impl HandOvers {
             false => {
                 let why = format!("there is no link {}; this daemon runs {}", at.link, self.link);
                 Err(AdminError::new(ErrorCode::NoSuchLink, &why))
+            }
+        }
+    }
+
+    /// Topics that a selection means: those that it names, mirror topics or not, or those that match.
+    pub(super) fn meant(&self, selection: &Selection) -> BTreeSet<String> {
+        match selection {
+            Selection::Names(names) => names.iter().cloned().collect(),
+            Selection::Pattern(_) => {
+                self.rows.keys().filter(|topic| selection.means(topic)).cloned().collect()
             }
         }
     }
@@ -192,14 +210,7 @@ impl Supervisor {
         if let Err(error) = hand_overs.check(at) {
             return tell(reply, Err(error));
         }
-        let mut names: Vec<String> = match &order.selection {
-            Selection::Names(names) => names.clone(),
-            Selection::Pattern(_) => Vec::new(),
-        };
-        let matching = hand_overs.rows.keys().filter(|topic| order.selection.means(topic)).cloned();
-        names.extend(matching.collect::<Vec<_>>());
-        names.sort();
-        names.dedup();
+        let mut names = hand_overs.meant(&order.selection);
         if let Selection::Pattern(_) = order.selection {
             // A pattern means what can still be handed over, not what was long ago.
             names.retain(|name| !hand_overs.is_stopped(name));

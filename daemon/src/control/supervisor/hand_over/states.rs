@@ -8,7 +8,7 @@
 //! A topic that is paused is fetched no more; what is here goes on being flushed and served. Changes under way
 //! are one at a time: what is due is looked at again when they are kept, so that nothing is decided twice.
 
-use super::operator::{refused, tell};
+use super::operator::{noted, refused, tell};
 use super::{HandOverOutcome, HandOvers, Supervisor, outcome, wall_clock_ms};
 use crate::admin::answer::{LinkView, MirrorActionView, PartitionActionView};
 use crate::admin::{AdminError, ErrorCode, LinkAddress, ReleaseOrder, Reply, Selection};
@@ -64,10 +64,6 @@ struct Trouble {
 
 fn is_still(state: MirrorState) -> bool {
     matches!(state, MirrorState::Paused | MirrorState::LinkPaused)
-}
-
-fn noted(topic: &str, note: String) -> MirrorActionView {
-    MirrorActionView { mirror_topic_name: topic.to_owned(), note: Some(note), ..MirrorActionView::default() }
 }
 
 fn change(topic: &str, event: MirrorEvent, code: &str, reason: &str) -> Change {
@@ -295,13 +291,8 @@ impl Supervisor {
         if let Err(error) = hand_overs.check(at) {
             return tell(reply, Err(error));
         }
-        let mut names: BTreeSet<String> = match selection {
-            Selection::Names(names) => names.iter().cloned().collect(),
-            Selection::Pattern(_) => BTreeSet::new(),
-        };
-        names.extend(hand_overs.rows.keys().filter(|topic| selection.means(topic)).cloned());
         let (mut actions, mut changes) = (Vec::new(), Vec::new());
-        for name in names {
+        for name in hand_overs.meant(selection) {
             let verdict = match hand_overs.rows.get(&name) {
                 None => {
                     let why = "there is no mirror topic of this name";
@@ -329,17 +320,14 @@ impl Supervisor {
     fn judge_pause(&self, row: &MirrorTopic) -> Verdict {
         let topic = row.topic.as_str();
         if row.state == MirrorState::Paused {
-            return Verdict::Said(noted(topic, "it is paused already; nothing changes".to_owned()));
+            return Verdict::Said(noted(topic, "it is paused already; nothing changes"));
         }
         if Transition::next(MIRROR_TRANSITIONS, row.state, MirrorEvent::Paused).is_none() {
             let why = format!("it is {}, which allows no pause", row.state);
             return Verdict::Refused(refused(topic, row.state.name(), &why));
         }
         let mirror_lags = self.lags_of(topic);
-        let action = MirrorActionView {
-            mirror_lags,
-            ..noted(topic, "it is fetched no more until resumed".to_owned())
-        };
+        let action = MirrorActionView { mirror_lags, ..noted(topic, "it is fetched no more until resumed") };
         Verdict::Change(action, MirrorEvent::Paused)
     }
 
@@ -365,7 +353,7 @@ impl Supervisor {
         }
         match row.state {
             MirrorState::Paused => {
-                let action = noted(topic, "it goes on where it stood".to_owned());
+                let action = noted(topic, "it goes on where it stood");
                 Verdict::Change(action, MirrorEvent::Resumed)
             }
             MirrorState::LinkPaused => {
@@ -396,7 +384,7 @@ impl Supervisor {
             .into_iter()
             .filter(|each| is_meant(each) && self.mirrors[each].stopped.is_some())
             .collect();
-        let action = |note: &str| noted(topic, note.to_owned());
+        let action = |note: &str| noted(topic, note);
         if stopped.is_empty() {
             return Verdict::Said(action("no such partition of it is stopped; nothing changes"));
         }
@@ -442,10 +430,7 @@ impl Supervisor {
         info!("{partition} goes on by an operator's word");
         match mirror.phase {
             Phase::Running | Phase::Classifying => self.let_go(partition, Replacement::Reopen),
-            Phase::Parked => {
-                (mirror.phase, mirror.retry_at) = (Phase::Waiting, Instant::now());
-                self.waiting.insert(partition.clone());
-            }
+            Phase::Parked => self.unpark(partition, Instant::now()),
             // Whatever is under way finds no reason to stop when it comes back.
             Phase::Waiting
             | Phase::Asking
