@@ -67,6 +67,18 @@ pub fn topic_id(text: &str) -> [u8; 16] {
     (high << 2 | digit(*last) >> 4).to_be_bytes()
 }
 
+/// A connection from another address of this machine.
+pub fn stream_from(address: IpAddr, listener: SocketAddr) -> Option<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let stream = runtime.expect("a runtime can be built").block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(address, 0)).expect("the address is this machine's");
+        Some(socket.connect(listener).await.ok()?.into_std().expect("a socket"))
+    })?;
+    stream.set_nonblocking(false).expect("a socket can wait");
+    Some(stream)
+}
+
 /// See the file's header.
 #[derive(Debug)]
 pub struct RawFollower {
@@ -80,15 +92,8 @@ impl RawFollower {
 
     /// From another address of this machine.
     pub fn connect_from(address: IpAddr, listener: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-        let stream = runtime.expect("a runtime can be built").block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-            socket.bind(SocketAddr::new(address, 0)).expect("the address is this machine's");
-            let connected = socket.connect(listener.parse().expect("an address")).await;
-            connected.expect("the guest listens").into_std().expect("a socket")
-        });
-        stream.set_nonblocking(false).expect("a socket can wait");
-        Self::over(stream)
+        let stream = stream_from(address, listener.parse().expect("an address"));
+        Self::over(stream.expect("the guest listens"))
     }
 
     fn over(stream: TcpStream) -> Self {

@@ -16,6 +16,7 @@
 //! the socket without a copy, but for the shortest; what left memory is read back into one buffer per
 //! connection. Nothing that is not verified, and nothing of a source epoch that is not durable, is served.
 
+mod admission;
 pub(super) mod answer;
 pub(super) mod cold;
 pub(super) mod follower;
@@ -28,6 +29,7 @@ pub(super) mod spool;
 use crate::security::Credentials;
 use crate::shard::mailbox::RegisteredBroker;
 use crate::shard::operations::SegmentKey;
+use admission::Admission;
 use cold::Reader;
 use follower::FollowerIo;
 use read_through::Reads;
@@ -82,6 +84,8 @@ pub(super) struct Guests {
     pub reader_order: Vec<SegmentKey>,
     /// What followers lack and the spool gave up.
     pub reads: Reads,
+    /// Handshakes that addresses may begin.
+    pub admission: Admission,
     /// State of the generator of session ids.
     pub session_seed: u64,
     /// When stalled followers were last looked for.

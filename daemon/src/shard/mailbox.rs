@@ -310,6 +310,8 @@ pub enum FollowerRefusal {
     TimedOut,
     /// It has not asked as a broker, and others need its place or its memory.
     Unproven,
+    /// Its address begins more handshakes than one may.
+    TooMany,
     /// It takes nothing of its answer any more.
     NotReading,
     /// TLS failed.
@@ -339,6 +341,7 @@ impl fmt::Display for FollowerRefusal {
             }
             Self::TimedOut => write!(f, "its request or handshake did not end in time"),
             Self::Unproven => write!(f, "it has not asked as a broker yet, and others need its place"),
+            Self::TooMany => write!(f, "its address begins more handshakes at a time than a follower needs"),
             Self::NotReading => write!(f, "it does not read its answer"),
             Self::Insecure { why } => f.write_str(why),
             Self::NotAuthenticated => write!(f, "it asked for something before it logged in"),

@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedN
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use tempfile::TempDir;
 use twinlog_daemon::security::{
@@ -207,5 +207,51 @@ fn plaintext_garbage_and_a_handshake_that_dribbles_end_the_connection() {
     dribbling.write_all(&[22, 3, 3, 0x0f, 0xa0]).expect("sent");
     poll::poll_until("the other end closes", || dribbling.write_all(&[1]).is_err());
     assert_eq!(listening.refusal(), FollowerRefusal::TimedOut);
+    listening.end();
+}
+
+/// Far more than a shard has places for.
+const HALF_OPEN: usize = 3_000;
+/// Where the flood comes from: any address of this host's loopback.
+const ELSEWHERE: [u8; 4] = [127, 0, 0, 9];
+
+/// The beginning of a ClientHello, and never more.
+fn half_handshake(address: SocketAddr, number: usize) -> Option<TcpStream> {
+    const HELLO: [u8; 11] = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    let mut stranger = twinlog_tests::raw_follower::stream_from(IpAddr::from(ELSEWHERE), address)?;
+    stranger.write_all(&HELLO[..number % HELLO.len()]).ok()?;
+    Some(stranger)
+}
+
+#[test]
+fn thousands_of_half_handshakes_hold_up_no_follower_that_is_there_or_comes() {
+    let authority = Authority::new();
+    let listening = listening(&with_tls(&authority, SecurityProtocol::Ssl));
+    let mut known = authority.connect(listening.address, Some("broker"));
+    let ask = |known: &mut StreamOwned<ClientConnection, TcpStream>| {
+        known.write_all(&request(18, 0, &[])).expect("it stays open");
+        assert_eq!(answer(known)[..6], [0, 0, 0, 7, 0, 0]);
+    };
+    ask(&mut known);
+    let mut half = Vec::new();
+    for number in 0..HALF_OPEN {
+        half.extend(half_handshake(listening.address, number));
+        if number % 300 == 0 {
+            ask(&mut known);
+            ask(&mut authority.connect(listening.address, Some("broker")));
+        }
+    }
+    ask(&mut known);
+    let (mut rated, mut aged) = (0, 0);
+    while aged == 0 {
+        match listening.refusal() {
+            FollowerRefusal::TooMany => rated += 1,
+            FollowerRefusal::Unproven => {}
+            // Those that were let in are closed when their handshake does not end.
+            FollowerRefusal::TimedOut => aged += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(rated > HALF_OPEN / 2, "{rated} of {} were over the rate of their address", half.len());
     listening.end();
 }

@@ -9,8 +9,9 @@
 //! which anything is wrong is closed; a follower connects anew and asks for everything.
 //!
 //! Who a peer is stands in its first request. Until then it is unproven: it must come from where some broker is
-//! registered, all unproven ones together hold a bounded number of bytes, and the oldest of them makes room when
-//! there is none for the next. So strangers can neither use up memory nor keep a follower out.
+//! registered, or pass a handshake, of which one address may begin so many at a time; all unproven ones together
+//! hold a bounded number of bytes, and the oldest of the address with most of them makes room when there is none for
+//! the next. So strangers can neither use up memory nor keep a follower out.
 
 use super::super::Shard;
 use super::super::mailbox::{Event, FollowerRefusal};
@@ -21,7 +22,9 @@ use super::send::Outgoing;
 use super::{FOLLOWERS_MAX, Listener};
 use crate::pool::Class;
 use crate::security::SecurityProtocol;
-use std::net::SocketAddr;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use twinlog_io::{Engine, Operation, SocketKey, Span, SystemError};
 use twinlog_sync::guest::follower_session::FollowerSession;
 use twinlog_sync::wire::follower_request::{Request, frame_length, read_request};
@@ -41,6 +44,14 @@ const SILENT_LOOK_NS: Nanoseconds = SECOND;
 /// Bytes of requests that unproven peers may have sent of in all. The first request of a broker lists all of its
 /// partitions, some 70 bytes each: lowered, several brokers with tens of thousands could not begin together.
 const UNPROVEN_BYTES_MAX: usize = 16 << 20;
+/// What an unproven connection may hold of the shard's memory: its scratch, its ciphertext and an answer.
+const UNPROVEN_SPANS_BYTES: u64 = 3 * Class::Scratch.bytes() as u64;
+/// Unproven connections that are let in however small the memory. Lowered, a flood closes a follower before the two
+/// round trips of its handshake are over.
+const UNPROVEN_MIN: usize = 8;
+/// Refusals that may wait for the control core. Raised, a flood while it is busy holds more memory; those beyond it
+/// are closed without a line in the log.
+const REFUSALS_WAITING_MAX: usize = 1_024;
 /// How long a listener rests after a failed accept (out of descriptors): without it the loop would spin.
 const ACCEPT_PAUSE_NS: Nanoseconds = SECOND / 10;
 /// ref: KIP-35
@@ -120,6 +131,11 @@ impl FollowerIo {
         self.state == State::Open
     }
 
+    /// Whether it is one of those that are closed when others need their place.
+    fn is_unproven(&self) -> bool {
+        self.is_open() && !self.proven && self.security.principal.is_none()
+    }
+
     /// Whether an answer under way has records of this slot, or a place in it is being looked for.
     pub fn is_sending_from(&self, slot: u32) -> bool {
         self.outgoing.has_records_of(slot)
@@ -178,20 +194,27 @@ impl<E: Engine> Shard<E> {
         }
         let (guest, socket) = (listener.guest, listener.socket);
         let free = self.guests.followers.iter().position(Option::is_none);
-        let row = match free {
-            Some(row) => row,
-            None if self.guests.followers.len() < FOLLOWERS_MAX => {
-                self.guests.followers.push(None);
-                self.guests.followers.len() - 1
-            }
+        let row = free.unwrap_or(self.guests.followers.len());
+        let unproven = self.guests.followers.iter().flatten().filter(|each| each.is_unproven()).count();
+        if row == FOLLOWERS_MAX || unproven >= self.unproven_max() || self.free_sockets.is_empty() {
             // Accepted again when one of the others closes.
-            None => return self.make_place(),
-        };
-        let Some(own) = self.free_sockets.pop() else { return };
+            return self.make_place();
+        }
+        if row == self.guests.followers.len() {
+            self.guests.followers.push(None);
+        }
+        let own = self.free_sockets.pop().expect("just seen");
         self.guests.followers[row] = Some(FollowerIo::new(guest, own));
         self.guests.listeners[index as usize].accepting = Some(row as u32);
         let pending = Pending::Accept { listener: index, follower: row as u32 };
         self.submit(pending, Operation::Accept { listener: socket, socket: own });
+    }
+
+    /// Connections that have not proven who they are and may be there at a time: as many as an eighth of the
+    /// shard's memory holds, so that no number of strangers takes what the data path receives into.
+    fn unproven_max(&self) -> usize {
+        let share = self.engine.arena().size_bytes() / 8 / UNPROVEN_SPANS_BYTES;
+        usize::try_from(share).unwrap_or(FOLLOWERS_MAX).clamp(UNPROVEN_MIN, FOLLOWERS_MAX)
     }
 
     pub(in crate::shard) fn accepted(
@@ -214,6 +237,8 @@ impl<E: Engine> Shard<E> {
                 let secured = self.options.listener.protocol() != SecurityProtocol::Plaintext;
                 if !secured && !self.guests.knows_address(peer) {
                     self.refuse_follower(index, FollowerRefusal::OtherAddress);
+                } else if secured && !self.guests.admission.admits(now, peer.ip()) {
+                    self.refuse_follower(index, FollowerRefusal::TooMany);
                 } else if self.secure_follower(index) {
                     self.receive_request(index);
                 } else {
@@ -229,19 +254,27 @@ impl<E: Engine> Shard<E> {
                     self.guests.timers.insert((now + ACCEPT_PAUSE_NS, index));
                     self.follower_mut(index).timer = Some(now + ACCEPT_PAUSE_NS);
                 } else {
+                    // No memory for it: the next one finds some when another has made place.
+                    self.make_place();
                     self.close_follower(index);
                 }
             }
         }
     }
 
-    /// Closes the oldest connection that is not proven, if there is one.
+    /// Closes a connection that is not proven, if there is one: the oldest of the address that has most of them,
+    /// so that a flood takes the places of its own.
     fn make_place(&mut self) {
-        let followers = self.guests.followers.iter().enumerate();
-        let unproven = followers.filter_map(|(index, each)| Some((index, each.as_ref()?)));
-        let unproven = unproven.filter(|(_, each)| each.is_open() && !each.proven);
-        if let Some((index, _)) = unproven.min_by_key(|(_, each)| each.accepted_at) {
-            self.refuse_follower(index as u32, FollowerRefusal::Unproven);
+        let unproven = self.guests.followers.iter().enumerate().filter_map(|(index, each)| {
+            let each = each.as_ref().filter(|each| each.is_unproven())?;
+            Some((index as u32, each.accepted_at, each.peer.map(|peer| peer.ip().to_canonical())))
+        });
+        let mut counts: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
+        unproven.clone().for_each(|(.., address)| *counts.entry(address).or_default() += 1);
+        let oldest =
+            unproven.max_by_key(|(_, accepted_at, address)| (counts[address], Reverse(*accepted_at)));
+        if let Some((index, ..)) = oldest {
+            self.refuse_follower(index, FollowerRefusal::Unproven);
         }
     }
 
@@ -422,8 +455,8 @@ impl<E: Engine> Shard<E> {
 
     fn refuse_replica(&mut self, index: u32, broker: i32, why: FollowerRefusal) {
         let follower = self.follower_mut(index);
-        if let Some(peer) = follower.peer {
-            let guest = follower.guest;
+        let (peer, guest) = (follower.peer, follower.guest);
+        if let Some(peer) = peer.filter(|_| self.events.len() < REFUSALS_WAITING_MAX) {
             self.events.push_back(Event::FollowerRefused { guest, peer, broker, why });
         }
         self.close_follower(index);
