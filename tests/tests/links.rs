@@ -176,6 +176,14 @@ fn two_clusters_are_mirrored_side_by_side_and_a_third_link_is_created(east: &Clu
     );
     let told = site.say(&format!("{dry} --dry-run --output json")).expect_code(0).json();
     assert_eq!((&told["effect"], &told["validate_only"]), (&"create".into(), &true.into()));
+    let of = |subject: &str| {
+        let lines = told["checks"].as_array().expect("what both clusters say");
+        let line = lines.iter().find(|line| line["subject"] == subject);
+        line.unwrap_or_else(|| panic!("no line about {subject}: {told}"))["text"].to_string()
+    };
+    assert!(of("capacity").contains("1 topics with 1 partitions have"), "{}", of("capacity"));
+    assert!(of("time to catch up").contains("in a trial"), "{}", of("time to catch up"));
+    assert!(of("memory").contains("memory.bytes"), "{}", of("memory"));
     assert_eq!(site.links().len(), 2, "nothing was created");
     let refused = site.say(&format!("{dry} --config-value sasl.password={SENT_SECRET}")).expect_code(1);
     let said = format!("{}{}", refused.stdout, refused.stderr);

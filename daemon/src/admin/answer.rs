@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A list in the shape of Kafka's REST interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +121,27 @@ pub struct LinkChangeView {
     /// What else there is to say.
     #[serde(default)]
     pub note: Option<String>,
+    /// Of a dry run that creates a link: what both clusters allow, and what the link would take.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckLineView>,
+}
+
+/// One line of what `twinlog check` prints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckLineView {
+    /// `ok`, `warn` or `fail`.
+    pub level: String,
+    pub subject: String,
+    pub text: String,
+    /// What to do, where something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+}
+
+impl fmt::Display for CheckLineView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:4}  {:14} {}", self.level, self.subject, self.text)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -173,7 +173,7 @@ fn create(arguments: &LinkCreateArgs) -> ExitCode {
         let path = format!("/kafka/v3/clusters/-/links?link_name={}", arguments.name);
         let view: LinkChangeView = operator.client.post(&path, &order).await?;
         operator.show(&view, change_text);
-        Ok(true)
+        Ok(view.checks.iter().all(|line| line.level != "fail"))
     })
 }
 
@@ -265,13 +265,16 @@ fn change_text(change: &LinkChangeView) -> String {
     if !rows.is_empty() {
         written.push_str(&table(["Config", "Current", "New"], &rows));
     }
+    for line in &change.checks {
+        writeln!(written, "{line}").expect("a text takes every line");
+    }
     written
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answer::ConfigChangeView;
+    use crate::admin::answer::{CheckLineView, ConfigChangeView};
 
     #[test]
     fn a_change_is_told_with_current_and_new_values() {
@@ -286,10 +289,16 @@ mod tests {
             validate_only: true,
             effect: "live".into(),
             changes: vec![view],
-            note: None,
+            checks: vec![CheckLineView {
+                level: "warn".into(),
+                subject: "memory".into(),
+                text: "is short; buy more".into(),
+                cure: Some("buy more".into()),
+            }],
+            ..LinkChangeView::default()
         };
         let expected = "link dr would be changed at once\nConfig   | Current | New\n---------+---------+----\n\
-                        flush.ms | 250     | 7\n";
+                        flush.ms | 250     | 7\nwarn  memory         is short; buy more\n";
         assert_eq!(change_text(&change), expected);
     }
 

@@ -3,6 +3,7 @@
 //! Changes nothing. A line is `ok`, `warn` (it works, slower or less protected) or `fail`.
 
 mod acl_command;
+mod capacity;
 mod destination;
 mod line;
 mod source_rights;
@@ -14,7 +15,7 @@ use super::discovery::{ClusterView, Discovery};
 use super::protection;
 use super::run::placement;
 use super::source_client::{Connection, SourceClient};
-use crate::config::{HostPort, LinkSettings, Settings};
+use crate::config::{HostPort, Settings};
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::Request;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ const FILES_LOW: u64 = 16_384;
 const KERNEL_MIN: (u32, u32) = (5, 11);
 /// How long questions about rights may take. Raised, a source that is half dead holds the report back.
 const RIGHTS_LIMIT: Duration = Duration::from_secs(20);
+/// How long questions about sizes may take, the trial read among them. Raised, the same.
+const CAPACITY_LIMIT: Duration = Duration::from_secs(15);
 /// Memory of the engine that is opened on trial: the least there is, for memlock has a line of its own.
 const TRIAL_ARENA_BYTES: u64 = 2 << 20;
 /// What to do where the source does not tell what is allowed.
@@ -77,7 +80,7 @@ async fn cluster_lines(request: &CheckRequest) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut source = None;
     if request.source {
-        let (told, view) = source_lines(link).await;
+        let (told, view) = source_lines(&request.settings).await;
         (lines, source) = (told, view);
     }
     if let Some(guest) = link.guest.as_ref().filter(|_| request.destination) {
@@ -238,7 +241,13 @@ fn directory_lines(data_dir: &Path) -> Vec<Line> {
     lines
 }
 
-async fn source_lines(link: &LinkSettings) -> (Vec<Line>, Option<ClusterView>) {
+/// What both clusters of a link that does not run yet allow, and what it would take. Changes nothing.
+pub async fn check_clusters(settings: Settings) -> Vec<Line> {
+    cluster_lines(&CheckRequest { settings, directory: false, source: true, destination: true }).await
+}
+
+async fn source_lines(settings: &Settings) -> (Vec<Line>, Option<ClusterView>) {
+    let link = &settings.link;
     let source = &link.source;
     let client = SourceClient::new(source);
     let mut lines = Vec::new();
@@ -265,6 +274,11 @@ async fn source_lines(link: &LinkSettings) -> (Vec<Line>, Option<ClusterView>) {
                 vec![Line::warn("source rights", text, RIGHTS_CURE)]
             }
             Err(_) => vec![Line::warn("source rights", "the brokers did not tell them in time", RIGHTS_CURE)],
+        });
+        let asked = tokio::time::timeout(CAPACITY_LIMIT, capacity::ask(&client, settings, view)).await;
+        lines.extend(match asked {
+            Ok(capacity) => capacity.lines(),
+            Err(_) => vec![Line::warn("capacity", "the brokers did not tell sizes in time", "check again")],
         });
     }
     (lines, view)

@@ -3,6 +3,7 @@
 //! Owns the form only; the names of its fields are a contract with scripts. A line that is not `ok` cannot be made
 //! without a cure.
 
+use crate::admin::answer::CheckLineView;
 use serde::Serialize;
 use std::fmt;
 
@@ -47,6 +48,22 @@ impl Line {
         Self { level, subject, text: format!("{text}; {cure}"), cure: Some(cure) }
     }
 
+    /// As it stands in an answer to operators.
+    pub fn view(&self) -> CheckLineView {
+        let level = match self.level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Fail => "fail",
+        };
+        let Self { subject, text, cure, .. } = self;
+        CheckLineView {
+            level: level.to_owned(),
+            subject: (*subject).to_owned(),
+            text: text.clone(),
+            cure: cure.clone(),
+        }
+    }
+
     pub fn is_failure(&self) -> bool {
         self.level == Level::Fail
     }
@@ -64,12 +81,7 @@ impl Line {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Ok => "ok",
-            Level::Warn => "warn",
-            Level::Fail => "fail",
-        };
-        write!(f, "{level:4}  {:14} {}", self.subject, self.text)
+        self.view().fmt(f)
     }
 }
 

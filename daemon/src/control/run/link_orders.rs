@@ -6,11 +6,12 @@
 use super::serving::{Daemon, Restart};
 use crate::admin::answer::{ConfigChangeView, LinkChangeView, LinkConfigView};
 use crate::admin::body::LINK_PAUSED;
-use crate::admin::{AdminError, ErrorCode, LinkChange};
+use crate::admin::{AdminError, ErrorCode, LinkChange, Reply};
 use crate::config::{
     Configuration, KeptLink, KeptLinks, Key, LinkConfigError, LinkValue, Settings, ValueSource,
     check_link_name, check_link_value,
 };
+use crate::control::check::{Line, check_clusters};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -113,6 +114,7 @@ impl Daemon {
             validate_only,
             effect: "create".to_owned(),
             note: Some("memory is divided anew: data threads of every link start again".to_owned()),
+            checks: Vec::new(),
         };
         if validate_only {
             return Ok(view);
@@ -123,6 +125,36 @@ impl Daemon {
         self.kept = kept;
         self.carry(effect, Vec::new());
         Ok(view)
+    }
+
+    /// A dry run of [`Self::create_link`], and what the clusters say to it. They are asked beside everything else:
+    /// one that does not answer holds up this answer only.
+    pub(super) async fn try_create_link(
+        &mut self,
+        cluster: Option<String>,
+        link: String,
+        changes: Vec<LinkChange>,
+        reply: Reply<LinkChangeView>,
+    ) {
+        let mut view = match self.create_link(cluster, link.clone(), changes.clone(), true).await {
+            Ok(view) if view.effect == "create" => view,
+            answer => return drop(reply.send(answer)),
+        };
+        let values = changes.into_iter().filter_map(|change| {
+            let (name, _) = check_link_value(&change.name, change.value.as_deref()).ok()?;
+            Some((name, change.value?))
+        });
+        let mut kept = self.kept.clone();
+        kept.insert(link.clone(), KeptLink { created: true, values: values.collect() });
+        let links = self.configuration.links(&kept);
+        let settings = links.ok().and_then(|links| links.into_iter().find(|each| each.link.name == link));
+        tokio::spawn(async move {
+            if let Some(settings) = settings {
+                view.checks = check_clusters(settings).await.iter().map(Line::view).collect();
+            }
+            // An operator who has gone needs no answer.
+            let _ = reply.send(Ok(view));
+        });
     }
 
     pub(super) async fn alter_link(
@@ -163,7 +195,7 @@ impl Daemon {
             link_name: link.to_owned(),
             validate_only,
             effect: word.to_owned(),
-            note: None,
+            ..LinkChangeView::default()
         };
         if validate_only {
             return Ok(view);
@@ -211,6 +243,7 @@ impl Daemon {
             effect: "delete".to_owned(),
             changes: Vec::new(),
             note: Some("its files stay, in the directory of its name".to_owned()),
+            checks: Vec::new(),
         };
         if validate_only {
             return Ok(view);

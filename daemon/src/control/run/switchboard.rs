@@ -172,6 +172,9 @@ impl Daemon {
                 let asked = self.ask_all(|_| Some(Samples::default()), |reply| R::Metrics { reply });
                 tokio::spawn(async move { tell(reply, joined_samples(asked).await) });
             }
+            R::CreateLink { cluster, link, changes, validate_only: true, reply } => {
+                self.try_create_link(cluster, link, changes, reply).await;
+            }
             R::CreateLink { cluster, link, changes, validate_only, reply } => {
                 tell(reply, self.create_link(cluster, link, changes, validate_only).await);
             }

@@ -188,7 +188,8 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Stops appending, and serves nothing at or beyond `at`.
+    /// Stops appending, and serves nothing at or beyond `at`. What is not flushed yet is flushed at once: a promote
+    /// waits for it, and a partition that has just caught up would wait for the long interval of catching up.
     pub(in crate::shard) fn freeze(&mut self, key: PartitionKey, at: Option<Offset>) {
         let Some(slot) = self.by_key.get(&key).copied() else { return };
         let entry = self.slots[slot as usize].as_mut().expect("a known key has a slot");
@@ -196,6 +197,9 @@ impl<E: Engine> Shard<E> {
             lead.leadership.freeze(at);
         }
         entry.partition.freeze();
+        if entry.dirty {
+            self.flusher.want_flush();
+        }
         self.route_partition(slot);
     }
 

@@ -1,11 +1,12 @@
-//! Layouts of what brokers answer about producers: their ids, their open transactions, their end; and about groups.
+//! Layouts of what brokers answer about producers: their ids, their open transactions, their end; about groups, and
+//! about their log directories.
 //!
 //! Only tables; what they mean is said where they are walked.
 
 use super::{Field, Layout, Shaped, field};
 use kafka_protocol::messages::{
-    DescribeGroupsRequest, DescribeProducersRequest, InitProducerIdRequest, ListTransactionsRequest,
-    WriteTxnMarkersRequest,
+    DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, InitProducerIdRequest,
+    ListTransactionsRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::VersionRange;
 
@@ -89,6 +90,32 @@ impl Shaped for DescribeGroupsRequest {
     ];
 }
 
+/// ref: KIP-113, KIP-827
+impl Shaped for DescribeLogDirsRequest {
+    const NAME: &'static str = "DescribeLogDirs";
+    const UNDERSTOOD: VersionRange = VersionRange { min: 1, max: 4 };
+    const FLEXIBLE_FROM: i16 = 2;
+    const ANSWER: &'static [Field] = &[
+        field(0, Layout::Fixed(4)),
+        field(3, Layout::Fixed(2)),
+        field(
+            0,
+            Layout::Array(&[
+                field(0, Layout::Fixed(2)),
+                field(0, Layout::Text),
+                field(
+                    0,
+                    Layout::Array(&[
+                        field(0, Layout::Text),
+                        field(0, Layout::Array(&[field(0, Layout::Fixed(21))])),
+                    ]),
+                ),
+                field(4, Layout::Fixed(16)),
+            ]),
+        ),
+    ];
+}
+
 impl Shaped for WriteTxnMarkersRequest {
     const NAME: &'static str = "WriteTxnMarkers";
     const UNDERSTOOD: VersionRange = VersionRange { min: 1, max: 1 };
@@ -113,8 +140,9 @@ mod tests {
     use super::super::tests::proves;
     use super::*;
     use kafka_protocol::messages::{
-        DescribeProducersResponse, InitProducerIdResponse, ListTransactionsResponse, TopicName,
-        WriteTxnMarkersResponse, describe_producers_response, write_txn_markers_response,
+        DescribeLogDirsResponse, DescribeProducersResponse, InitProducerIdResponse, ListTransactionsResponse,
+        TopicName, WriteTxnMarkersResponse, describe_log_dirs_response, describe_producers_response,
+        write_txn_markers_response,
     };
     use kafka_protocol::protocol::StrBytes;
 
@@ -122,6 +150,15 @@ mod tests {
     fn answers_about_producers_have_their_exact_layout() {
         let name = || TopicName(StrBytes::from_static_str("orders"));
         proves::<InitProducerIdRequest>(&InitProducerIdResponse::default(), 0x7f);
+        let sizes = describe_log_dirs_response::DescribeLogDirsTopic::default()
+            .with_name(name())
+            .with_partitions(vec![Default::default(); 2]);
+        let directory =
+            describe_log_dirs_response::DescribeLogDirsResult::default().with_topics(vec![sizes; 2]);
+        proves::<DescribeLogDirsRequest>(
+            &DescribeLogDirsResponse::default().with_results(vec![directory]),
+            0x7f,
+        );
         let partition = describe_producers_response::PartitionResponse::default()
             .with_error_message(Some(StrBytes::from_static_str("why")))
             .with_active_producers(vec![Default::default(); 2]);
