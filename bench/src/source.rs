@@ -6,7 +6,8 @@
 //!                     stream                                ─▶ bytes and seconds sent since it last asked, and
 //!                                                              CPU seconds that the watched process had at first
 //!                     caught                                ─▶ partitions that somebody read to their end
-//!                     trickle BATCHES_PER_SECOND SECONDS    ─▶ done, when it is
+//!                     wide TOPICS                           ─▶ done; so many more topics, one batch in each partition
+//!                     trickle BATCHES_PER_SECOND SECONDS    ─▶ done, when it is; over all partitions that there are
 //!   raw               u64 bytes wanted ─▶ so many bytes
 //! ```
 //! All of it runs on one core. Ends when its input does. Must never touch a file.
@@ -27,6 +28,8 @@ use twinlog_daemon::embedded::generator::Random;
 use twinlog_daemon::embedded::{Cluster, EmbeddedSource};
 use twinlog_io::pin_current_thread;
 
+/// What topics beside the measured one are called, before a number.
+pub const WIDE: &str = "wide";
 /// Bytes in one write of the raw sender.
 const PIECE_BYTES: usize = 1 << 20;
 /// How often it is looked how much was sent.
@@ -90,9 +93,19 @@ pub fn play(words: &[String]) -> Result<(), BenchError> {
                 println!("done");
             }
             ["caught"] => println!("{}", source.with_cluster(|cluster| caught(cluster))),
+            ["wide", topics] => {
+                let topics: u32 = topics.parse().map_err(|_| refused())?;
+                source.with_cluster(|cluster| {
+                    for number in 0..topics {
+                        let name = format!("{WIDE}-{number:05}");
+                        cluster.create_cyclic_topic(&name, shape.partitions, &load.template, 1);
+                    }
+                });
+                println!("done");
+            }
             ["trickle", rate, seconds] => {
                 let (rate, seconds) = rate.parse().ok().zip(seconds.parse().ok()).ok_or_else(refused)?;
-                trickle(&source, shape.partitions, rate, Duration::from_secs(seconds));
+                trickle(&source, rate, Duration::from_secs(seconds));
                 println!("done");
             }
             _ => return Err(refused()),
@@ -109,8 +122,7 @@ pub fn cluster(load: &Load) -> Cluster {
 }
 
 fn caught(cluster: &Cluster) -> usize {
-    let stream = cluster.partitions().filter(|(topic, _, _)| *topic == STREAM);
-    stream.filter(|(_, _, log)| log.asked_offset() == log.log_end_offset()).count()
+    cluster.partitions().filter(|(_, _, log)| log.asked_offset() == log.log_end_offset()).count()
 }
 
 /// Notes when records began and ceased to flow. Goes on until the process ends.
@@ -158,13 +170,17 @@ fn send_wanted(mut stream: TcpStream, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// So many batches per second, each to some partition.
-fn trickle(source: &EmbeddedSource, partitions: u32, rate: u32, length: Duration) {
+fn trickle(source: &EmbeddedSource, rate: u32, length: Duration) {
+    let all: Vec<(String, i32)> = source.with_cluster(|cluster| {
+        cluster.partitions().map(|(topic, index, _)| (topic.to_owned(), index)).collect()
+    });
     let (started, mut random, mut appended) = (Instant::now(), Random::new(7), 0);
     while started.elapsed() < length {
         let due = (started.elapsed().as_secs_f64() * f64::from(rate)) as u64;
         source.with_cluster(|cluster| {
             for _ in appended..due {
-                cluster.extend(STREAM, random.below(u64::from(partitions)) as i32, 1);
+                let (topic, index) = &all[random.below(all.len() as u64) as usize];
+                cluster.extend(topic, *index, 1);
             }
         });
         appended = due;

@@ -43,7 +43,12 @@ impl Standing {
 /// User and system seconds of those threads of this process whose names begin with one of these: a shard that runs
 /// among the bench's own threads. What ended before it is asked for is not in it.
 pub fn threads_seconds(names: &[&str]) -> (f64, f64) {
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    threads_seconds_of(std::process::id(), names)
+}
+
+/// [`threads_seconds`] of another process.
+pub fn threads_seconds_of(process_id: u32, names: &[&str]) -> (f64, f64) {
+    let tasks = std::fs::read_dir(format!("/proc/{process_id}/task")).into_iter().flatten().flatten();
     let wanted = tasks.filter(|task| {
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         names.iter().any(|wanted| name.starts_with(wanted))

@@ -56,7 +56,7 @@ const COMBINATIONS: [(usize, u32); 5] =
 /// Files of all partitions stay open, as they do in the daemon.
 const FILES_MAX: u32 = 2_048;
 /// The shard's own thread, its helper, and the kernel's workers for its ring.
-const SHARD_THREADS: [&str; 4] = ["twinlog-data", "twinlog-files", "twinlog-writes", "iou-"];
+pub const SHARD_THREADS: [&str; 4] = ["twinlog-data", "twinlog-files", "twinlog-writes", "iou-"];
 
 /// How far a batch has come.
 const STAGES: [&str; 3] = ["verified", "written", "flushed"];
