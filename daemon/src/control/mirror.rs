@@ -256,6 +256,8 @@ impl Mirror {
         match (&self.stopped, &self.phase) {
             (Some(_), _) => "stopped",
             (None, _) if self.is_unauthorized() => "unauthorized",
+            // By a pause of its topic or link, or by a hand-over: nothing is fetched.
+            (None, Phase::Running) if self.counters.state() == PartitionState::Frozen => "frozen",
             (None, Phase::Running) => "active",
             (None, Phase::Classifying | Phase::Leaving(_) | Phase::Replacing) => "reconciling",
             (
