@@ -1,6 +1,8 @@
 //! One exchange: its frames, its order, its end.
 
 use super::aws::{self, AwsKey};
+use super::kerberos::{KerberosClient, Ticket};
+use super::kerberos_login::AnswerFault;
 use super::scram::{ScramClient, ScramFault};
 use crate::security::attempts::Attempts;
 use crate::security::{SaslMechanism, Secret, SecurityError};
@@ -41,6 +43,8 @@ pub enum Credential {
     Token { user: String, token: Secret },
     /// A key that signs who we are; nothing of it is shown but its id.
     Aws { key: AwsKey, region: String },
+    /// A ticket for the broker's host.
+    Kerberos { ticket: Arc<Ticket> },
 }
 
 /// What the mechanism still has to say or to hear.
@@ -52,6 +56,8 @@ enum Mechanism {
         refused: Option<String>,
     },
     Aws,
+    /// `None` before the first message.
+    Kerberos(Option<Box<KerberosClient>>),
 }
 
 enum State {
@@ -90,6 +96,7 @@ impl SaslExchange {
             }
             SaslMechanism::OauthBearer => Mechanism::Oauth { refused: None },
             SaslMechanism::AwsMskIam => Mechanism::Aws,
+            SaslMechanism::Gssapi => Mechanism::Kerberos(None),
         };
         Self {
             host: host.to_owned(),
@@ -171,6 +178,7 @@ impl SaslExchange {
         match &self.credential {
             Credential::Password { user, .. } | Credential::Token { user, .. } => user,
             Credential::Aws { key, .. } => &key.id,
+            Credential::Kerberos { ticket } => ticket.user(),
         }
     }
 
@@ -246,6 +254,11 @@ impl SaslExchange {
                 // Signed only now: a signature is good for minutes, and connecting may take some.
                 token = aws::message(key, region, &self.host, SystemTime::now());
             }
+            (Mechanism::Kerberos(client), Credential::Kerberos { ticket }) => {
+                let begun = KerberosClient::begin(ticket).map_err(|why| SecurityError::Kerberos { why })?;
+                *client = Some(Box::new(begun.0));
+                token = begun.1;
+            }
             _ => unreachable!("the login gives each mechanism its kind of credential"),
         }
         Ok(token)
@@ -278,6 +291,10 @@ impl SaslExchange {
                 *refused = Some(printable(&String::from_utf8_lossy(answer.bytes)));
                 Some(Zeroizing::new(vec![1]))
             }
+            (Mechanism::Kerberos(client), _) => {
+                let client = client.as_mut().expect("it said the first word");
+                client.answer(answer.bytes).map_err(|fault| self.answer_fault(fault))?
+            }
             // What AWS's own client asks for, too: an empty word would be somebody who did not look.
             (Mechanism::Aws, _) if answer.bytes.is_empty() => {
                 return Err(self.malformed("an empty answer to a signature"));
@@ -298,6 +315,14 @@ impl SaslExchange {
             mechanism: self.mechanism,
             user: self.user().to_owned(),
             message,
+        }
+    }
+
+    fn answer_fault(&self, fault: AnswerFault) -> SecurityError {
+        match fault {
+            AnswerFault::NotProven => SecurityError::ServerNotProven { mechanism: self.mechanism },
+            AnswerFault::Malformed { what } => self.malformed(what),
+            AnswerFault::Kerberos(why) => SecurityError::Kerberos { why },
         }
     }
 
