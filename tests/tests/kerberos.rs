@@ -39,6 +39,7 @@ fn a_link_lives_on_whatever_becomes_of_its_tickets() {
     let mut world = World { realm, cluster };
     sessions_are_renewed_and_the_kdc_may_die(&mut world);
     tickets_end_and_are_renewed(&world);
+    a_broker_with_a_new_key_is_shown_a_new_ticket(&world);
     a_changed_key_is_named_and_its_successor_is_found(&world);
     what_the_kdc_does_not_know_is_named(&world);
     a_ticket_of_the_user_is_copied_and_its_file_left_alone(&world);
@@ -179,6 +180,21 @@ fn tickets_end_and_are_renewed(world: &World) {
         world.issued("brief") >= 3
     });
     world.produce(5);
+    world.poll_until_copied(&mirror, &mut running);
+    world.ended(&mirror, running);
+}
+
+fn a_broker_with_a_new_key_is_shown_a_new_ticket(world: &World) {
+    println!("changes the broker's key");
+    let keytab = world.realm.export("twin", "twin.keytab");
+    let mirror = world.mirror(&keys("twin", &keytab));
+    let mut running = world.started(&mirror);
+    world.poll_until_copied(&mirror, &mut running);
+    let old = world.realm.path("broker.keytab");
+    let new = world.realm.export(SERVICE, "broker-new.keytab");
+    fs::rename(&new, &old).expect("both are ours");
+    running.poll_until_printed("GSSAPI as \"twin@TWINLOG.TEST\" is refused");
+    world.produce(8);
     world.poll_until_copied(&mirror, &mut running);
     world.ended(&mirror, running);
 }

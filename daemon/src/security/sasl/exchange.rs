@@ -145,6 +145,9 @@ impl SaslExchange {
                 self.state = State::Failed;
                 if error.is_authentication() {
                     self.attempts.refused(&self.host, error, Instant::now());
+                    if let Credential::Kerberos { ticket } = &self.credential {
+                        ticket.refuse();
+                    }
                 }
             }
         }

@@ -21,6 +21,7 @@ use libgssapi::oid::{GSS_MECH_KRB5, GSS_NT_HOSTBASED_SERVICE, GSS_NT_KRB5_PRINCI
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -72,6 +73,8 @@ pub struct Ticket {
     user: String,
     refresh_at: Instant,
     ends_at: Instant,
+    /// A broker did not take it: its key may be a newer one than the ticket is made with.
+    refused: AtomicBool,
     _cache: TicketCache,
 }
 
@@ -92,7 +95,11 @@ impl Kerberos {
         let (mut hosts, now) = (self.keeper.hosts(), Instant::now());
         let wanted = want(&mut hosts, host, now);
         match (&wanted.ticket, &wanted.failed) {
-            (Some(ticket), _) if now < ticket.ends_at => Ok(ticket.clone()),
+            (Some(ticket), _) if now < ticket.ends_at && !ticket.is_refused() => Ok(ticket.clone()),
+            (_, Some((until, SecurityError::HeldBack { last, .. }))) => {
+                let retry_in = until.saturating_duration_since(now);
+                Err(SecurityError::HeldBack { retry_in, last: last.clone() })
+            }
             (_, Some((_, error))) => Err(error.clone()),
             _ => Err(SecurityError::Kerberos { why: KerberosFault::NotYet { host: host.to_owned() } }),
         }
@@ -154,7 +161,8 @@ fn want<'a>(hosts: &'a mut BTreeMap<String, Wanted>, host: &str, now: Instant) -
 impl Wanted {
     /// Whether nothing is to be done now: the ticket is young, or an attempt failed a moment ago.
     fn is_settled(&self, now: Instant) -> bool {
-        let is_young = self.ticket.as_ref().is_some_and(|ticket| now < ticket.refresh_at);
+        let is_young =
+            self.ticket.as_ref().is_some_and(|ticket| now < ticket.refresh_at && !ticket.is_refused());
         is_young || self.failed.as_ref().is_some_and(|(until, _)| now < *until)
     }
 }
@@ -182,7 +190,7 @@ impl Keeper {
                 wanted.failed = None;
             }
             Err((pause, error)) => {
-                tracing::warn!("no ticket for {}/{host}: {error}", self.login.service);
+                tracing::warn!("no new ticket for {}/{host}: {error}", self.login.service);
                 wanted.failed = Some((now + pause, error));
             }
         }
@@ -190,20 +198,17 @@ impl Keeper {
 
     /// Asks the KDC, however long that takes, unless we are held back.
     fn fetch(&self, host: &str) {
-        if let Err(held) = self.attempts.ask(host, Instant::now()) {
-            let pause = match &held {
-                SecurityError::HeldBack { retry_in, .. } => *retry_in,
-                _ => RETRY_PAUSE,
-            };
-            return self.remember(host, Err((pause.min(RETRY_PAUSE), held)));
-        }
-        let outcome = self.ticket(host).map_err(|why| {
-            let is_refusal = why.is_refusal();
-            let error = SecurityError::Kerberos { why };
-            if is_refusal {
+        let outcome = self.ask(host).and_then(|()| {
+            self.ticket(host).map_err(|why| {
+                let is_refusal = why.is_refusal();
+                let error = SecurityError::Kerberos { why };
+                if !is_refusal {
+                    return (RETRY_PAUSE, error);
+                }
                 self.attempts.refused(host, &error, Instant::now());
-            }
-            (RETRY_PAUSE, error)
+                // Told from now on with the pause that there is until the next attempt.
+                self.ask(host).err().unwrap_or((RETRY_PAUSE, error))
+            })
         });
         if outcome.is_ok() {
             self.attempts.believed(host);
@@ -211,7 +216,21 @@ impl Keeper {
         self.remember(host, outcome);
     }
 
+    /// Whether an attempt may be made now; for how long not, and why.
+    fn ask(&self, host: &str) -> Result<(), (Duration, SecurityError)> {
+        self.attempts.ask(host, Instant::now()).map_err(|held| match held {
+            SecurityError::HeldBack { retry_in, .. } => (retry_in, held),
+            other => (RETRY_PAUSE, other),
+        })
+    }
+
     fn ticket(&self, host: &str) -> Result<Ticket, KerberosFault> {
+        if let Some(path) = &self.login.keytab {
+            // The library would say that there is no key, whatever the reason.
+            let unreadable =
+                |error: std::io::Error| KerberosFault::Keytab { path: path.clone(), error: error.kind() };
+            File::open(path).map_err(unreadable)?;
+        }
         let cache = TicketCache::new();
         let fault = |error: Error| self.fault(host, &error);
         let service = format!("{}@{host}", self.login.service);
@@ -224,8 +243,9 @@ impl Keeper {
         let user = String::from_utf8_lossy(&user).into_owned();
         let (now, life) = (Instant::now(), life.min(LIFE_MAX));
         let ends_at = now + life.saturating_sub(MARGIN_MAX.min(life / 10));
-        let refresh_at = now + life / 100 * self.refresh_percent;
-        Ok(Ticket { credential, target, user, refresh_at: refresh_at.min(ends_at), ends_at, _cache: cache })
+        let refresh_at = (now + life / 100 * self.refresh_percent).min(ends_at);
+        let refused = AtomicBool::new(false);
+        Ok(Ticket { credential, target, user, refresh_at, ends_at, refused, _cache: cache })
     }
 
     /// Puts a ticket for the service into the cache; its life.
@@ -242,9 +262,6 @@ impl Keeper {
             }
         }
         let keytab = self.login.keytab.as_deref().expect("there is a keytab or the cache is used");
-        // The library would say that there is no key, whatever the reason.
-        File::open(keytab)
-            .map_err(|error| KerberosFault::Keytab { path: keytab.to_owned(), error: error.kind() })?;
         let credential =
             acquire_credential(self.login.principal.as_deref(), Some(keytab), cache).map_err(fault)?;
         life_of(credential, target).map_err(fault)
@@ -336,6 +353,15 @@ impl Ticket {
         &self.user
     }
 
+    /// A broker did not take it: the next one is fetched.
+    pub fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     pub fn credential(&self) -> Cred {
         self.credential.clone()
     }
@@ -348,5 +374,71 @@ impl Ticket {
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ticket({:?} for {})", self.user, self.target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kerberos(keytab: &str) -> Kerberos {
+        let login = KerberosLogin {
+            service: "kafka".to_owned(),
+            principal: Some("twin@NOWHERE.TEST".to_owned()),
+            keytab: Some(keytab.into()),
+            use_ticket_cache: false,
+        };
+        Kerberos::new(login, 80).unwrap()
+    }
+
+    #[test]
+    fn a_host_is_wanted_by_whoever_asks_and_the_keeper_tells_why_it_has_no_ticket() {
+        let kerberos = kerberos("/nowhere/keytab");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(kerberos.keep());
+        let told = kerberos.ticket("127.0.0.1").unwrap_err();
+        assert!(
+            told.to_string().contains("127.0.0.1 is not there yet") && !told.is_authentication(),
+            "{told}"
+        );
+        runtime.block_on(kerberos.keep());
+        let told = kerberos.ticket("127.0.0.1").unwrap_err().to_string();
+        assert!(told.contains("cannot read the keytab /nowhere/keytab"), "{told}");
+        runtime.block_on(kerberos.prepare("another"));
+        let told = kerberos.ticket("another").unwrap_err().to_string();
+        assert!(told.contains("cannot read the keytab"), "{told}");
+    }
+
+    #[test]
+    fn hosts_are_bounded_and_forgotten() {
+        let (mut hosts, now) = (BTreeMap::new(), Instant::now());
+        for host in 0..=HOSTS_MAX {
+            want(&mut hosts, &host.to_string(), now);
+        }
+        assert_eq!(hosts.len(), 1);
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_the_pause_before_the_next_attempt() {
+        let keeper = kerberos("/nowhere/keytab").keeper;
+        let refusal = SecurityError::Kerberos {
+            why: KerberosFault::WrongKey { principal: "twin@NOWHERE.TEST".to_owned() },
+        };
+        keeper.attempts.refused("a", &refusal, Instant::now());
+        let (pause, held) = keeper.ask("b").unwrap_err();
+        assert!(pause > Duration::from_secs(5) && held.is_authentication(), "{held}");
+    }
+
+    #[test]
+    fn numbers_of_the_library_have_a_meaning() {
+        let keeper = kerberos("/k").keeper;
+        let fault = |number: i32| {
+            let major = libgssapi::error::MajorFlags::GSS_S_FAILURE;
+            keeper.fault("b", &Error { major, minor: number.cast_unsigned() })
+        };
+        assert!(matches!(fault(code::REPLY_SKEW), KerberosFault::Clock { .. }));
+        assert!(matches!(fault(code::KEY_EXPIRED), KerberosFault::Ended { .. }));
+        assert!(matches!(fault(code::SERVER_UNKNOWN), KerberosFault::UnknownService { .. }));
+        assert!(matches!(fault(1), KerberosFault::Library { .. }));
     }
 }

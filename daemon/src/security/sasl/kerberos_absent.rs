@@ -36,6 +36,10 @@ impl Ticket {
     pub fn user(&self) -> &str {
         match *self {}
     }
+
+    pub fn refuse(&self) {
+        match *self {}
+    }
 }
 
 impl KerberosClient {
