@@ -49,8 +49,9 @@ fn a_link_lives_on_whatever_becomes_of_its_tickets() {
 /// A broker with a listener for Kerberos.
 fn options(realm: &Realm) -> ClusterOptions {
     let keytab = realm.export(SERVICE, "broker.keytab");
+    // A broker that only accepts needs no KDC, also when it starts.
     let login = format!(
-        "{MODULE} useKeyTab=true storeKey=true keyTab=\"{}\" principal=\"{SERVICE}@{REALM}\";",
+        "{MODULE} isInitiator=false useKeyTab=true storeKey=true keyTab=\"{}\" principal=\"{SERVICE}@{REALM}\";",
         keytab.display()
     );
     let map = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,KERBEROS:SASL_PLAINTEXT";
@@ -234,7 +235,8 @@ fn what_the_kdc_does_not_know_is_named(world: &World) {
         (keys("twin", Path::new("/nowhere/keytab")), "cannot read the keytab /nowhere/keytab"),
         (other_service, "the KDC does not know the service broker/127.0.0.1"),
     ] {
-        let mut refused = world.started(&world.mirror(&keys));
+        let mirror = world.mirror(&keys);
+        let mut refused = world.started(&mirror);
         refused.poll_until_printed(told);
         refused.kill_hard();
     }

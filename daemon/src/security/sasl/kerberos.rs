@@ -301,13 +301,12 @@ impl Keeper {
             code::KDC_UNREACHABLE | code::REALM_UNKNOWN | code::REALM_UNRESOLVED | code::NO_DEFAULT_REALM => {
                 KerberosFault::NoServer { told }
             }
-            code::NO_KEY => match &self.login.keytab {
+            // Without a key the library looks for a ticket, and finds our cache empty.
+            code::NO_KEY | code::NO_CACHE_FILE => match &self.login.keytab {
                 Some(path) => KerberosFault::NoKey { path: path.clone(), principal: principal() },
                 None => KerberosFault::NoTicket { told },
             },
-            code::TICKET_EXPIRED | code::NO_CACHE_FILE if self.login.keytab.is_none() => {
-                KerberosFault::NoTicket { told }
-            }
+            code::TICKET_EXPIRED if self.login.keytab.is_none() => KerberosFault::NoTicket { told },
             _ => KerberosFault::Library { told },
         }
     }
