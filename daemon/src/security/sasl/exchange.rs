@@ -2,7 +2,6 @@
 
 use super::aws::{self, AwsKey};
 use super::kerberos::{KerberosClient, Ticket};
-use super::kerberos_login::AnswerFault;
 use super::scram::{ScramClient, ScramFault};
 use crate::security::attempts::Attempts;
 use crate::security::{SaslMechanism, Secret, SecurityError};
@@ -296,7 +295,7 @@ impl SaslExchange {
             }
             (Mechanism::Kerberos(client), _) => {
                 let client = client.as_mut().expect("it said the first word");
-                client.answer(answer.bytes).map_err(|fault| self.answer_fault(fault))?
+                client.answer(answer.bytes)?
             }
             // What AWS's own client asks for, too: an empty word would be somebody who did not look.
             (Mechanism::Aws, _) if answer.bytes.is_empty() => {
@@ -318,14 +317,6 @@ impl SaslExchange {
             mechanism: self.mechanism,
             user: self.user().to_owned(),
             message,
-        }
-    }
-
-    fn answer_fault(&self, fault: AnswerFault) -> SecurityError {
-        match fault {
-            AnswerFault::NotProven => SecurityError::ServerNotProven { mechanism: self.mechanism },
-            AnswerFault::Malformed { what } => self.malformed(what),
-            AnswerFault::Kerberos(why) => SecurityError::Kerberos { why },
         }
     }
 

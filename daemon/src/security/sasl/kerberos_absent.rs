@@ -2,7 +2,7 @@
 //!
 //! Owns nothing. It has the shape of `kerberos.rs`, so that nobody else has to ask which of the two there is.
 
-use super::kerberos_login::{AnswerFault, KerberosFault, KerberosLogin};
+use super::kerberos_login::{KerberosFault, KerberosLogin};
 use crate::security::SecurityError;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -47,7 +47,7 @@ impl KerberosClient {
         match **ticket {}
     }
 
-    pub fn answer(&mut self, _message: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, AnswerFault> {
+    pub fn answer(&mut self, _message: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, SecurityError> {
         match *self {}
     }
 }

@@ -12,7 +12,8 @@
 //! network. Must never end well without the broker's proof. ref: RFC 4752 3.1
 
 use super::kerberos::{Ticket, told};
-use super::kerberos_login::{AnswerFault, KerberosFault};
+use super::kerberos_login::KerberosFault;
+use crate::security::{SaslMechanism, SecurityError};
 use libgssapi::context::{ClientCtx, CtxFlags, SecurityContext};
 use libgssapi::error::Error;
 use libgssapi::oid::GSS_MECH_KRB5;
@@ -52,45 +53,58 @@ impl KerberosClient {
     }
 
     /// What to say to an answer; `None`: nothing more. After an error it is over.
-    pub fn answer(&mut self, message: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, AnswerFault> {
+    pub fn answer(&mut self, message: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, SecurityError> {
         if message.len() > MESSAGE_BYTES_MAX {
             let (bytes, bytes_max) = (message.len(), MESSAGE_BYTES_MAX);
-            return Err(AnswerFault::Kerberos(KerberosFault::TooLong { bytes, bytes_max }));
+            return Err(kerberos(KerberosFault::TooLong { bytes, bytes_max }));
         }
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::AwaitsProof => self.take_proof(message).map(Some),
             Stage::AwaitsLayers => self.take_layers(message).map(Some),
             Stage::AwaitsEnd if message.is_empty() => Ok(None),
-            Stage::AwaitsEnd => Err(AnswerFault::Malformed { what: "a message behind the last one" }),
-            Stage::Over => Err(AnswerFault::Malformed { what: "an answer to nothing" }),
+            Stage::AwaitsEnd => Err(malformed("a message behind the last one")),
+            Stage::Over => Err(malformed("an answer to nothing")),
         }
     }
 
-    fn take_proof(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, AnswerFault> {
+    fn take_proof(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, SecurityError> {
         if message.is_empty() {
-            return Err(AnswerFault::Malformed { what: "an empty answer to a ticket" });
+            return Err(malformed("an empty answer to a ticket"));
         }
-        let next = self.context.step(Some(message), None).map_err(|_| AnswerFault::NotProven)?;
+        let next = self.context.step(Some(message), None).map_err(not_proven)?;
         if !self.context.is_complete() {
-            return Err(AnswerFault::Malformed { what: "a context of more than two messages" });
+            return Err(malformed("a context of more than two messages"));
         }
         self.stage = Stage::AwaitsLayers;
-        bounded(next.as_deref().unwrap_or_default()).map_err(AnswerFault::Kerberos)
+        bounded(next.as_deref().unwrap_or_default()).map_err(kerberos)
     }
 
-    fn take_layers(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, AnswerFault> {
-        let plain = self.context.unwrap(message).map_err(|_| AnswerFault::NotProven)?;
+    fn take_layers(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, SecurityError> {
+        let plain = self.context.unwrap(message).map_err(not_proven)?;
         let Ok([offered, _, _, _]) = <[u8; 4]>::try_from(&plain[..]) else {
-            return Err(AnswerFault::Malformed { what: "the layers are not four bytes" });
+            return Err(malformed("the layers are not four bytes"));
         };
         if offered & LAYER_NONE == 0 {
-            return Err(AnswerFault::Kerberos(KerberosFault::Layers { offered }));
+            return Err(kerberos(KerberosFault::Layers { offered }));
         }
-        let library = |error: Error| AnswerFault::Kerberos(KerberosFault::Library { told: told(&error) });
+        let library = |error: Error| kerberos(KerberosFault::Library { told: told(&error) });
         let wrapped = self.context.wrap(false, &[LAYER_NONE, 0, 0, 0]).map_err(library)?;
         self.stage = Stage::AwaitsEnd;
-        bounded(&wrapped).map_err(AnswerFault::Kerberos)
+        bounded(&wrapped).map_err(kerberos)
     }
+}
+
+fn malformed(what: &'static str) -> SecurityError {
+    SecurityError::SaslMalformed { mechanism: SaslMechanism::Gssapi, what }
+}
+
+/// It is not made with the key of the service that the ticket is for.
+fn not_proven(_: Error) -> SecurityError {
+    SecurityError::ServerNotProven { mechanism: SaslMechanism::Gssapi }
+}
+
+fn kerberos(why: KerberosFault) -> SecurityError {
+    SecurityError::Kerberos { why }
 }
 
 fn bounded(message: &[u8]) -> Result<Zeroizing<Vec<u8>>, KerberosFault> {

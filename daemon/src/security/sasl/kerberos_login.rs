@@ -104,17 +104,6 @@ pub enum KerberosFault {
     },
 }
 
-/// Why an answer of the broker is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AnswerFault {
-    /// It is not made with the key of the service that the ticket is for.
-    NotProven,
-    Malformed {
-        what: &'static str,
-    },
-    Kerberos(KerberosFault),
-}
-
 impl KerberosFault {
     /// Whether the other side knows us and says no: asked again rarely, so that no principal is locked by it.
     pub fn is_refusal(&self) -> bool {
