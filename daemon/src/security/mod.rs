@@ -42,8 +42,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at whether a token or a ticket grows old or is missing. Raised, sessions of short tokens are renewed with the old one
-/// while its last second passes, and Kafka allows no second renewal within that.
+/// Between two looks at whether a token or a ticket grows old or is missing. Raised, sessions of short tokens are
+/// renewed with the old one while its last second passes, and Kafka allows no second renewal within that.
 const CARE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How one cluster's connections are made. See the file's header.

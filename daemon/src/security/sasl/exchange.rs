@@ -257,7 +257,11 @@ impl SaslExchange {
                 token = aws::message(key, region, &self.host, SystemTime::now());
             }
             (Mechanism::Kerberos(client), Credential::Kerberos { ticket }) => {
-                let begun = KerberosClient::begin(ticket).map_err(|why| SecurityError::Kerberos { why })?;
+                let begun = KerberosClient::begin(ticket).map_err(|why| {
+                    // Not every reason ends by itself: the next attempt is made with another ticket.
+                    ticket.refuse();
+                    SecurityError::Kerberos { why }
+                })?;
                 *client = Some(Box::new(begun.0));
                 token = begun.1;
             }

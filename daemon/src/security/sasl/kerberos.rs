@@ -23,7 +23,7 @@ use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout;
 use twinlog_io::{TicketCache, acquire_credential};
 
@@ -73,6 +73,9 @@ pub struct Ticket {
     user: String,
     refresh_at: Instant,
     ends_at: Instant,
+    /// The same by the clock that the library looks at. Where that one alone goes on, as while a machine sleeps, the
+    /// library would ask a KDC for another ticket, on whatever thread shows this one.
+    ends_by_clock: SystemTime,
     /// A broker did not take it: its key may be a newer one than the ticket is made with.
     refused: AtomicBool,
     _cache: TicketCache,
@@ -95,7 +98,7 @@ impl Kerberos {
         let (mut hosts, now) = (self.keeper.hosts(), Instant::now());
         let wanted = want(&mut hosts, host, now);
         match (&wanted.ticket, &wanted.failed) {
-            (Some(ticket), _) if now < ticket.ends_at && !ticket.is_refused() => Ok(ticket.clone()),
+            (Some(ticket), _) if ticket.is_good(now) => Ok(ticket.clone()),
             (_, Some((until, SecurityError::HeldBack { last, .. }))) => {
                 let retry_in = until.saturating_duration_since(now);
                 Err(SecurityError::HeldBack { retry_in, last: last.clone() })
@@ -105,10 +108,12 @@ impl Kerberos {
         }
     }
 
-    /// Wants a host and waits for its ticket. A failure is kept for [`Self::ticket`].
+    /// Wants a host and waits for its ticket while there is no good one; an old one is the keeper's to renew. A
+    /// failure is kept for [`Self::ticket`].
     pub async fn prepare(&self, host: &str) {
-        want(&mut self.keeper.hosts(), host, Instant::now());
-        self.refresh(host).await;
+        if self.ticket(host).is_err() {
+            self.refresh(host).await;
+        }
     }
 
     /// Every wanted host once.
@@ -162,7 +167,7 @@ impl Wanted {
     /// Whether nothing is to be done now: the ticket is young, or an attempt failed a moment ago.
     fn is_settled(&self, now: Instant) -> bool {
         let is_young =
-            self.ticket.as_ref().is_some_and(|ticket| now < ticket.refresh_at && !ticket.is_refused());
+            self.ticket.as_ref().is_some_and(|ticket| now < ticket.refresh_at && ticket.is_good(now));
         is_young || self.failed.as_ref().is_some_and(|(until, _)| now < *until)
     }
 }
@@ -180,20 +185,25 @@ impl Keeper {
         self.remember(host, Err((RETRY_PAUSE, SecurityError::Kerberos { why })));
     }
 
+    /// Data threads wait for the lock: nothing is written and no cache is ended while it is held.
     fn remember(&self, host: &str, outcome: Result<Ticket, (Duration, SecurityError)>) {
-        let (mut hosts, now) = (self.hosts(), Instant::now());
-        // Forgotten meanwhile: whoever wants it again asks again.
-        let Some(wanted) = hosts.get_mut(host) else { return };
-        match outcome {
-            Ok(ticket) => {
-                wanted.ticket = Some(Arc::new(ticket));
-                wanted.failed = None;
-            }
+        let outcome = match outcome {
+            Ok(ticket) => Ok(Arc::new(ticket)),
             Err((pause, error)) => {
                 tracing::warn!("no new ticket for {}/{host}: {error}", self.login.service);
-                wanted.failed = Some((now + pause, error));
+                Err((Instant::now() + pause, error))
             }
-        }
+        };
+        let mut hosts = self.hosts();
+        // Forgotten meanwhile: whoever wants it again asks again.
+        let Some(wanted) = hosts.get_mut(host) else { return };
+        let (replaced, failed) = match outcome {
+            Ok(ticket) => (wanted.ticket.replace(ticket), None),
+            Err(failed) => (None, Some(failed)),
+        };
+        wanted.failed = failed;
+        drop(hosts);
+        drop(replaced);
     }
 
     /// Asks the KDC, however long that takes, unless we are held back.
@@ -242,10 +252,11 @@ impl Keeper {
         let user = credential.name().and_then(|name| name.display_name()).map_err(fault)?;
         let user = String::from_utf8_lossy(&user).into_owned();
         let (now, life) = (Instant::now(), life.min(LIFE_MAX));
-        let ends_at = now + life.saturating_sub(MARGIN_MAX.min(life / 10));
+        let used = life.saturating_sub(MARGIN_MAX.min(life / 10));
+        let (ends_at, ends_by_clock) = (now + used, SystemTime::now() + used);
         let refresh_at = (now + life / 100 * self.refresh_percent).min(ends_at);
         let refused = AtomicBool::new(false);
-        Ok(Ticket { credential, target, user, refresh_at, ends_at, refused, _cache: cache })
+        Ok(Ticket { credential, target, user, refresh_at, ends_at, ends_by_clock, refused, _cache: cache })
     }
 
     /// Puts a ticket for the service into the cache; its life.
@@ -352,13 +363,14 @@ impl Ticket {
         &self.user
     }
 
-    /// A broker did not take it: the next one is fetched.
+    /// A broker did not take it, or the library could not show it: the next one is fetched.
     pub fn refuse(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
 
-    fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
+    fn is_good(&self, now: Instant) -> bool {
+        let has_ended = now >= self.ends_at || SystemTime::now() >= self.ends_by_clock;
+        !has_ended && !self.refused.load(Ordering::Relaxed)
     }
 
     pub fn credential(&self) -> Cred {

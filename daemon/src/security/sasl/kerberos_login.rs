@@ -161,7 +161,10 @@ impl fmt::Display for KerberosFault {
                 f,
                 "the ticket cache of this user has no good ticket ({told}); renew it by kinit, or give a keytab"
             ),
-            Self::Library { told } => write!(f, "{told}"),
+            Self::Library { told } => write!(
+                f,
+                "{told}; look at krb5.conf, and start with KRB5_TRACE=/dev/stderr to see what the library does"
+            ),
             Self::Layers { offered } => write!(
                 f,
                 "the broker wants every request wrapped (layers {offered:#04x}), which Kafka's do not speak; is it a \
