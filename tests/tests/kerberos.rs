@@ -19,6 +19,8 @@ const SERVICE: &str = "kafka/127.0.0.1";
 const MODULE: &str = "com.sun.security.auth.module.Krb5LoginModule required";
 /// How long a login lasts at the broker.
 const SESSION: Duration = Duration::from_secs(3);
+/// What is said of a connection that ends.
+const LOST: &str = "connection to broker";
 /// Attempts with a wrong key that a KDC must be able to bear while the test looks on.
 const REFUSALS_MAX: usize = 8;
 
@@ -159,7 +161,9 @@ fn sessions_are_renewed_and_the_kdc_may_die(world: &mut World) {
     });
     world.produce(2);
     world.poll_until_copied(&mirror, &mut running);
+    assert!(!running.has_printed(LOST), "sessions are renewed on live connections");
     world.cluster.stop_broker(1);
+    running.poll_until_printed(LOST);
     world.cluster.restart_broker(1);
     world.produce(3);
     world.poll_until_copied(&mirror, &mut running);
