@@ -117,25 +117,14 @@ impl fmt::Display for SecurityError {
                  sasl.enabled.mechanisms",
                 if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") }
             ),
-            Self::AuthenticationFailed { mechanism: SaslMechanism::Gssapi, user, message } => write!(
-                f,
-                "authentication failed: GSSAPI as {user:?} is refused ({message}); look at the clocks of both hosts, \
-                 at the broker's keytab (an older key than the KDC's?) and at its principal's host"
-            ),
-            Self::AuthenticationFailed { mechanism, user, message } => write!(
-                f,
-                "authentication failed: {mechanism} as {user:?} is refused ({message}); correct the user or its \
-                 password, here or at the cluster"
-            ),
-            Self::ServerNotProven { mechanism: SaslMechanism::Gssapi } => write!(
-                f,
-                "the broker did not prove that it has the key of its service; it may be an impostor, nothing more is \
-                 said to it"
-            ),
+            Self::AuthenticationFailed { mechanism, user, message } => {
+                write!(f, "authentication failed: {mechanism} as {user:?} is refused ({message}); ")?;
+                f.write_str(cure_of_refusal(*mechanism))
+            }
             Self::ServerNotProven { mechanism } => write!(
                 f,
-                "the broker did not prove by {mechanism} that it knows our password; it may be an impostor, \
-                 nothing more is said to it"
+                "the broker did not prove by {mechanism} that it {}; it may be an impostor, nothing more is said to it",
+                secret_of_broker(*mechanism)
             ),
             Self::SaslRefused { mechanism, code } => {
                 write!(f, "the broker refused to begin {mechanism} with error code {code}")
@@ -152,6 +141,24 @@ impl fmt::Display for SecurityError {
 }
 
 impl std::error::Error for SecurityError {}
+
+fn cure_of_refusal(mechanism: SaslMechanism) -> &'static str {
+    match mechanism {
+        SaslMechanism::Gssapi => {
+            "look at the clocks of both hosts, at the broker's keytab (an older key than the KDC's?) and at its \
+             principal's host"
+        }
+        _ => "correct the user or its password, here or at the cluster",
+    }
+}
+
+/// What a broker has to prove besides who we are.
+fn secret_of_broker(mechanism: SaslMechanism) -> &'static str {
+    match mechanism {
+        SaslMechanism::Gssapi => "has the key of its service",
+        _ => "knows our password",
+    }
+}
 
 /// The cases that have a cure are told with it; the rest in the library's words.
 fn write_tls(f: &mut fmt::Formatter<'_>, error: &rustls::Error) -> fmt::Result {
