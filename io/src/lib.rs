@@ -24,6 +24,8 @@ mod epoll;
 mod flight;
 mod gather;
 mod helper;
+#[cfg(feature = "gssapi")]
+mod kerberos;
 mod lock;
 mod operation;
 mod placement;
@@ -53,6 +55,8 @@ pub use engine::{
     EngineReport, QUEUE_ENTRIES_MAX, TABLE_ROWS_MAX, open_engine,
 };
 pub use epoll::EpollEngine;
+#[cfg(feature = "gssapi")]
+pub use kerberos::{TicketCache, acquire_credential};
 pub use lock::{DirectoryLock, LOCK_FILE_NAME, LockError};
 pub use operation::{
     Completion, FileKey, GATHER_SPANS_MAX, Operation, Outcome, SocketKey, Span, SystemError, Token,

@@ -162,18 +162,22 @@ impl Running {
         assert!(status.is_ok_and(|status| status.success()), "kill {name} {process} failed");
     }
 
+    /// Whether the program has printed `text` so far, to either stream.
+    pub fn has_printed(&self, text: &str) -> bool {
+        self.stdout.text().contains(text) || self.stderr.text().contains(text)
+    }
+
     /// Waits until the program has printed `text`, to either stream.
     pub fn poll_until_printed(&mut self, text: &str) {
         let what = format!("{} prints {text:?}", self.line);
         poll::poll_until(&what, || {
-            let printed = self.stdout.text().contains(text) || self.stderr.text().contains(text);
+            let printed = self.has_printed(text);
             if !printed && let Some(status) = self.child.try_wait().expect("a child can be asked") {
                 // Its last words may still be on their way through the pipe.
                 self.stdout.finish();
                 self.stderr.finish();
-                let late = self.stdout.text().contains(text) || self.stderr.text().contains(text);
                 assert!(
-                    late,
+                    self.has_printed(text),
                     "{} ended with {status} before it printed {text:?}:\n{}",
                     self.line,
                     self.stderr.text()

@@ -13,6 +13,7 @@
 //!   kafka::batches     the record batches of a partition directory, and whether two are the same
 //!   kafka::dump        Kafka's own DumpLogSegments, its complaints made an error
 //!   kafka::indexes     what that tool does not see
+//!   kafka::kerberos    a realm of its own: a KDC, principals, keytabs
 //!   cli                the program under test as a process
 //!   mirror             a data directory that the program under test fills from a cluster
 //!   sim                a world of clock, network, disk and brokers around the product's machines

@@ -158,7 +158,8 @@ impl fmt::Display for ConfigError {
             Self::Kerberos { scope } => write!(
                 f,
                 "sasl.mechanism = GSSAPI in {scope} is not spoken: Kerberos needs the system's own library and this \
-                 program is built without it; let the cluster offer SCRAM-SHA-512 or OAUTHBEARER on a listener, or \
+                 program is built without it; build it with cargo build --release -p twinlog-daemon --features gssapi, \
+                 or let the cluster offer SCRAM-SHA-512 or OAUTHBEARER on a listener, or \
                  ask for client certificates (security.protocol = SSL), and give that here"
             ),
             Self::NothingToMirror => write!(

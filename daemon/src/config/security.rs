@@ -7,9 +7,9 @@ use super::key::{Scope, key_in};
 use super::security_keys::KERBEROS;
 use super::settings::Values;
 use crate::security::{
-    AwsSettings, ClientCertificates, ClientSecurity, KeySource, ListenerSecurity, ListenerSettings,
-    OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings, StoreType, TlsSettings,
-    TrustSource,
+    AwsSettings, ClientCertificates, ClientSecurity, KerberosSettings, KeySource, ListenerSecurity,
+    ListenerSettings, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings,
+    StoreType, TlsSettings, TrustSource,
 };
 use std::path::PathBuf;
 
@@ -75,7 +75,10 @@ pub(super) fn listener_security(values: &Values) -> Result<ListenerSecurity, Con
 
 fn security_settings(values: &Values, scope: Scope) -> Result<SecuritySettings, ConfigError> {
     let protocol = SecurityProtocol::named(values.choice_or_empty("security.protocol")).unwrap_or_default();
-    if protocol.has_sasl() && values.choice_or_empty("sasl.mechanism") == KERBEROS {
+    if protocol.has_sasl()
+        && values.choice_or_empty("sasl.mechanism") == KERBEROS
+        && !cfg!(feature = "gssapi")
+    {
         return Err(ConfigError::Kerberos { scope });
     }
     let mechanism = SaslMechanism::named(values.choice_or_empty("sasl.mechanism"));
@@ -97,6 +100,13 @@ fn security_settings(values: &Values, scope: Scope) -> Result<SecuritySettings, 
                 credentials_file: Some(values.text("sasl.aws.credentials.file"))
                     .filter(|path| !path.is_empty())
                     .map(PathBuf::from),
+            },
+            kerberos: KerberosSettings {
+                service_name: values.text("sasl.kerberos.service.name"),
+                keytab: Some(values.text("sasl.kerberos.keytab"))
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from),
+                principal: values.text("sasl.kerberos.principal"),
             },
             oauth: OauthSettings {
                 token_endpoint_url: values.text("sasl.oauthbearer.token.endpoint.url"),

@@ -16,7 +16,7 @@ const STORE_TYPE: Kind = Kind::Choice(&["", "PEM", "PKCS12", "JKS"]);
 const PROTOCOLS: &[&str] = &["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 /// The empty one is the destination's.
 const PROTOCOLS_OF_CONTROLLERS: &[&str] = &["", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
-/// Known, so that it is refused with what to do instead.
+/// Refused with what to do instead where the program is built without it.
 pub(super) const KERBEROS: &str = "GSSAPI";
 const MECHANISMS: &[&str] =
     &["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM", KERBEROS];
@@ -27,7 +27,7 @@ pub(super) const COUNT: usize = LIST.len();
 
 type Row = (&'static str, Kind, &'static str, &'static str);
 
-const LIST: [Row; 25] = [
+const LIST: [Row; 28] = [
     (
         "security.protocol",
         Kind::Choice(PROTOCOLS),
@@ -65,7 +65,7 @@ const LIST: [Row; 25] = [
         "sasl.mechanism",
         Kind::Choice(MECHANISMS),
         "",
-        "How we log in; SASL protocols need it. GSSAPI is refused with what to use instead.",
+        "How we log in; SASL protocols need it. GSSAPI (Kerberos) needs a program that is built with it.",
     ),
     ("sasl.jaas.config", SECRET, "", "Login module and its options, as in client files of Kafka."),
     ("sasl.username", TEXT, "", "User of PLAIN and SCRAM, where there is no sasl.jaas.config."),
@@ -94,7 +94,7 @@ const LIST: [Row; 25] = [
         "sasl.login.refresh.window.percent",
         Kind::Number { min: 50, max: 95 },
         "80",
-        "Part of a token's life after which the next one is fetched.",
+        "Part of the life of a token or a ticket after which the next one is fetched.",
     ),
     (
         "sasl.aws.credentials.file",
@@ -102,6 +102,19 @@ const LIST: [Row; 25] = [
         "",
         "Shared credentials file of AWS_MSK_IAM; empty = the environment, then ~/.aws/credentials.",
     ),
+    (
+        "sasl.kerberos.service.name",
+        TEXT,
+        "kafka",
+        "What brokers call themselves in front of their host's name.",
+    ),
+    (
+        "sasl.kerberos.keytab",
+        Kind::File,
+        "",
+        "File with the key of sasl.kerberos.principal, where there is no sasl.jaas.config.",
+    ),
+    ("sasl.kerberos.principal", TEXT, "", "As whom we log in by Kerberos: NAME@REALM."),
     ("sasl.aws.region", TEXT, "", "AWS region of AWS_MSK_IAM, where the brokers' names do not tell it."),
 ];
 

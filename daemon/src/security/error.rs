@@ -3,7 +3,7 @@
 //! Must never hold a secret: fields are keys, paths, names and what a peer said.
 
 use super::material::MaterialFault;
-use super::sasl::{AwsFault, JaasFault, TokenFault};
+use super::sasl::{AwsFault, JaasFault, KerberosFault, TokenFault};
 use super::secret::ReferenceError;
 use super::settings::SaslMechanism;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
@@ -38,6 +38,8 @@ pub enum SecurityError {
     Token { why: TokenFault },
     /// There is nothing to sign with.
     Aws { why: AwsFault },
+    /// There is no ticket to show, or the exchange broke over it.
+    Kerberos { why: KerberosFault },
     /// Delegation tokens are shown by SCRAM only.
     DelegationToken { mechanism: SaslMechanism },
     /// The broker does not offer our mechanism.
@@ -61,6 +63,7 @@ impl SecurityError {
             Self::AuthenticationFailed { .. }
             | Self::MechanismRefused { .. }
             | Self::ServerNotProven { .. } => true,
+            Self::Kerberos { why } => why.is_refusal(),
             Self::HeldBack { last, .. } => last.is_authentication(),
             _ => false,
         }
@@ -102,6 +105,7 @@ impl fmt::Display for SecurityError {
             }
             Self::Token { why } => write!(f, "there is no bearer token: {why}"),
             Self::Aws { why } => write!(f, "AWS_MSK_IAM: {why}"),
+            Self::Kerberos { why } => write!(f, "Kerberos: {why}"),
             Self::DelegationToken { mechanism } => write!(
                 f,
                 "sasl.delegation.token = true does not go with sasl.mechanism = {mechanism}: brokers take delegation \
@@ -113,15 +117,14 @@ impl fmt::Display for SecurityError {
                  sasl.enabled.mechanisms",
                 if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") }
             ),
-            Self::AuthenticationFailed { mechanism, user, message } => write!(
-                f,
-                "authentication failed: {mechanism} as {user:?} is refused ({message}); correct the user or its \
-                 password, here or at the cluster"
-            ),
+            Self::AuthenticationFailed { mechanism, user, message } => {
+                write!(f, "authentication failed: {mechanism} as {user:?} is refused ({message}); ")?;
+                f.write_str(cure_of_refusal(*mechanism))
+            }
             Self::ServerNotProven { mechanism } => write!(
                 f,
-                "the broker did not prove by {mechanism} that it knows our password; it may be an impostor, \
-                 nothing more is said to it"
+                "the broker did not prove by {mechanism} that it {}; it may be an impostor, nothing more is said to it",
+                secret_of_broker(*mechanism)
             ),
             Self::SaslRefused { mechanism, code } => {
                 write!(f, "the broker refused to begin {mechanism} with error code {code}")
@@ -138,6 +141,24 @@ impl fmt::Display for SecurityError {
 }
 
 impl std::error::Error for SecurityError {}
+
+fn cure_of_refusal(mechanism: SaslMechanism) -> &'static str {
+    match mechanism {
+        SaslMechanism::Gssapi => {
+            "look at the clocks of both hosts, at the broker's keytab (an older key than the KDC's?) and at its \
+             principal's host"
+        }
+        _ => "correct the user or its password, here or at the cluster",
+    }
+}
+
+/// What a broker has to prove besides who we are.
+fn secret_of_broker(mechanism: SaslMechanism) -> &'static str {
+    match mechanism {
+        SaslMechanism::Gssapi => "has the key of its service",
+        _ => "knows our password",
+    }
+}
 
 /// The cases that have a cure are told with it; the rest in the library's words.
 fn write_tls(f: &mut fmt::Formatter<'_>, error: &rustls::Error) -> fmt::Result {

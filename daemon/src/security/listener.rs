@@ -130,7 +130,9 @@ impl SaslAcceptor {
             Some(SaslMechanism::ScramSha256) => Some(Chosen::Scram(ScramServer::new(false))),
             Some(SaslMechanism::ScramSha512) => Some(Chosen::Scram(ScramServer::new(true))),
             Some(SaslMechanism::Plain) => Some(Chosen::Plain),
-            Some(SaslMechanism::OauthBearer | SaslMechanism::AwsMskIam) | None => None,
+            Some(SaslMechanism::OauthBearer | SaslMechanism::AwsMskIam | SaslMechanism::Gssapi) | None => {
+                None
+            }
         };
         self.chosen.is_some()
     }

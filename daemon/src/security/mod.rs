@@ -27,12 +27,12 @@ pub use listener::{ListenerSecurity, ListenerSettings, SaslAcceptor, normal_name
 pub use material::MaterialFault;
 pub use names::{NamedConfig, NamedTls};
 pub use reload::Reloading;
-pub use sasl::{AwsFault, JaasFault, SaslExchange, TokenFault};
+pub use sasl::{AwsFault, JaasFault, KerberosFault, SaslExchange, TokenFault};
 pub use scram_server::{Answer, Credentials, ProofFault};
 pub use secret::{ReferenceError, Secret};
 pub use settings::{
-    AwsSettings, KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol, SecuritySettings,
-    StoreType, TlsSettings, TlsVersions, TrustSource,
+    AwsSettings, KerberosSettings, KeySource, OauthSettings, SaslMechanism, SaslSettings, SecurityProtocol,
+    SecuritySettings, StoreType, TlsSettings, TlsVersions, TrustSource,
 };
 pub use tls::{ClientCertificates, ClientTls, ServerTls, client_config, server_config};
 
@@ -42,8 +42,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at whether a token grows old. Raised, sessions of short tokens are renewed with the old one
-/// while its last second passes, and Kafka allows no second renewal within that.
+/// Between two looks at whether a token or a ticket grows old or is missing. Raised, sessions of short tokens are
+/// renewed with the old one while its last second passes, and Kafka allows no second renewal within that.
 const CARE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How one cluster's connections are made. See the file's header.
@@ -89,17 +89,17 @@ impl ClientSecurity {
 
     /// Waits for what [`ClientSecurity::sasl`] shows and cannot wait for. Before each new connection of the
     /// control core; a failure is told by `sasl`.
-    pub async fn prepare(&self) {
+    pub async fn prepare(&self, host: &str) {
         if let Some(login) = &self.shared.sasl {
-            login.prepare().await;
+            login.prepare(host).await;
         }
     }
 
     /// Keeps what [`ClientSecurity::prepare`] waits for ready for ever, for threads that cannot wait: the
     /// control core runs it beside everything else. Ends at once where there is nothing to keep.
     pub async fn keep_ready(self) {
-        while self.shared.sasl.as_ref().is_some_and(SaslLogin::needs_care) {
-            self.prepare().await;
+        while let Some(login) = self.shared.sasl.as_ref().filter(|login| login.needs_care()) {
+            login.keep().await;
             tokio::time::sleep(CARE_INTERVAL).await;
         }
     }

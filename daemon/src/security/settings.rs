@@ -125,13 +125,23 @@ pub enum SaslMechanism {
     ScramSha512,
     OauthBearer,
     AwsMskIam,
+    /// Kerberos; spoken where the program is built with the system's library for it.
+    Gssapi,
 }
 
 impl SaslMechanism {
-    pub const NAMES: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"];
+    pub const NAMES: [&str; 6] =
+        ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM", "GSSAPI"];
 
     pub fn named(name: &str) -> Option<Self> {
-        let all = [Self::Plain, Self::ScramSha256, Self::ScramSha512, Self::OauthBearer, Self::AwsMskIam];
+        let all = [
+            Self::Plain,
+            Self::ScramSha256,
+            Self::ScramSha512,
+            Self::OauthBearer,
+            Self::AwsMskIam,
+            Self::Gssapi,
+        ];
         all.into_iter().find(|mechanism| mechanism.name() == name)
     }
 
@@ -159,6 +169,16 @@ pub struct SaslSettings {
     pub is_delegation_token: bool,
     pub oauth: OauthSettings,
     pub aws: AwsSettings,
+    pub kerberos: KerberosSettings,
+}
+
+/// What may stand outside of Kerberos' login module, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KerberosSettings {
+    /// What brokers call themselves in front of their host's name; empty: kafka.
+    pub service_name: String,
+    pub keytab: Option<PathBuf>,
+    pub principal: String,
 }
 
 /// What the login module of AWS has no option for.
@@ -207,7 +227,7 @@ mod tests {
         for name in SaslMechanism::NAMES {
             assert_eq!(SaslMechanism::named(name).unwrap().name(), name);
         }
-        assert_eq!(SaslMechanism::named("GSSAPI"), None);
+        assert_eq!(SaslMechanism::named("CRAM-MD5"), None);
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub fn token_answer(input: &[u8]) {
             let _ = stream.read(&mut [0; 4096]).await;
             let _ = stream.write_all(input).await;
         };
-        let asked = async { tokio::join!(security.prepare(), serve) };
+        let asked = async { tokio::join!(security.prepare("b"), serve) };
         tokio::time::timeout(HANG, asked).await.expect("an answer that ends is judged");
         if let Err(error) = security.sasl("b") {
             assert!(!error.to_string().contains(PASSWORD), "{error}");

@@ -139,13 +139,13 @@ fn java_major(printed: &str) -> Option<u32> {
     version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
+pub(super) fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// Installs the first of `packages` that the system's package manager has, or fails with what to do.
-fn install(what: &str, packages: &[&str]) {
+pub(super) fn install(what: &str, packages: &[&str]) {
     let first = packages[0];
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"));
     assert!(

@@ -138,6 +138,10 @@ pub struct ClusterOptions {
     pub client: String,
     /// Broker properties that win over ours.
     pub overrides: Vec<(String, String)>,
+    /// Names of further listeners of a single broker; the overrides say what they are.
+    pub further_listeners: Vec<&'static str>,
+    /// Flags of the brokers' Java.
+    pub java_flags: Vec<String>,
     pub heap_megabytes: u32,
     /// What its nodes run; tools and clients are always the newest.
     pub version: &'static str,
@@ -154,6 +158,8 @@ impl Default for ClusterOptions {
             users: Vec::new(),
             client: String::new(),
             overrides: Vec::new(),
+            further_listeners: Vec::new(),
+            java_flags: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
             version: artifacts::KAFKA_VERSION,
         }
@@ -184,7 +190,8 @@ impl ClusterOptions {
     }
 
     fn process(&self) -> Process {
-        Process { version: self.version, heap_megabytes: self.heap_megabytes }
+        let flags = self.java_flags.clone();
+        Process { version: self.version, heap_megabytes: self.heap_megabytes, flags }
     }
 
     /// Rights are checked from the beginning: of whoever logs in as [`TWIN`] at the listener ADMIN and at the
@@ -271,6 +278,11 @@ impl Cluster {
     /// `host:port` of the controller that a single broker is.
     pub fn own_controller(&self) -> String {
         format!("127.0.0.1:{}", self.further_ports[0].number)
+    }
+
+    /// `host:port` of one of [`ClusterOptions::further_listeners`], counted from 0.
+    pub fn further_address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.further_ports[1 + index].number)
     }
 
     /// `host:port` of every controller that is a process of its own, separated by commas.
@@ -463,6 +475,10 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     if let Some(own) = &own {
         write!(both, ",ADMIN://127.0.0.1:{}", own.number).expect("a string takes everything");
     }
+    let further: Vec<Port> = options.further_listeners.iter().map(|_| ports::take()).collect();
+    for (name, port) in options.further_listeners.iter().zip(&further) {
+        write!(both, ",{name}://127.0.0.1:{}", port.number).expect("a string takes everything");
+    }
     let admin = own.iter().map(|port| port.number).collect();
     if let Some(secured) = &secured {
         both.push_str(&secured.listeners());
@@ -471,7 +487,7 @@ fn combined(directory: &Path, options: &ClusterOptions) -> Nodes {
     write!(properties, "process.roles=broker,controller\nlisteners={both}\nadvertised.listeners={both}\n")
         .expect("a string takes everything");
     let node = Node::create(1, port, directory_of(directory, 1), options.process(), &properties);
-    let further_ports = [Some(quorum), own].into_iter().flatten().collect();
+    let further_ports = std::iter::once(quorum).chain(further).chain(own).collect();
     Nodes { controllers: Vec::new(), brokers: vec![node], admin, secured, further_ports }
 }
 
@@ -508,7 +524,7 @@ fn separate(directory: &Path, options: &ClusterOptions) -> Nodes {
     let controllers = quorum.into_iter().zip(CONTROLLER_ID..).map(|(port, id)| {
         let listener = format!("CONTROLLER://127.0.0.1:{}", port.number);
         let properties = format!("{common}process.roles=controller\nlisteners={listener}\n");
-        Node::create(id, port, directory_of(directory, id), controller, &properties)
+        Node::create(id, port, directory_of(directory, id), controller.clone(), &properties)
     });
     Nodes { controllers: controllers.collect(), brokers, admin, secured: None, further_ports }
 }

@@ -8,6 +8,7 @@ pub mod batches;
 pub mod cluster;
 pub mod dump;
 pub mod indexes;
+pub mod kerberos;
 mod node;
 pub mod ports;
 pub mod raw_producer;

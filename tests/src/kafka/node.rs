@@ -30,11 +30,13 @@ pub struct Node {
 }
 
 /// What a node runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Process {
     /// Version of Kafka.
     pub version: &'static str,
     pub heap_megabytes: u32,
+    /// Of its Java.
+    pub flags: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +87,7 @@ impl Node {
         let errors = output.try_clone().expect("the output file can be shared");
         let kafka = artifacts::kafka_of(self.process.version);
         let mut command = kafka.java_in(&self.directory, self.process.heap_megabytes);
-        command.arg("kafka.Kafka").arg(self.properties());
+        command.args(&self.process.flags).arg("kafka.Kafka").arg(self.properties());
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let child = child.expect("Java can be started");
         watchdog.watch(child.id());

@@ -167,6 +167,8 @@ impl MembershipThread {
                     task.await.expect("a member's task does not panic");
                 }
             });
+            // A name server or a KDC that does not answer must not hold the end back.
+            runtime.shutdown_background();
         };
         let thread =
             std::thread::Builder::new().name("twinlog-guest".to_owned()).spawn(run).map_err(failed)?;

@@ -238,6 +238,6 @@ impl Connection {
 
 /// What this connection logs in with, once there is something.
 async fn login(server: &HostPort, security: &ClientSecurity) -> Result<Option<SaslExchange>, ClientError> {
-    security.prepare().await;
+    security.prepare(&server.host).await;
     security.sasl(&server.host).map_err(|error| ClientError::Security { server: server.clone(), error })
 }

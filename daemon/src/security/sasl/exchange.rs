@@ -1,6 +1,7 @@
 //! One exchange: its frames, its order, its end.
 
 use super::aws::{self, AwsKey};
+use super::kerberos::{KerberosClient, Ticket};
 use super::scram::{ScramClient, ScramFault};
 use crate::security::attempts::Attempts;
 use crate::security::{SaslMechanism, Secret, SecurityError};
@@ -41,6 +42,8 @@ pub enum Credential {
     Token { user: String, token: Secret },
     /// A key that signs who we are; nothing of it is shown but its id.
     Aws { key: AwsKey, region: String },
+    /// A ticket for the broker's host.
+    Kerberos { ticket: Arc<Ticket> },
 }
 
 /// What the mechanism still has to say or to hear.
@@ -52,6 +55,8 @@ enum Mechanism {
         refused: Option<String>,
     },
     Aws,
+    /// `None` before the first message.
+    Kerberos(Option<Box<KerberosClient>>),
 }
 
 enum State {
@@ -90,6 +95,7 @@ impl SaslExchange {
             }
             SaslMechanism::OauthBearer => Mechanism::Oauth { refused: None },
             SaslMechanism::AwsMskIam => Mechanism::Aws,
+            SaslMechanism::Gssapi => Mechanism::Kerberos(None),
         };
         Self {
             host: host.to_owned(),
@@ -138,6 +144,9 @@ impl SaslExchange {
                 self.state = State::Failed;
                 if error.is_authentication() {
                     self.attempts.refused(&self.host, error, Instant::now());
+                    if let Credential::Kerberos { ticket } = &self.credential {
+                        ticket.refuse();
+                    }
                 }
             }
         }
@@ -171,6 +180,7 @@ impl SaslExchange {
         match &self.credential {
             Credential::Password { user, .. } | Credential::Token { user, .. } => user,
             Credential::Aws { key, .. } => &key.id,
+            Credential::Kerberos { ticket } => ticket.user(),
         }
     }
 
@@ -246,6 +256,15 @@ impl SaslExchange {
                 // Signed only now: a signature is good for minutes, and connecting may take some.
                 token = aws::message(key, region, &self.host, SystemTime::now());
             }
+            (Mechanism::Kerberos(client), Credential::Kerberos { ticket }) => {
+                let begun = KerberosClient::begin(ticket).map_err(|why| {
+                    // Not every reason ends by itself: the next attempt is made with another ticket.
+                    ticket.refuse();
+                    SecurityError::Kerberos { why }
+                })?;
+                *client = Some(Box::new(begun.0));
+                token = begun.1;
+            }
             _ => unreachable!("the login gives each mechanism its kind of credential"),
         }
         Ok(token)
@@ -277,6 +296,10 @@ impl SaslExchange {
                 // The broker says why, and ends only after one more word of ours. ref: RFC 7628 3.2.3
                 *refused = Some(printable(&String::from_utf8_lossy(answer.bytes)));
                 Some(Zeroizing::new(vec![1]))
+            }
+            (Mechanism::Kerberos(client), _) => {
+                let client = client.as_mut().expect("it said the first word");
+                client.answer(answer.bytes)?
             }
             // What AWS's own client asks for, too: an empty word would be somebody who did not look.
             (Mechanism::Aws, _) if answer.bytes.is_empty() => {

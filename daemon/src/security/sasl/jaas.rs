@@ -14,6 +14,11 @@ use zeroize::Zeroizing;
 /// Longest text that is parsed.
 const BYTES_MAX: usize = 64 << 10;
 const PACKAGE: &str = "org.apache.kafka.common.security.";
+/// Kerberos' own, which comes with Java.
+const KERBEROS_MODULE: &str = "com.sun.security.auth.module.Krb5LoginModule";
+/// Those of its options that mean something here. `storeKey` says of an acceptor what is so without it.
+const KERBEROS_OPTIONS: &[&str] =
+    &["useKeyTab", "keyTab", "principal", "useTicketCache", "storeKey", "serviceName"];
 /// Of Amazon's own client, in a package of its own.
 const IAM_MODULE: &str = "software.amazon.msk.auth.iam.IAMLoginModule";
 const FLAGS: [&str; 4] = ["required", "requisite", "sufficient", "optional"];
@@ -66,7 +71,8 @@ impl fmt::Display for JaasFault {
             Self::Module { module } => write!(
                 f,
                 "the login module {module:?} is not known; there are {PACKAGE}plain.PlainLoginModule, \
-                 {PACKAGE}scram.ScramLoginModule, {PACKAGE}oauthbearer.OAuthBearerLoginModule and {IAM_MODULE}"
+                 {PACKAGE}scram.ScramLoginModule, {PACKAGE}oauthbearer.OAuthBearerLoginModule, {IAM_MODULE} \
+                 and {KERBEROS_MODULE}"
             ),
             Self::OtherMechanism { module, mechanism } => {
                 write!(f, "the login module {module} does not go with sasl.mechanism = {mechanism}")
@@ -140,17 +146,18 @@ impl JaasConfig {
 
 /// The options of a module, when it is the mechanism's.
 fn known_options(module: &str, mechanism: SaslMechanism) -> Result<&'static [&'static str], JaasFault> {
-    use SaslMechanism::{AwsMskIam, OauthBearer, Plain, ScramSha256, ScramSha512};
+    use SaslMechanism::{AwsMskIam, Gssapi, OauthBearer, Plain, ScramSha256, ScramSha512};
     let known = |name: &str| JaasFault::Module { module: shown(name) };
     let (of, options): (&[SaslMechanism], &[&str]) = match module
         .strip_prefix(PACKAGE)
-        .or_else(|| (module == IAM_MODULE).then_some(module))
+        .or_else(|| [IAM_MODULE, KERBEROS_MODULE].contains(&module).then_some(module))
         .ok_or_else(|| known(module))?
     {
         "plain.PlainLoginModule" => (&[Plain], &["username", "password"]),
         "scram.ScramLoginModule" => (&[ScramSha256, ScramSha512], &["username", "password", "tokenauth"]),
         "oauthbearer.OAuthBearerLoginModule" => (&[OauthBearer], &["clientId", "clientSecret", "scope"]),
         IAM_MODULE => (&[AwsMskIam], &["awsProfileName", "awsRoleArn"]),
+        KERBEROS_MODULE => (&[Gssapi], KERBEROS_OPTIONS),
         _ => return Err(known(module)),
     };
     if of.contains(&mechanism) {
@@ -276,8 +283,9 @@ mod tests {
         use JaasFault as F;
         assert_eq!(refuse("", Plain), F::Empty);
         assert_eq!(refuse("hunter2", Plain), F::Module { module: "(not a class name)".into() });
-        let kerberos = "com.sun.security.auth.module.Krb5LoginModule";
-        assert_eq!(refuse(&format!("{kerberos} required;"), Plain), F::Module { module: kerberos.into() });
+        let ldap = "com.sun.security.auth.module.LdapLoginModule";
+        assert_eq!(refuse(&format!("{ldap} required;"), Plain), F::Module { module: ldap.into() });
+        assert!(matches!(refuse(&format!("{KERBEROS_MODULE} required;"), Plain), F::OtherMechanism { .. }));
         assert!(matches!(refuse(&format!("{PLAIN} required;"), ScramSha256), F::OtherMechanism { .. }));
         assert_eq!(refuse(&format!("{PLAIN} username=\"hunter2\";"), Plain), F::NoFlag);
         let plain = |rest: &str| refuse(&format!("{PLAIN} required {rest}"), Plain);

@@ -7,6 +7,8 @@ use super::aws_credentials::{AwsFault, of_process, read_key, shared_file};
 use super::endpoint::{ClientCredentials, EndpointUrl, TokenEndpoint};
 use super::exchange::{Credential, SaslExchange};
 use super::jaas::JaasConfig;
+use super::kerberos::Kerberos;
+use super::kerberos_login::KerberosLogin;
 use super::token::{TokenFault, TokenSource};
 use crate::security::attempts::Attempts;
 use crate::security::material::resolve;
@@ -37,6 +39,7 @@ enum Source {
     Password { user: String, password: Secret, is_token: bool },
     Token { user: String, tokens: TokenSource },
     Aws { key: AwsKey, region: String },
+    Kerberos(Kerberos),
 }
 
 impl SaslLogin {
@@ -52,17 +55,28 @@ impl SaslLogin {
         Ok(Self { mechanism, current })
     }
 
-    /// Fetches what [`SaslLogin::exchange`] needs and cannot wait for: a token that a network gives.
-    pub async fn prepare(&self) {
-        if let Source::Token { tokens: TokenSource::Endpoint(endpoint), .. } = &self.current.current().source
-        {
-            endpoint.refresh().await;
+    /// Fetches what [`SaslLogin::exchange`] needs and cannot wait for: a token or a ticket that a network gives.
+    pub async fn prepare(&self, host: &str) {
+        match &self.current.current().source {
+            Source::Token { tokens: TokenSource::Endpoint(endpoint), .. } => endpoint.refresh().await,
+            Source::Kerberos(kerberos) => kerberos.prepare(host).await,
+            Source::Token { .. } | Source::Password { .. } | Source::Aws { .. } => {}
         }
     }
 
-    /// Whether somebody has to call [`SaslLogin::prepare`] now and then.
+    /// The same for every host that was asked for so far.
+    pub async fn keep(&self) {
+        match &self.current.current().source {
+            Source::Token { tokens: TokenSource::Endpoint(endpoint), .. } => endpoint.refresh().await,
+            Source::Kerberos(kerberos) => kerberos.keep().await,
+            Source::Token { .. } | Source::Password { .. } | Source::Aws { .. } => {}
+        }
+    }
+
+    /// Whether somebody has to call [`SaslLogin::keep`] now and then.
     pub fn needs_care(&self) -> bool {
-        matches!(&self.current.current().source, Source::Token { tokens: TokenSource::Endpoint(_), .. })
+        let source = &self.current.current().source;
+        matches!(source, Source::Token { tokens: TokenSource::Endpoint(_), .. } | Source::Kerberos(_))
     }
 
     /// One attempt at `host`.
@@ -83,6 +97,7 @@ impl SaslLogin {
                 let token = tokens.token().map_err(|why| SecurityError::Token { why })?;
                 Credential::Token { user: user.clone(), token }
             }
+            Source::Kerberos(kerberos) => Credential::Kerberos { ticket: kerberos.ticket(host)? },
         };
         login.attempts.ask(host, Instant::now())?;
         Ok(SaslExchange::new(host, self.mechanism, credential, login.attempts.clone()))
@@ -95,7 +110,22 @@ fn files(settings: &SaslSettings) -> Vec<PathBuf> {
         Some(SaslMechanism::AwsMskIam) => shared_file(settings.aws.credentials_file.as_deref(), &of_process),
         _ => None,
     };
-    secrets.into_iter().flat_map(Secret::files).chain(shared).collect()
+    let keytab = match settings.mechanism {
+        Some(SaslMechanism::Gssapi) => read_jaas(settings, SaslMechanism::Gssapi)
+            .and_then(|jaas| KerberosLogin::read(&settings.kerberos, jaas.as_ref()))
+            .ok()
+            .and_then(|login| login.keytab),
+        _ => None,
+    };
+    secrets.into_iter().flat_map(Secret::files).chain(shared).chain(keytab).collect()
+}
+
+fn read_jaas(settings: &SaslSettings, mechanism: SaslMechanism) -> Result<Option<JaasConfig>, SecurityError> {
+    if settings.jaas_config.is_empty() {
+        return Ok(None);
+    }
+    let text = resolve(JAAS, &settings.jaas_config)?;
+    JaasConfig::parse(&text, mechanism).map(Some).map_err(|why| SecurityError::Jaas { why })
 }
 
 fn read(
@@ -103,13 +133,7 @@ fn read(
     tls: &TlsSettings,
     mechanism: SaslMechanism,
 ) -> Result<Source, SecurityError> {
-    let jaas = match settings.jaas_config.is_empty() {
-        true => None,
-        false => {
-            let text = resolve(JAAS, &settings.jaas_config)?;
-            Some(JaasConfig::parse(&text, mechanism).map_err(|why| SecurityError::Jaas { why })?)
-        }
-    };
+    let jaas = read_jaas(settings, mechanism)?;
     let is_scram = matches!(mechanism, SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512);
     if settings.is_delegation_token && !is_scram {
         return Err(SecurityError::DelegationToken { mechanism });
@@ -117,6 +141,10 @@ fn read(
     match mechanism {
         SaslMechanism::OauthBearer => read_oauth(settings, tls, jaas.as_ref()),
         SaslMechanism::AwsMskIam => read_aws(settings, jaas.as_ref()),
+        SaslMechanism::Gssapi => {
+            let login = KerberosLogin::read(&settings.kerberos, jaas.as_ref())?;
+            Kerberos::new(login, settings.oauth.refresh_percent).map(Source::Kerberos)
+        }
         SaslMechanism::Plain | SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
             read_password(settings, mechanism, jaas.as_ref())
         }
