@@ -41,6 +41,7 @@ pub(crate) mod test_backend;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
+mod web;
 
 pub use error::{AdminError, ErrorCode};
 pub use listener::{AdminListener, ListenError, serve_listener};

@@ -4,7 +4,7 @@
 
 use super::answer::{ListView, MirrorActionView};
 use super::page::Page;
-use super::response::{Answer, metrics_text, one, text};
+use super::response::{Answer, metrics_text, one, text, web_file};
 use super::route::Asked;
 use super::server::{Backend, Readiness};
 use super::{AdminError, AdminRequest, ErrorCode, audit};
@@ -27,6 +27,7 @@ pub(super) async fn carry(asked: Asked, path: &str, backend: &Backend) -> Result
     use AdminRequest as R;
     let to = &backend.requests;
     let answer = match asked {
+        Asked::Page(file) => web_file(file),
         Asked::Health => text(StatusCode::OK, "ok"),
         Asked::Readiness => match backend.readiness.borrow().clone() {
             Readiness::Ready => text(StatusCode::OK, "ready"),

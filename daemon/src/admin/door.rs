@@ -1,12 +1,13 @@
 //! The ways in: the unix socket, whose owner is an operator, and listeners, who ask for more.
 //!
 //! Everything here is decided from the head of a request, before a byte of its body is read. Health is told to
-//! everybody who asks for it by a name of ours.
+//! everybody who asks for it by a name of ours, and so are the files of the page: they hold no secret.
 
 use super::access::{Access, Login};
 use super::guard::{Scheme, check_change, check_host};
 use super::peers::{Peer, Peers};
 use super::role::Role;
+use super::web::WebFile;
 use super::{AdminError, ErrorCode};
 use hyper::Method;
 use hyper::http::request::Parts;
@@ -84,7 +85,8 @@ impl ListenerDoor {
 
     fn judge(&self, head: &Parts, caller: &mut Caller) -> Result<(), AdminError> {
         check_host(head, &self.access.hosts(), self.local)?;
-        if head.method == Method::GET && OPEN_PATHS.contains(&head.uri.path()) {
+        let path = head.uri.path();
+        if head.method == Method::GET && (OPEN_PATHS.contains(&path) || WebFile::at(path).is_some()) {
             return Ok(());
         }
         let certificate = self.certificate.as_deref();

@@ -1,6 +1,7 @@
 //! What every answer looks like on the wire: its kind, its status, and what browsers must not do with it.
 
 use super::peers::HOLD_MAX;
+use super::web::WebFile;
 use super::{AdminError, ErrorCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -26,11 +27,16 @@ pub(super) fn one<T: Serialize>(value: &T) -> Answer {
 }
 
 pub(super) fn text(status: StatusCode, line: &str) -> Answer {
-    finish(status, "text/plain; charset=utf-8", format!("{line}\n").into_bytes())
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    finish(status, kind, Bytes::from(format!("{line}\n")))
 }
 
 pub(super) fn metrics_text(text: String) -> Answer {
-    finish(StatusCode::OK, super::metrics::MEDIA_TYPE, text.into_bytes())
+    finish(StatusCode::OK, HeaderValue::from_static(super::metrics::MEDIA_TYPE), Bytes::from(text))
+}
+
+pub(super) fn web_file(file: &'static WebFile) -> Answer {
+    finish(StatusCode::OK, file.kind(), Bytes::from_static(file.text.as_bytes()))
 }
 
 pub(super) fn refusal(error: &AdminError) -> Answer {
@@ -51,14 +57,14 @@ pub(super) fn refusal(error: &AdminError) -> Answer {
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     let json = serde_json::to_vec(value).expect("texts, numbers and lists of them are always JSON");
-    finish(status, "application/json", json)
+    finish(status, HeaderValue::from_static("application/json"), Bytes::from(json))
 }
 
-fn finish(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn finish(status: StatusCode, kind: HeaderValue, body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, kind);
     for (name, value) in SAFETY {
         headers.insert(name, HeaderValue::from_static(value));
     }

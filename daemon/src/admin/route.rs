@@ -10,6 +10,7 @@
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/configs       PUT .../links/{link}/configs:alter
 //!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
+//!   GET    /     /web/{file}                     the page
 //!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /metrics     /healthz     /readyz
 //! ```
 //! Lists take `page_size` and `page_token`.
@@ -17,6 +18,7 @@
 
 use super::body::{BodyError, ConfigOrder, LINK_PAUSED, LinkOrder, MirrorOrder, Query};
 use super::page::Page;
+use super::web::WebFile;
 use super::{
     AdminError, Allowed, ErrorCode, LinkAddress, LinkChange, OpenTransactions, ReleaseOrder, Selection,
 };
@@ -34,6 +36,7 @@ const PAGING: [&str; 2] = ["page_size", "page_token"];
 /// What is asked for, understood as far as it can be without the daemon's state.
 #[derive(Debug)]
 pub(super) enum Asked {
+    Page(&'static WebFile),
     Health,
     Readiness,
     Metrics,
@@ -191,6 +194,13 @@ pub(super) fn route(
     body: &[u8],
 ) -> Result<Asked, AdminError> {
     let query = Query::parse(query).map_err(malformed)?;
+    if let Some(file) = WebFile::at(path) {
+        if method != Method::GET {
+            return Err(wrong_method(method, path));
+        }
+        nothing_said(&query, &[], body)?;
+        return Ok(Asked::Page(file));
+    }
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let asked = match (method, segments.as_slice()) {
         (&Method::GET, ["healthz"]) => Asked::Health,
@@ -473,7 +483,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_never_taken_for_something_else() {
-        assert_eq!(code(get("/")), 40404);
+        assert_eq!(code(get("//")), 40404);
+        assert_eq!(code(get("/web/nothing.js")), 40404);
+        assert_eq!(code(route(&Method::POST, "/", None, b"")), 40501);
         assert_eq!(code(get(&format!("{LINK}/mirrors/a/b"))), 40404);
         assert_eq!(code(get(&format!("{LINK}/mirrors/%2e%2e"))), 40404);
         assert_eq!(code(get(&format!("{LINK}/mirrors:promote"))), 40501);
