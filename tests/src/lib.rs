@@ -14,6 +14,7 @@
 //!   kafka::dump        Kafka's own DumpLogSegments, its complaints made an error
 //!   kafka::indexes     what that tool does not see
 //!   kafka::kerberos    a realm of its own: a KDC, principals, keytabs
+//!   browser            a real Chromium that looks at the page
 //!   cli                the program under test as a process
 //!   mirror             a data directory that the program under test fills from a cluster
 //!   sim                a world of clock, network, disk and brokers around the product's machines
@@ -23,6 +24,7 @@
 //!   tidy               the house rules
 //! ```
 
+pub mod browser;
 pub mod cli;
 pub mod fuzz;
 pub mod guest;

@@ -80,7 +80,10 @@ impl Artifacts {
         // Several test binaries may start at once; all but one wait here and then find the work done.
         lock.lock().expect("the lock of the cache can be taken");
         let java = find_java().unwrap_or_else(|| {
-            install("a Java development kit", &["openjdk-17-jdk-headless", "default-jdk-headless"]);
+            install(
+                &format!("a Java {JAVA_MAJOR_MIN} development kit, or a newer one in JAVA_HOME,"),
+                &["openjdk-17-jdk-headless", "default-jdk-headless"],
+            );
             find_java().expect("the Java that was just installed is 17 or newer and found on PATH")
         });
         let libraries = cache.join("libs");
@@ -139,19 +142,18 @@ fn java_major(printed: &str) -> Option<u32> {
     version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
-pub(super) fn on_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// Installs the first of `packages` that the system's package manager has, or fails with what to do.
-pub(super) fn install(what: &str, packages: &[&str]) {
+pub(crate) fn install(what: &str, packages: &[&str]) {
     let first = packages[0];
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"));
     assert!(
         is_root && on_path("apt-get").is_some(),
-        "the tests against a real Kafka need {what}: install {first} (Java {JAVA_MAJOR_MIN} or newer with its \
-         compiler, Maven 3.6 or newer) with the system's package manager, or set JAVA_HOME, and run them again"
+        "these tests need {what}: install {first} with the system's package manager, and run them again"
     );
     say(&format!("installing {what} with apt-get"));
     let apt_get = |arguments: &[&str]| {
@@ -170,7 +172,7 @@ pub(super) fn install(what: &str, packages: &[&str]) {
 
 fn resolve(version: &str, cache: &Path, libraries: &Path) {
     let maven = on_path("mvn").unwrap_or_else(|| {
-        install("Maven", &["maven"]);
+        install("Maven 3.6 or newer", &["maven"]);
         on_path("mvn").expect("the Maven that was just installed is found on PATH")
     });
     say(&format!("resolving Kafka {version} into {} (about 55 MB, once)", cache.display()));

@@ -14,7 +14,7 @@ pub mod ports;
 pub mod raw_producer;
 pub mod scenario;
 pub mod security;
-mod watchdog;
+pub(crate) mod watchdog;
 pub mod zoo;
 
 pub use cluster::{Cluster, ClusterOptions};
