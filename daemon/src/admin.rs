@@ -28,6 +28,9 @@ mod listener;
 #[cfg(test)]
 mod listener_tests;
 pub mod metrics;
+mod openapi;
+#[cfg(test)]
+mod openapi_tests;
 pub mod page;
 mod peers;
 pub mod remote;
@@ -55,6 +58,7 @@ use answer::{
     ClusterView, GuestLeaveView, LinkChangeView, LinkConfigView, LinkView, MirrorActionView, MirrorTopicView,
     StatusView,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -115,7 +119,7 @@ pub struct ReleaseOrder {
 }
 
 /// What a failover does with transactions that are open where the copy ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OpenTransactions {
     /// Abort markers are written after the hand-over.

@@ -3,12 +3,13 @@
 //! Field names are a contract with scripts: they are added to, never renamed. A figure that was not
 //! observed is `null`, never 0. Times are milliseconds: `_time_ms` since 1970, `_age_ms` until now.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// A list in the shape of Kafka's REST interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListView<T> {
     pub kind: String,
     pub metadata: Metadata,
@@ -16,19 +17,19 @@ pub struct ListView<T> {
 }
 
 /// Where a list came from, and where it goes on; without `next` it is whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Metadata {
     #[serde(rename = "self")]
     pub path: String,
     pub next: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterView {
     pub cluster_id: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkView {
     pub link_name: String,
     pub source_cluster_id: Option<String>,
@@ -53,7 +54,7 @@ pub struct LinkView {
 }
 
 /// How a lag is to be read, and what stands beside it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LagMarks {
     /// The oldest record was there when this daemon first looked: it is as old as `lag_ms`, or older.
@@ -69,7 +70,7 @@ pub struct LagMarks {
 }
 
 /// What would be lost with the source, in milliseconds: now, and at the worst of the last hour and day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RecoveryPointView {
     pub rpo_ms: Option<i64>,
@@ -82,7 +83,7 @@ pub struct RecoveryPointView {
 }
 
 /// Something that a link does again and again, by the names of Cluster Linking.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskView {
     pub task_name: String,
     /// ACTIVE, IN_ERROR or NOT_CONFIGURED.
@@ -92,7 +93,7 @@ pub struct TaskView {
 }
 
 /// One configuration of a link.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkConfigView {
     pub link_name: String,
     pub name: String,
@@ -111,7 +112,7 @@ pub struct LinkConfigView {
 }
 
 /// What an order did to a link, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkChangeView {
     pub link_name: String,
     pub validate_only: bool,
@@ -127,7 +128,7 @@ pub struct LinkChangeView {
 }
 
 /// One line of what `twinlog check` prints.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckLineView {
     /// `ok`, `warn` or `fail`.
     pub level: String,
@@ -144,7 +145,7 @@ impl fmt::Display for CheckLineView {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigChangeView {
     pub name: String,
     pub current: Option<String>,
@@ -152,7 +153,7 @@ pub struct ConfigChangeView {
     pub is_reloadable: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MirrorTopicView {
     pub link_name: String,
     pub mirror_topic_name: String,
@@ -189,7 +190,7 @@ pub struct MirrorTopicView {
     pub replica_repairs: Vec<ReplicaRepairView>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeletionView {
     /// By the names of `twinlog_sync::lifecycle::DeletionStep`.
     pub step: String,
@@ -199,7 +200,7 @@ pub struct DeletionView {
     pub error: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplicaRepairView {
     pub partition_id: i32,
     /// What it had before the hand-over, leader first.
@@ -210,7 +211,7 @@ pub struct ReplicaRepairView {
 }
 
 /// What a failover could not bring along.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossView {
     pub partition_id: i32,
     /// What the source was known to have beyond the new end. It may have had more: nobody asked it since.
@@ -222,7 +223,7 @@ pub struct LossView {
 }
 
 /// What a failover cut from a log before it handed it over.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CutView {
     pub partition_id: i32,
     /// The first offset that was cut: the log ended there afterwards.
@@ -232,7 +233,7 @@ pub struct CutView {
     pub bytes: Option<i64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionView {
     pub partition_id: i32,
     /// Records until the source's bound of the copy.
@@ -255,7 +256,7 @@ pub struct PartitionView {
     pub code: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FollowerView {
     pub broker_id: i32,
     /// Where its next fetch begins.
@@ -266,7 +267,7 @@ pub struct FollowerView {
     pub in_sync: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HandOverView {
     /// `promote` or `failover`.
     pub kind: String,
@@ -288,7 +289,7 @@ pub struct HandOverView {
 }
 
 /// What an order did, would do, or has begun to do for one mirror topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MirrorActionView {
     pub mirror_topic_name: String,
     pub error_message: Option<String>,
@@ -308,7 +309,7 @@ pub struct MirrorActionView {
     pub cuts: Vec<CutView>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionActionView {
     pub partition_id: i32,
     pub lag: Option<i64>,
@@ -326,7 +327,7 @@ impl MirrorActionView {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestLeaveView {
     pub link_name: String,
     /// Unregistered, or those that would be.
@@ -335,7 +336,7 @@ pub struct GuestLeaveView {
 }
 
 /// The daemon at a glance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
     pub version: String,
     pub link_name: String,
@@ -354,7 +355,7 @@ pub struct StatusView {
     pub links: Vec<StatusView>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestView {
     pub broker_id: i32,
     pub state: String,
@@ -365,7 +366,7 @@ pub struct GuestView {
     pub age_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ControllersView {
     pub active_controller_id: Option<i32>,
     pub controller_epoch: Option<i32>,
@@ -375,7 +376,7 @@ pub struct ControllersView {
     pub age_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceView {
     pub cluster_id: Option<String>,
     pub brokers: usize,
@@ -383,7 +384,7 @@ pub struct SourceView {
     pub age_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TotalsView {
     pub mirror_topics: usize,
     pub partitions: usize,
@@ -401,7 +402,7 @@ pub struct TotalsView {
 }
 
 /// One order of an operator, and what came of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {
     pub id: i64,
     pub time_ms: i64,
@@ -419,7 +420,7 @@ pub struct AuditView {
 }
 
 /// Something that an operator should look at.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AlarmView {
     pub code: String,
     pub message: String,

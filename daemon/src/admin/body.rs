@@ -7,6 +7,7 @@ use super::{LinkChange, OpenTransactions, Selection};
 use crate::config::{PatternError, TopicPattern};
 use crate::control::instruction::Release;
 use crate::control::state::AUDIT_ROWS_MAX;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,7 +23,7 @@ pub const LINK_PAUSED: &str = "cluster.link.paused";
 const QUOTED_CHARS_MAX: usize = 100;
 
 /// The body of every order on mirror topics.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MirrorOrder {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +50,7 @@ pub struct MirrorOrder {
 }
 
 /// The body of `configs:alter`, as Cluster Linking has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigOrder {
     pub data: Vec<ConfigChange>,
@@ -58,7 +59,7 @@ pub struct ConfigOrder {
 }
 
 /// What it holds may be a secret that somebody sent by mistake: it is not shown.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigChange {
     pub name: String,
@@ -74,7 +75,7 @@ impl fmt::Debug for ConfigChange {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ConfigOperation {
     #[default]
@@ -84,7 +85,7 @@ pub enum ConfigOperation {
 }
 
 /// The body that creates a link.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkOrder {
     pub configs: Vec<ConfigChange>,

@@ -7,7 +7,7 @@ use super::page::Page;
 use super::response::{Answer, metrics_text, one, text, web_file};
 use super::route::Asked;
 use super::server::{Backend, Readiness};
-use super::{AdminError, AdminRequest, ErrorCode, audit};
+use super::{AdminError, AdminRequest, ErrorCode, audit, openapi};
 use hyper::StatusCode;
 use serde::Serialize;
 use std::time::Duration;
@@ -28,6 +28,7 @@ pub(super) async fn carry(asked: Asked, path: &str, backend: &Backend) -> Result
     let to = &backend.requests;
     let answer = match asked {
         Asked::Page(file) => web_file(file),
+        Asked::Description => one(openapi::document()),
         Asked::Health => text(StatusCode::OK, "ok"),
         Asked::Readiness => match backend.readiness.borrow().clone() {
             Readiness::Ready => text(StatusCode::OK, "ready"),

@@ -2,6 +2,7 @@
 //!
 //! The first three digits of a code are the HTTP status, as everywhere in Kafka's REST interface.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -86,7 +87,7 @@ pub struct AdminError {
 }
 
 /// How it travels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     pub error_code: u32,
     pub message: String,

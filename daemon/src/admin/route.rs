@@ -10,7 +10,7 @@
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/configs       PUT .../links/{link}/configs:alter
 //!   DELETE /kafka/v3/clusters/{cluster}/links/{link}/mirrors/{topic}
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/guest:leave
-//!   GET    /     /web/{file}                     the page
+//!   GET    /     /web/{file}     /openapi.json          the page, and the description of all this
 //!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /metrics     /healthz     /readyz
 //! ```
 //! Lists take `page_size` and `page_token`.
@@ -37,6 +37,7 @@ const PAGING: [&str; 2] = ["page_size", "page_token"];
 #[derive(Debug)]
 pub(super) enum Asked {
     Page(&'static WebFile),
+    Description,
     Health,
     Readiness,
     Metrics,
@@ -203,6 +204,7 @@ pub(super) fn route(
     }
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let asked = match (method, segments.as_slice()) {
+        (&Method::GET, ["openapi.json"]) => Asked::Description,
         (&Method::GET, ["healthz"]) => Asked::Health,
         (&Method::GET, ["readyz"]) => Asked::Readiness,
         (&Method::GET, ["metrics"]) => Asked::Metrics,
@@ -227,7 +229,7 @@ pub(super) fn route(
         }
         (
             _,
-            ["healthz" | "readyz" | "metrics"]
+            ["openapi.json" | "healthz" | "readyz" | "metrics"]
             | ["twinlog", "v1", "status" | "audit"]
             | ["kafka", "v3", "clusters"]
             | ["kafka", "v3", "clusters", _, "links"],

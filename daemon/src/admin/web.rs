@@ -45,6 +45,11 @@ impl WebFile {
         FILES.iter().find(|file| file.path == path)
     }
 
+    /// Names below `/web/`.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FILES.iter().filter_map(|file| file.path.strip_prefix("/web/"))
+    }
+
     pub fn kind(&self) -> HeaderValue {
         HeaderValue::from_static(self.kind)
     }
@@ -74,7 +79,7 @@ mod tests {
     fn nothing_in_them_is_forbidden_by_the_policy_or_makes_markup_of_words() {
         for file in &FILES {
             let text = file.text.replace("http://www.w3.org/2000/svg", "");
-            for foreign in ["http:", "https:", "//cdn", "ws:", "data:", "@import", "url("] {
+            for foreign in ["http:", "https:", "//cdn", "ws://", "wss://", "data:", "@import", "url("] {
                 assert!(!text.contains(foreign), "{} has {foreign}", file.path);
             }
             for risky in

@@ -18,7 +18,7 @@ const FILE: &str = "resume.json";
 const FILE_BYTES_MAX: u32 = 16 << 20;
 
 /// The way out of a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Release {
     /// Try again as it is.
