@@ -15,6 +15,10 @@ mod pausing;
 mod status_command;
 mod table;
 mod token_command;
+mod top_command;
+mod top_screen;
+#[cfg(test)]
+mod top_screen_tests;
 mod verify_command;
 mod verify_progress;
 
@@ -37,6 +41,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use token_command::TokenCommand;
+use top_command::TopArgs;
 use tracing_subscriber::EnvFilter;
 
 /// Which log lines are shown: `twinlog=debug`, say.
@@ -78,6 +83,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Show what a running daemon does, and how old each figure is.
     Status(StatusArgs),
+    /// Watch a running daemon on a full screen, renewed each second.
+    Top(TopArgs),
     /// Look after links.
     #[command(subcommand)]
     Link(LinkCommand),
@@ -253,6 +260,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => main_check(&arguments),
         Command::Demo(arguments) => main_demo(&arguments),
         Command::Status(arguments) => status_command::status(&arguments),
+        Command::Top(arguments) => top_command::top(&arguments),
         Command::Link(command) => link_command::link(&command),
         Command::Audit(arguments) => audit_command::audit(&arguments),
         Command::Token(command) => token_command::token(&command),

@@ -101,6 +101,7 @@ fn somebody_looks_at_the_page_and_gives_orders_by_it() {
     what_a_promote_would_do_is_shown_and_nothing_is_done(&daemon, &browser, &topic);
     words_are_no_markup_and_nothing_leaves_the_host(&daemon, &browser);
     a_viewer_is_told_that_he_may_not(&daemon, &browser, &topic);
+    a_screen_without_a_terminal_is_told(&daemon);
     running.expect_running();
     a_daemon_that_is_gone_is_told_and_what_was_shown_stays(&browser, &topic, running);
 }
@@ -302,6 +303,11 @@ fn a_viewer_is_told_that_he_may_not(daemon: &Daemon, browser: &Browser, topic: &
     browser.type_into("#typed", TOPIC);
     assert!(is_disabled(browser));
     browser.press(ESCAPE);
+}
+
+fn a_screen_without_a_terminal_is_told(daemon: &Daemon) {
+    let refused = daemon.mirror.command(&["top"]).expect_code(2);
+    assert!(refused.stderr.contains("top draws on a terminal") && refused.stdout.is_empty(), "{refused:?}");
 }
 
 fn a_daemon_that_is_gone_is_told_and_what_was_shown_stays(browser: &Browser, topic: &str, running: Running) {

@@ -63,12 +63,12 @@ function firstRow(parent) {
 // Words of a state stand for themselves; the tone adds a shape and a colour.
 const TONES = {
   ACTIVE: 'good', RUNNING: 'good',
-  PAUSED: 'hold', LINK_PAUSED: 'hold', STOPPED: 'info', NOT_CONFIGURED: 'info',
+  PAUSED: 'hold', LINK_PAUSED: 'hold', FROZEN: 'hold', STOPPED: 'info', NOT_CONFIGURED: 'info',
   SOURCE_UNAVAILABLE: 'bad', UNAVAILABLE: 'bad', FAILED: 'bad', LINK_FAILED: 'bad', IN_ERROR: 'bad', FENCED: 'bad',
 };
 
 export function tone(state) {
-  return TONES[state] ?? 'info';
+  return TONES[state?.toUpperCase()] ?? 'info';
 }
 
 export function badge() {

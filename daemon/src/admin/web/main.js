@@ -102,6 +102,8 @@ function askForToken(why) {
   by('trouble').hidden = true;
   by('login').hidden = false;
   lookedAt = null;
+  say(by('daemon'), '');
+  sayFresh();
   say(by('login-why'), why);
   by('token').focus();
 }
@@ -109,9 +111,10 @@ function askForToken(why) {
 function sayFresh() {
   const age = lookedAt === null ? null : performance.now() - lookedAt;
   const isOld = age === null || age > OLD_MS;
+  const isGood = !isOld && by('trouble').hidden;
   document.body.classList.toggle('old', isOld && lookedAt !== null);
-  mark(by('fresh-mark'), 'data-tone', lookedAt === null ? 'info' : isOld ? 'bad' : 'good');
-  say(by('fresh'), age === null ? 'No answer yet' : `Looked ${ageText(age)}`);
+  mark(by('fresh-mark'), 'data-tone', lookedAt === null ? 'info' : isGood ? 'good' : 'bad');
+  say(by('fresh'), age === null ? 'No answer yet' : `Last answer ${ageText(age)}`);
 }
 
 by('login-form').addEventListener('submit', (event) => {

@@ -162,7 +162,8 @@ function renewEnds(row, status) {
       ends.push({ name: `controller ${controllers.active_controller_id ?? 'unknown'}`, state: controllers.error ? 'IN_ERROR' : 'ACTIVE', why: controllers.error, age: controllers.age_ms });
     }
     for (const guest of guests) {
-      const led = `leads ${guest.led_partitions}, ${span(guest.heartbeat_slack_ms).text} left of its session`;
+      const left = guest.heartbeat_slack_ms === null ? '' : `, ${span(guest.heartbeat_slack_ms).text} left of its session`;
+      const led = `leads ${guest.led_partitions}${left}`;
       ends.push({ name: `guest ${guest.broker_id}`, state: guest.state, told: led, age: guest.age_ms });
     }
   }

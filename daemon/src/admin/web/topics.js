@@ -113,7 +113,7 @@ function underState(topic) {
   const { hand_over: handOver, deletion } = topic;
   if (deletion) return `deletion: ${deletion.step}${deletion.error ? `, ${deletion.error}` : ''}`;
   if (handOver) return `${handOver.kind}: ${handOver.step}${handOver.error ? `, ${handOver.error}` : ''}`;
-  return topic.reason;
+  return tone(topic.state) === 'good' ? topic.code : topic.reason;
 }
 
 function beginInside(row) {
@@ -130,6 +130,7 @@ function renewInside(inside, topic) {
   const told = (text) => ({ text, isUnknown: false });
   const facts = [
     ['in this state since', moment(topic.state_time_ms)],
+    ['because', told(topic.reason || 'nothing to explain')],
     ['copy', told(topic.exactness)],
     ['to high watermark', count(topic.high_watermark_lag)],
     ['oldest open transaction', topic.oldest_open_transaction_ms === 0 ? told('none') : span(topic.oldest_open_transaction_ms)],
