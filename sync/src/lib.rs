@@ -14,6 +14,7 @@
 //!   credits    how many bytes may be asked for: memory and link bandwidth
 //!   lifecycle  what a mirror topic may become, and the order of a hand-over: tables, no machine
 //!   truncation what a shorter, newer or re-created source means, and what may be cut
+//!   group_offsets  positions of consumer groups: what is written at the destination, and what is not
 //!   metadata   the metadata log of a destination, and our membership in its cluster
 //!   guest      we lead partitions that stock brokers follow: the rules of a leader, and fetch sessions
 //!   wire       the few Kafka messages of the data path, streaming
@@ -27,6 +28,7 @@ extern crate std;
 pub mod backoff;
 pub mod credits;
 pub mod fault;
+pub mod group_offsets;
 pub mod guest;
 pub mod lag;
 pub mod lane;

@@ -2,8 +2,9 @@
 //!
 //! Everything else on the wire is decoded by a library on the control core. These two are here
 //! because the streaming decoder must know where a records field begins before the frame has
-//! arrived, which no whole-frame decoder can tell. Never trusts a length: each is checked against
-//! the rest of its frame before it is used.
+//! arrived, which no whole-frame decoder can tell. Answers to OffsetFetch are here because they bring
+//! 200,000 positions a second, of which hardly any is new: they are compared where they lie. Never
+//! trusts a length: each is checked against the rest of its frame before it is used.
 
 pub mod api_versions;
 pub mod fetch_request;
@@ -11,6 +12,7 @@ pub mod fetch_response;
 mod follower_frame;
 pub mod follower_request;
 pub mod follower_response;
+pub mod offset_fetch;
 mod primitives;
 
 pub use follower_frame::Walk;
@@ -39,6 +41,8 @@ pub enum WireError {
     TrailingBytes { remaining: u64 },
     /// A variable-length integer of more than five bytes.
     Varint { field: &'static str },
+    /// A text that is not UTF-8.
+    Text { field: &'static str },
 }
 
 impl fmt::Display for WireError {
@@ -60,6 +64,7 @@ impl fmt::Display for WireError {
                 write!(f, "{remaining} bytes follow the last field of a frame")
             }
             Self::Varint { field } => write!(f, "field {field} is a varint of more than 5 bytes"),
+            Self::Text { field } => write!(f, "field {field} is not UTF-8"),
         }
     }
 }
