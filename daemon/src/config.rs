@@ -33,7 +33,9 @@ pub use link_set::{
     Configuration, KeptLink, KeptLinks, LINK_MEMORY_BYTES_MIN, LINKS_MAX, LinkConfigError, LinkValue,
     SECRET_SHOWN, ValueSource, check_link_value, link_key,
 };
-pub use settings::{DaemonSettings, GuestSettings, LinkSettings, MetricsSettings, Settings, SourceSettings};
+pub use settings::{
+    DaemonSettings, GroupSettings, GuestSettings, LinkSettings, MetricsSettings, Settings, SourceSettings,
+};
 pub(crate) use settings::{check_link_name, journal_directory};
 pub use topic_filter::{FilterError, TopicFilters};
 pub use topic_pattern::{PatternError, TopicPattern};

@@ -7,12 +7,14 @@
 //!           |   |   \---> source_client  Metadata, ends of logs and epochs     (tokio, plain TCP)
 //!           |   |-------> store_work     recovery, cuts, trims                 (blocking pool)
 //!           |   \-------> shard_link     commands out, events in               (bounded mailboxes)
+//!           |-----------> groups         positions of consumer groups         (tokio, both clusters)
 //!           \-----------> state          links, mirror topics, hand-overs      (SQLite, its own thread)
 //! ```
 //! It may stall for seconds without slowing a shard. Nothing that blocks runs on its thread.
 
 pub mod check;
 pub mod discovery;
+pub(crate) mod groups;
 pub mod guest;
 pub mod instruction;
 pub mod lag;

@@ -321,6 +321,40 @@ const OTHERS: &[Key] = &[
         "Time after which a source whose fetches say nothing of a partition is asked where its log ends.",
     ),
     link(
+        "consumer.offset.sync.enable",
+        BOOLEAN,
+        "true",
+        "Whether positions of the source's consumer groups are written at the destination.",
+    )
+    .live(),
+    link(
+        "consumer.offset.sync.ms",
+        milliseconds(100, HOUR_MS),
+        "1000",
+        "Time between two rounds of that, on a fixed grid; a position is about this old at most.",
+    )
+    .live(),
+    link(
+        "consumer.offset.group.filters",
+        Kind::TopicFilters,
+        "",
+        "Which groups those are; none = all, and one that a filter excludes is excluded.",
+    )
+    .live(),
+    link(
+        "consumer.group.prefix.enable",
+        BOOLEAN,
+        "false",
+        "Whether groups are called at the destination by the link's name, a dot and their own name.",
+    ),
+    link(
+        "consumer.offset.deleted.groups",
+        Kind::Choice(&["keep", "delete"]),
+        "keep",
+        "What becomes of a group at the destination that the source has no more.",
+    )
+    .live(),
+    link(
         "topic.config.sync.ms",
         milliseconds(1_000, HOUR_MS),
         "5000",

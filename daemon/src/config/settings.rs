@@ -69,6 +69,19 @@ pub struct GuestSettings {
     pub listener_security: ListenerSecurity,
 }
 
+/// How positions of consumer groups are copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSettings {
+    pub enabled: bool,
+    pub interval: Duration,
+    /// Empty: all groups.
+    pub filters: TopicFilters,
+    /// Goes before a group's name at the destination.
+    pub prefix: String,
+    /// Groups that the source has no more go at the destination, too.
+    pub delete_gone: bool,
+}
+
 /// One link.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -94,6 +107,7 @@ pub struct LinkSettings {
     pub paused: bool,
     /// `availability.check.ms`
     pub availability_check: Duration,
+    pub groups: GroupSettings,
     pub config_sync_interval: Duration,
     /// Topic configurations that are taken over where the source sets them.
     pub config_sync_include: Vec<String>,
@@ -264,6 +278,16 @@ impl LinkSettings {
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
             availability_check: Duration::from_millis(link.number("availability.check.ms")),
+            groups: GroupSettings {
+                enabled: link.choice("consumer.offset.sync.enable") == "true",
+                interval: Duration::from_millis(link.number("consumer.offset.sync.ms")),
+                filters: link.topic_filters("consumer.offset.group.filters"),
+                prefix: match link.choice("consumer.group.prefix.enable") {
+                    "true" => format!("{name}."),
+                    _ => String::new(),
+                },
+                delete_gone: link.choice("consumer.offset.deleted.groups") == "delete",
+            },
             config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
             config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),

@@ -1,8 +1,9 @@
-//! Which topics become mirror topics by themselves: Cluster Linking's filters.
+//! Which topics become mirror topics by themselves, and which groups are followed: Cluster Linking's filters.
 //!
 //! ```text
 //!   TOML   [{ name = "orders", patternType = "PREFIXED", filterType = "INCLUDE" }, ...]
 //!   JSON   {"topicFilters": [{"name": "*", "patternType": "LITERAL", "filterType": "INCLUDE"}]}
+//!          {"groupFilters": [...]} where groups are meant
 //! ```
 //! A topic is meant when at least one filter includes it and none excludes it. A literal `*` is every
 //! topic. Internal topics are never meant: their records belong to their cluster.
@@ -40,6 +41,7 @@ struct TopicFilter {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wrapped {
+    #[serde(alias = "groupFilters")]
     topic_filters: Vec<TopicFilter>,
 }
 
@@ -86,7 +88,7 @@ impl TopicFilters {
                 |error: serde_json::Error| FilterError::Syntax { text: text.clone(), why: error.to_string() };
             if text.trim_start().starts_with('[') {
                 filters.extend(serde_json::from_str::<Vec<TopicFilter>>(text).map_err(syntax)?);
-            } else if text.contains("topicFilters") {
+            } else if text.contains("topicFilters") || text.contains("groupFilters") {
                 filters.extend(serde_json::from_str::<Wrapped>(text).map_err(syntax)?.topic_filters);
             } else {
                 filters.push(serde_json::from_str::<TopicFilter>(text).map_err(syntax)?);
@@ -109,6 +111,11 @@ impl TopicFilters {
     pub fn included(&self) -> impl Iterator<Item = (&str, bool)> {
         let included = self.0.iter().filter(|filter| filter.filter_type == FilterType::Include);
         included.map(|filter| (filter.name.as_str(), filter.pattern_type == PatternType::Prefixed))
+    }
+
+    /// Whether the filters mean this group; without any, every group is meant.
+    pub fn matches_group(&self, group: &str) -> bool {
+        self.is_empty() || self.matches(group, false)
     }
 
     /// Whether the filters mean this topic.
@@ -153,6 +160,14 @@ mod tests {
         let one = parsed(&[ORDERS, NO_TESTS]).unwrap();
         assert_eq!(parsed(&[&format!("[{ORDERS},{NO_TESTS}]")]).unwrap(), one);
         assert_eq!(parsed(&[&format!("{{\"topicFilters\":[{ORDERS},{NO_TESTS}]}}")]).unwrap(), one);
+    }
+
+    #[test]
+    fn filters_of_groups_are_written_alike_and_none_means_all() {
+        let wrapped = format!("{{\"groupFilters\":[{ORDERS},{NO_TESTS}]}}");
+        let filters = parsed(&[&wrapped]).unwrap();
+        assert!(filters.matches_group("orders.eu") && !filters.matches_group("orders.test"));
+        assert!(!filters.matches_group("bills") && TopicFilters::default().matches_group("bills"));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod connection;
 mod error;
 mod frame_shape;
+mod pipeline;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tests;
 pub use connection::{Connection, ConnectionOptions, FRAME_BYTES_MAX};
 pub use error::ClientError;
 pub use frame_shape::{METADATA_FETCH_VERSION, ShapeError, Shaped, check as check_shape};
+pub use pipeline::{Answer, Pipeline};
 
 use super::discovery::{ClusterView, PartitionView, TopicView};
 use crate::config::{GuestSettings, HostPort, SourceSettings};
@@ -312,6 +314,17 @@ impl SourceClient {
         let version = connection.version::<R>();
         *held = Some(connection);
         version
+    }
+
+    /// Brokers as the last metadata named them.
+    pub fn brokers(&self) -> BTreeMap<i32, HostPort> {
+        self.state().brokers.clone()
+    }
+
+    /// A connection of its own to one broker, for many requests at a time.
+    pub async fn pipeline_to(&self, broker: i32) -> Result<Pipeline, ClientError> {
+        let server = self.server_of(broker)?;
+        Ok(Pipeline::start(Connection::open(&server, &self.shared.options).await?))
     }
 
     fn server_of(&self, broker: i32) -> Result<HostPort, ClientError> {

@@ -11,6 +11,7 @@
 
 mod access;
 mod discovering;
+mod groups;
 mod guest;
 mod hand_over;
 mod lag;
@@ -25,6 +26,7 @@ pub use hand_over::HandOverOutcome;
 pub use standing::Standing;
 
 use super::discovery::{ClusterView, Discovery};
+use super::groups::SampleWanted;
 use super::guest::GuestMember;
 use super::guest::take_over::{TakeOverError, TakenOver};
 use super::instruction::Instructions;
@@ -75,6 +77,7 @@ pub enum Outcome {
     Confirmed { partition: TopicPartition, result: Box<Result<RecoveredPartition, StoreError>> },
     TookOver { partition: TopicPartition, result: Box<Result<Option<TakenOver>, TakeOverError>> },
     Ends(lag::SourceEnds),
+    GroupSample(SampleWanted),
     Guest(GuestOutcome),
     HandOver(Box<HandOverOutcome>),
 }
@@ -148,6 +151,8 @@ pub struct Supervisor {
     guest: Option<guest::GuestLink>,
     /// The same: what was handed over, and what is being.
     hand_overs: Option<hand_over::HandOvers>,
+    /// Positions of consumer groups, where they are copied.
+    groups: Option<groups::GroupLink>,
     /// Partitions that were taken on without the source, which has them after all.
     returned: BTreeSet<TopicPartition>,
     /// Partitions that were in these tables before: their newest checkpoints are in a journal.
@@ -236,6 +241,7 @@ impl Supervisor {
                 .zip(member)
                 .map(|(guest, member)| GuestLink::new(guest, member)),
             hand_overs: None,
+            groups: None,
             returned: BTreeSet::new(),
             left_before: BTreeSet::new(),
             store_jobs: Arc::new(Semaphore::new(store_turns(links) as usize)),
@@ -281,6 +287,7 @@ impl Supervisor {
         let paused = link.paused;
         self.settings = settings;
         self.refresh.wanted = true;
+        self.retune_groups();
         self.paused_by_configuration(paused);
     }
 
@@ -312,6 +319,7 @@ impl Supervisor {
             Outcome::Confirmed { partition, result } => self.confirmed(&partition, *result),
             Outcome::TookOver { partition, result } => self.took_over(&partition, *result),
             Outcome::Ends(ends) => self.ends_came(ends),
+            Outcome::GroupSample(wanted) => self.sample_groups(wanted),
             Outcome::Guest(outcome) => self.on_guest_outcome(outcome),
             Outcome::HandOver(outcome) => self.on_hand_over_outcome(*outcome),
         }
@@ -335,6 +343,7 @@ impl Supervisor {
             self.take_on_without_source(now);
             self.refresh_if_due(now);
         }
+        self.drive_groups();
         self.reopen_returned();
         self.ask_for_edges(now);
         self.ask_questions(now);

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
@@ -99,14 +99,7 @@ impl Connection {
 
     /// The highest version of a request that both sides know.
     pub fn version<R: Shaped>(&self) -> Result<i16, ClientError> {
-        let theirs = self.offered(R::KEY);
-        let common = theirs.map(|theirs| theirs.intersect(&R::UNDERSTOOD)).filter(|range| !range.is_empty());
-        common.map(|range| range.max).ok_or_else(|| ClientError::NoCommonVersion {
-            server: self.server.clone(),
-            request: R::NAME,
-            ours: R::UNDERSTOOD,
-            theirs,
-        })
+        common_version::<R>(&self.server, self.offered(R::KEY))
     }
 
     /// One request and its answer.
@@ -160,27 +153,10 @@ impl Connection {
         version: i16,
     ) -> Result<R::Response, ClientError> {
         self.correlation_id = self.correlation_id.wrapping_add(1) & i32::MAX;
-        let frame = self.encode(request, version);
+        let frame = encode(request, version, self.correlation_id, &self.options.client_id);
         self.send(&frame).await?;
         let answer = self.read_frame(FRAME_BYTES_MAX).await?;
-        self.decode::<R>(answer, version)
-    }
-
-    fn encode<R: Shaped>(&self, request: &R, version: i16) -> BytesMut {
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(self.correlation_id)
-            .with_client_id(Some(StrBytes::from_string(self.options.client_id.clone())));
-        let mut frame = BytesMut::new();
-        frame.put_i32(0);
-        let written = header
-            .encode(&mut frame, <R as HeaderVersion>::header_version(version))
-            .and_then(|()| request.encode(&mut frame, R::body_version(version)));
-        assert!(written.is_ok(), "{} v{version} cannot be written: {written:?}", R::NAME);
-        let length = i32::try_from(frame.len() - 4).expect("requests are far below 2 GiB");
-        frame[..4].copy_from_slice(&length.to_be_bytes());
-        frame
+        decode::<R>(&self.server, answer, self.correlation_id, version)
     }
 
     async fn send(&mut self, frame: &[u8]) -> Result<(), ClientError> {
@@ -193,47 +169,108 @@ impl Connection {
     }
 
     async fn read_frame(&mut self, bytes_max: u32) -> Result<Bytes, ClientError> {
-        let length = self.stream.read_i32().await.map_err(|error| self.broken(&error))?;
-        let server = || self.server.clone();
-        let bytes = match usize::try_from(length) {
-            Ok(bytes @ 4..) if bytes <= bytes_max as usize => bytes,
-            _ => return Err(ClientError::FrameLength { server: server(), length, bound: bytes_max }),
-        };
-        let mut frame = BytesMut::with_capacity(bytes.min(FRAME_RESERVE_BYTES));
-        let mut rest = (&mut self.stream).take(bytes as u64);
-        while frame.len() < bytes {
-            match rest.read_buf(&mut frame).await {
-                Ok(0) => return Err(self.broken(&ErrorKind::UnexpectedEof.into())),
-                Ok(_) => {}
-                Err(error) => return Err(self.broken(&error)),
-            }
-        }
-        Ok(frame.freeze())
+        read_frame(&self.server, &mut self.stream, bytes_max).await
     }
 
-    fn decode<R: Shaped>(&self, mut frame: Bytes, version: i16) -> Result<R::Response, ClientError> {
-        let mut whole = frame.clone();
-        let found = frame.get_i32();
-        if found != self.correlation_id {
-            let (server, expected) = (self.server.clone(), self.correlation_id);
-            return Err(ClientError::CorrelationId { server, expected, found });
-        }
-        let malformed =
-            |why| ClientError::Malformed { server: self.server.clone(), request: R::NAME, version, why };
-        let header_version = <R::Response as HeaderVersion>::header_version(version);
-        frame_shape::check::<R>(&frame, version, header_version > 0).map_err(malformed)?;
-        let decoded = ResponseHeader::decode(&mut whole, header_version)
-            .and_then(|_| <R as Request>::Response::decode(&mut whole, R::body_version(version)));
-        decoded.map_err(|_| malformed(ShapeError::Content))
+    /// Everything that this connection was, for somebody who sends without waiting.
+    pub(super) fn into_parts(self) -> Parts {
+        let Self { server, stream, options, versions, renew_at, .. } = self;
+        Parts { server, stream, options, versions, renew_at }
     }
 
     fn broken(&self, error: &Error) -> ClientError {
-        let server = self.server.clone();
-        match tls_error(error) {
-            Some(error) => ClientError::Security { server, error },
-            None => ClientError::Network { server, error: error.kind() },
+        broken(&self.server, error)
+    }
+}
+
+/// See [`Connection::into_parts`].
+pub(super) struct Parts {
+    pub server: HostPort,
+    pub stream: BoxedSocket,
+    pub options: ConnectionOptions,
+    pub versions: BTreeMap<i16, VersionRange>,
+    pub renew_at: Option<Instant>,
+}
+
+pub(super) fn broken(server: &HostPort, error: &Error) -> ClientError {
+    let server = server.clone();
+    match tls_error(error) {
+        Some(error) => ClientError::Security { server, error },
+        None => ClientError::Network { server, error: error.kind() },
+    }
+}
+
+/// The highest version of a request that both sides know.
+pub(super) fn common_version<R: Shaped>(
+    server: &HostPort,
+    theirs: Option<VersionRange>,
+) -> Result<i16, ClientError> {
+    let common = theirs.map(|theirs| theirs.intersect(&R::UNDERSTOOD)).filter(|range| !range.is_empty());
+    common.map(|range| range.max).ok_or_else(|| ClientError::NoCommonVersion {
+        server: server.clone(),
+        request: R::NAME,
+        ours: R::UNDERSTOOD,
+        theirs,
+    })
+}
+
+pub(super) fn encode<R: Shaped>(request: &R, version: i16, correlation_id: i32, client_id: &str) -> BytesMut {
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(Some(StrBytes::from_string(client_id.to_owned())));
+    let mut frame = BytesMut::new();
+    frame.put_i32(0);
+    let written = header
+        .encode(&mut frame, <R as HeaderVersion>::header_version(version))
+        .and_then(|()| request.encode(&mut frame, R::body_version(version)));
+    assert!(written.is_ok(), "{} v{version} cannot be written: {written:?}", R::NAME);
+    let length = i32::try_from(frame.len() - 4).expect("requests are far below 2 GiB");
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+pub(super) async fn read_frame(
+    server: &HostPort,
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: u32,
+) -> Result<Bytes, ClientError> {
+    let length = stream.read_i32().await.map_err(|error| broken(server, &error))?;
+    let bytes = match usize::try_from(length) {
+        Ok(bytes @ 4..) if bytes <= bytes_max as usize => bytes,
+        _ => return Err(ClientError::FrameLength { server: server.clone(), length, bound: bytes_max }),
+    };
+    let mut frame = BytesMut::with_capacity(bytes.min(FRAME_RESERVE_BYTES));
+    let mut rest = stream.take(bytes as u64);
+    while frame.len() < bytes {
+        match rest.read_buf(&mut frame).await {
+            Ok(0) => return Err(broken(server, &ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error) => return Err(broken(server, &error)),
         }
     }
+    Ok(frame.freeze())
+}
+
+/// An answer with its correlation id.
+pub(super) fn decode<R: Shaped>(
+    server: &HostPort,
+    mut frame: Bytes,
+    correlation_id: i32,
+    version: i16,
+) -> Result<R::Response, ClientError> {
+    let mut whole = frame.clone();
+    let found = frame.get_i32();
+    if found != correlation_id {
+        return Err(ClientError::CorrelationId { server: server.clone(), expected: correlation_id, found });
+    }
+    let malformed = |why| ClientError::Malformed { server: server.clone(), request: R::NAME, version, why };
+    let header_version = <R::Response as HeaderVersion>::header_version(version);
+    frame_shape::check::<R>(&frame, version, header_version > 0).map_err(malformed)?;
+    let decoded = ResponseHeader::decode(&mut whole, header_version)
+        .and_then(|_| <R as Request>::Response::decode(&mut whole, R::body_version(version)));
+    decoded.map_err(|_| malformed(ShapeError::Content))
 }
 
 /// What this connection logs in with, once there is something.

@@ -11,6 +11,7 @@
 //! ```
 
 mod controller;
+mod groups;
 mod producers;
 
 use kafka_protocol::messages::{

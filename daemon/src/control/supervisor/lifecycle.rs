@@ -399,6 +399,9 @@ impl Supervisor {
         if matches!(replacement, Replacement::Restart { .. }) && std::mem::take(&mut mirror.accepts_gap) {
             self.forget_instruction(&partition);
         }
+        if let Replacement::Cut { common_end: cut } | Replacement::Before { to: cut } = replacement {
+            self.cut_groups(&partition, cut);
+        }
         let mut job = self.store_job(&partition);
         job.release = None;
         let settings = self.settings.clone();

@@ -1,0 +1,174 @@
+//! Group offsets: one task for each link that reads the source's groups and writes the destination's, round by round.
+//!
+//! ```text
+//!   grid --> round: list both clusters --> chunks of groups, side by side:
+//!              OffsetFetch at the source --> sample what is delivered --> OffsetFetch and OffsetCommit at the
+//!              (cluster.rs)                  (supervisor)                 destination (destination.rs)
+//!   what is written is decided by twinlog_sync::group_offsets; nothing here compares offsets
+//! ```
+//! Rounds stand on a fixed grid, and there are never two at once: one that overruns is finished and counted, and the
+//! next one begins at the next point of the grid.
+
+mod cluster;
+mod destination;
+mod grid;
+mod round;
+#[cfg(test)]
+mod tests;
+
+pub use cluster::Cluster;
+pub use destination::Destination;
+
+use crate::config::GroupSettings;
+use grid::Grid;
+use round::{Outcome, Round};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+use twinlog_io::wall_clock_ms;
+use twinlog_sync::Nanoseconds;
+use twinlog_sync::group_offsets::{GroupOffsets, PartitionNumber, Rules, Summary};
+
+/// A failure is told again after this time.
+const REPEAT_WARNING: Duration = Duration::from_secs(30);
+/// What a request that nobody answered is told as: Kafka's own code for it.
+pub const NETWORK_EXCEPTION: i16 = 13;
+
+/// How the rounds go.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    pub rounds: u64,
+    /// Points of the grid at which a round was still under way.
+    pub overruns: u64,
+    pub last_round: Duration,
+    pub last_success_ms: Option<i64>,
+    pub error: Option<String>,
+    /// Groups written, and requests sent to both clusters.
+    pub commits: u64,
+    pub requests: u64,
+    pub summary: Summary,
+}
+
+/// What the task and the supervisor share. Both are on the control core, and neither waits while it holds a lock.
+pub struct GroupSync {
+    machine: Mutex<GroupOffsets>,
+    figures: Mutex<Figures>,
+    born: Instant,
+}
+
+impl GroupSync {
+    pub fn new(prefix: String) -> Self {
+        let rules = Rules { prefix, ..Rules::default() };
+        Self {
+            machine: Mutex::new(GroupOffsets::new(rules)),
+            figures: Mutex::default(),
+            born: Instant::now(),
+        }
+    }
+
+    pub fn machine(&self) -> MutexGuard<'_, GroupOffsets> {
+        self.machine.lock().expect("nothing panics while it holds the lock")
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.shared_figures().clone()
+    }
+
+    fn shared_figures(&self) -> MutexGuard<'_, Figures> {
+        self.figures.lock().expect("nothing panics while it holds the lock")
+    }
+
+    /// Time as the machine counts it.
+    pub fn now(&self) -> Nanoseconds {
+        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What lies in these partitions is told to the machine, then the answer is sent.
+pub struct SampleWanted {
+    pub partitions: Vec<PartitionNumber>,
+    pub told: oneshot::Sender<()>,
+}
+
+/// A round that is run for somebody who waits for it.
+pub struct RoundWanted {
+    /// Without the source, what is known of it is written.
+    pub with_source: bool,
+    pub done: oneshot::Sender<Result<(), String>>,
+}
+
+/// What the task needs from outside.
+pub struct Surroundings {
+    pub source: Arc<Cluster>,
+    pub destination: Arc<Destination>,
+    /// Takes the question to whoever knows.
+    pub ask: Box<dyn Fn(SampleWanted) + Send + Sync>,
+}
+
+/// The task. Ends when nobody can change its settings any more.
+pub async fn run(
+    sync: Arc<GroupSync>,
+    around: Arc<Surroundings>,
+    mut settings: watch::Receiver<GroupSettings>,
+    mut wanted: mpsc::Receiver<RoundWanted>,
+) {
+    let mut now_set = settings.borrow_and_update().clone();
+    let mut grid = Grid::new(Instant::now(), now_set.interval);
+    let mut warned_at = None;
+    loop {
+        tokio::select! {
+            () = sleep_until(grid.next()), if now_set.enabled => {
+                let began = Instant::now();
+                let round = Round { sync: &sync, around: &around, settings: &now_set };
+                let outcome = round.run().await;
+                let missed = grid.passed(Instant::now());
+                finish(&sync, &outcome, began.elapsed(), missed);
+                tell(&outcome, &mut warned_at);
+            }
+            Some(RoundWanted { with_source, done }) = wanted.recv() => {
+                let round = Round { sync: &sync, around: &around, settings: &now_set };
+                let outcome = if with_source { round.run().await } else { round.run_without_source().await };
+                let _ = done.send(outcome.error.map_or(Ok(()), Err));
+            }
+            changed = settings.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                now_set = settings.borrow_and_update().clone();
+                grid = Grid::new(Instant::now(), now_set.interval);
+            }
+        }
+    }
+}
+
+fn finish(sync: &GroupSync, outcome: &Outcome, took: Duration, missed: u64) {
+    let summary = sync.machine().summary(sync.now());
+    let mut figures = sync.shared_figures();
+    figures.rounds += 1;
+    figures.overruns += missed;
+    figures.last_round = took;
+    figures.commits += outcome.commits;
+    figures.requests += outcome.requests;
+    figures.summary = summary;
+    figures.error.clone_from(&outcome.error);
+    if outcome.error.is_none() {
+        figures.last_success_ms = Some(wall_clock_ms());
+    }
+}
+
+fn tell(outcome: &Outcome, warned_at: &mut Option<Instant>) {
+    for each in &outcome.rewinds {
+        let why = if each.truncated { "its log was cut" } else { "it was reset at the source" };
+        info!(
+            "group {}: {}-{} goes back from {} to {}: {why}",
+            each.group, each.topic, each.index, each.from, each.to
+        );
+    }
+    let Some(error) = &outcome.error else { return *warned_at = None };
+    if warned_at.is_none_or(|at: Instant| at.elapsed() >= REPEAT_WARNING) {
+        *warned_at = Some(Instant::now());
+        warn!("group offsets are not copied in full: {error}; tried again");
+    }
+}

@@ -1,0 +1,120 @@
+//! The link's part in group offsets: it starts the task, says what is delivered, and when a log was cut.
+
+use super::{Outcome, Supervisor};
+use crate::config::GroupSettings;
+use crate::control::groups::{
+    self, Cluster, Destination, GroupSync, RoundWanted, SampleWanted, Surroundings,
+};
+use crate::control::mirror::{Mirror, Phase};
+use crate::control::source_client::SourceClient;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::{mpsc, oneshot, watch};
+use twinlog_log_segment::files::TopicPartition;
+use twinlog_log_segment::offset::Offset;
+use twinlog_sync::group_offsets::Bound;
+
+/// Rounds that somebody waits for; each waits for those before it.
+const ROUNDS_WANTED_MAX: usize = 64;
+
+/// The running task.
+pub(super) struct GroupLink {
+    pub sync: Arc<GroupSync>,
+    settings: watch::Sender<GroupSettings>,
+    rounds: mpsc::Sender<RoundWanted>,
+    /// Topics whose groups were written for the last time: their hand-over is under way.
+    pub closed: BTreeSet<String>,
+}
+
+/// What lies in a mirror partition, for those who would continue there.
+fn bound_of(mirror: &Mirror) -> Option<Bound> {
+    if mirror.phase != Phase::Running || mirror.first_end.is_none() {
+        return None;
+    }
+    let log_start = mirror.counters.log_start.load(Relaxed);
+    Some(Bound { log_start, delivered: mirror.counters.delivered.load(Relaxed) })
+}
+
+impl Supervisor {
+    /// Starts the task once both clusters are known.
+    pub(super) fn drive_groups(&mut self) {
+        if self.groups.is_none() {
+            self.start_groups();
+        }
+    }
+
+    fn start_groups(&mut self) {
+        let Some(guest) = self.guest.as_ref().filter(|guest| guest.is_ready()) else { return };
+        if self.refresh.succeeded_at.is_none() {
+            return;
+        }
+        let Some(settings) = self.settings.link.guest.as_ref() else { return };
+        let ours: BTreeSet<i32> = guest.ids().into_iter().collect();
+        let destination = Cluster::new(SourceClient::of_destination(settings), ours);
+        let source = Cluster::new(self.client.clone(), BTreeSet::new());
+        let sync = Arc::new(GroupSync::new(self.settings.link.groups.prefix.clone()));
+        let (settings, followed) = watch::channel(self.settings.link.groups.clone());
+        let (rounds, wanted) = mpsc::channel(ROUNDS_WANTED_MAX);
+        let outbox = self.outbox.clone();
+        let ask = Box::new(move |wanted| {
+            // Without a supervisor nobody answers, and the round ends with it.
+            let _ = outbox.send(Outcome::GroupSample(wanted));
+        });
+        let destination = Arc::new(Destination::new(destination));
+        let around = Arc::new(Surroundings { source: Arc::new(source), destination, ask });
+        let (task_sync, mut life) = (Arc::clone(&sync), self.life.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = life.changed() => {}
+                () = groups::run(task_sync, around, followed, wanted) => {}
+            }
+        });
+        self.groups = Some(GroupLink { sync, settings, rounds, closed: BTreeSet::new() });
+    }
+
+    /// Other settings of it count from the next round on.
+    pub(super) fn retune_groups(&mut self) {
+        if let Some(groups) = &self.groups {
+            groups.settings.send_if_modified(|known| {
+                let changed = *known != self.settings.link.groups;
+                known.clone_from(&self.settings.link.groups);
+                changed
+            });
+        }
+    }
+
+    /// Says what lies in the partitions that the task asks about, now.
+    pub(super) fn sample_groups(&mut self, SampleWanted { partitions, told }: SampleWanted) {
+        let Some(groups) = &self.groups else { return };
+        let mut machine = groups.sync.machine();
+        for number in partitions {
+            let (topic, index) = machine.partition(number);
+            let open = !groups.closed.contains(topic);
+            let partition = TopicPartition::new(topic, index).ok().filter(|_| open);
+            let mirror = partition.and_then(|partition| self.mirrors.get(&partition));
+            machine.sampled(number, mirror.and_then(bound_of));
+        }
+        drop(machine);
+        // The round was given up.
+        let _ = told.send(());
+    }
+
+    /// A log is being cut: no group may stay behind the cut.
+    pub(super) fn cut_groups(&mut self, partition: &TopicPartition, cut: Offset) {
+        if let Some(groups) = &self.groups {
+            groups.sync.machine().truncated(partition.topic(), partition.partition(), cut.value());
+        }
+    }
+
+    /// A round for somebody who waits for it. `None`: offsets are not copied.
+    pub(super) fn want_group_round(
+        &self,
+        with_source: bool,
+    ) -> Option<oneshot::Receiver<Result<(), String>>> {
+        let groups = self.groups.as_ref().filter(|_| self.settings.link.groups.enabled)?;
+        let (done, answer) = oneshot::channel();
+        groups.rounds.try_send(RoundWanted { with_source, done }).ok()?;
+        Some(answer)
+    }
+}
