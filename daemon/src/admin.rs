@@ -23,6 +23,7 @@ mod carrying;
 pub mod client;
 mod door;
 mod error;
+mod group_name;
 pub mod guard;
 mod listener;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub mod tokens;
 mod web;
 
 pub use error::{AdminError, ErrorCode};
+pub use group_name::escaped as escaped_group;
 pub use listener::{AdminListener, ListenError, serve_listener};
 pub use peers::Peers;
 pub use server::{Backend, Readiness, serve};
@@ -55,8 +57,8 @@ pub use socket::{AdminSocket, SocketError, socket_path};
 use crate::config::TopicPattern;
 use crate::control::instruction::Release;
 use answer::{
-    ClusterView, GuestLeaveView, LinkChangeView, LinkConfigView, LinkView, MirrorActionView, MirrorTopicView,
-    StatusView,
+    ClusterView, GroupView, GuestLeaveView, LinkChangeView, LinkConfigView, LinkView, MirrorActionView,
+    MirrorTopicView, StatusView,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -153,6 +155,15 @@ pub enum AdminRequest {
         at: LinkAddress,
         topic: String,
         reply: Reply<MirrorTopicView>,
+    },
+    ListGroups {
+        at: LinkAddress,
+        reply: Reply<Vec<GroupView>>,
+    },
+    DescribeGroup {
+        at: LinkAddress,
+        group: String,
+        reply: Reply<GroupView>,
     },
     CreateMirrors {
         at: LinkAddress,

@@ -5,6 +5,7 @@
 //! else to standard error.
 
 mod audit_command;
+mod groups_command;
 mod hand_over_command;
 mod link_command;
 mod mirror_command;
@@ -31,6 +32,7 @@ use crate::control::{LogWriter, instruction, show_progress_in_log};
 use crate::demo::DemoArguments;
 use audit_command::AuditArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use groups_command::GroupsCommand;
 use hand_over_command::{FailoverArgs, PromoteArgs};
 use link_command::LinkCommand;
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
@@ -96,6 +98,9 @@ pub enum Command {
     /// Look after mirrored topics.
     #[command(subcommand)]
     Mirror(MirrorCommand),
+    /// Look at the consumer groups of the source.
+    #[command(subcommand)]
+    Groups(GroupsCommand),
     /// Look after the guest brokers of a link.
     #[command(subcommand)]
     Guest(GuestCommand),
@@ -265,6 +270,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Audit(arguments) => audit_command::audit(&arguments),
         Command::Token(command) => token_command::token(&command),
         Command::Mirror(command) => main_mirror(&command),
+        Command::Groups(command) => groups_command::run(&command),
         Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
         Command::Config(ConfigCommand::Check { config }) => check_config(&config),
         Command::Config(ConfigCommand::Explain { key }) => match explain(key.as_deref()) {

@@ -39,6 +39,8 @@ import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.admin.TopicDescription;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.ElectionType;
@@ -49,6 +51,7 @@ import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.ElectionNotNeededException;
 import org.apache.kafka.common.errors.NoReassignmentInProgressException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 public final class Scenario {
@@ -117,6 +120,9 @@ public final class Scenario {
             case "transaction-finish" -> transactionFinish(command);
             case "produce-start" -> produceStart(command);
             case "produce-stop" -> produceStop(command.text("id"));
+            case "consume" -> consume(command);
+            case "member-start" -> memberStart(command);
+            case "member-stop" -> memberStop(command.text("id"));
             case "delete-records" -> deleteRecords(command);
             case "offsets" -> offsets(command);
             case "elect-leader" -> electLeader(command);
@@ -125,6 +131,72 @@ public final class Scenario {
             case "reassign-cancel" -> reassignCancel(command);
             default -> throw new IllegalArgumentException("unknown verb " + command.verb);
         };
+    }
+
+    // ---- groups ----
+
+    private KafkaConsumer<byte[], byte[]> consumer(Command command) {
+        Properties properties = new Properties();
+        properties.putAll(connection);
+        properties.put("bootstrap.servers", bootstrap);
+        properties.put("group.id", command.text("group"));
+        properties.put("enable.auto.commit", "false");
+        // A position that is missing, or beyond the log, must not be hidden.
+        properties.put("auto.offset.reset", "none");
+        properties.put("max.poll.records", "10");
+        KafkaConsumer<byte[], byte[]> consumer =
+            new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+        consumer.subscribe(List.of(command.text("topic")));
+        return consumer;
+    }
+
+    private String consume(Command command) {
+        Map<Integer, long[]> read = new HashMap<>();
+        int left = command.number("count");
+        try (KafkaConsumer<byte[], byte[]> consumer = consumer(command)) {
+            long until = System.currentTimeMillis() + WAIT_MS;
+            while (left > 0 && System.currentTimeMillis() < until) {
+                for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(200))) {
+                    long[] row = read.computeIfAbsent(record.partition(), index -> new long[] {record.offset(), 0, 0});
+                    row[1] = record.offset();
+                    row[2]++;
+                    left--;
+                }
+                consumer.commitSync();
+            }
+        }
+        return "read=" + read.entrySet().stream()
+            .map(each -> each.getKey() + ":" + each.getValue()[0] + ":" + each.getValue()[1] + ":" + each.getValue()[2])
+            .collect(Collectors.joining(","));
+    }
+
+    private final Map<String, Thread> members = new HashMap<>();
+
+    private String memberStart(Command command) throws Exception {
+        KafkaConsumer<byte[], byte[]> consumer = consumer(command);
+        AtomicLong assigned = new AtomicLong();
+        Thread thread = new Thread(() -> {
+            try (consumer) {
+                while (!Thread.interrupted()) {
+                    consumer.poll(Duration.ofMillis(100));
+                    consumer.pause(consumer.assignment());
+                    assigned.set(consumer.assignment().size());
+                }
+            } catch (org.apache.kafka.common.errors.InterruptException stopped) {
+                Thread.interrupted();
+            }
+        });
+        members.put(command.text("id"), thread);
+        thread.start();
+        await("the group has a member", () -> assigned.get() > 0);
+        return "";
+    }
+
+    private String memberStop(String id) throws Exception {
+        Thread thread = members.remove(id);
+        thread.interrupt();
+        thread.join();
+        return "";
     }
 
     // ---- topics ----

@@ -10,7 +10,7 @@
 //!
 //!   log_bytes       batch walk, segment scan, control records
 //!   stored_files    checkpoints, indexes, the small text files, names, operators' instructions
-//!   wire_bytes      Fetch and ApiVersions answers
+//!   wire_bytes      Fetch, ApiVersions and OffsetFetch answers
 //!   follower_bytes  requests of brokers that follow us, and what they are answered
 //!   source_answers  whole answers to the control core's client
 //!   cluster_bytes   a destination's metadata log, snapshots and answers
@@ -67,6 +67,7 @@ pub const TARGETS: &[Target] = &[
         .repaired(wire_bytes::fit_frame),
     Target::new("versions_answer", wire_bytes::versions_answer, wire_bytes::versions_answers)
         .repaired(wire_bytes::fit_first_length),
+    Target::new("positions_answer", wire_bytes::positions_answer, wire_bytes::positions_answers),
     Target::new("follower_requests", follower_bytes::follower_requests, follower_bytes::streams)
         .repaired(follower_bytes::fit_first_frame),
     Target::new("source_answer", source_answers::source_answer, source_answers::scripts).costing(20),

@@ -92,6 +92,68 @@ pub struct TaskView {
     pub last_success_ms: Option<i64>,
 }
 
+/// How positions of consumer groups are copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OffsetSyncView {
+    pub enabled: bool,
+    pub rounds: u64,
+    /// Points of the grid at which a round was still under way.
+    pub overruns: u64,
+    pub last_round_ms: u64,
+    pub last_success_ms: Option<i64>,
+    pub error: Option<String>,
+    /// Groups that were written, and requests that were sent, since the start.
+    pub commits: u64,
+    pub requests: u64,
+    pub groups: usize,
+    pub positions: usize,
+    /// Positions that wait for data.
+    pub held_back: u64,
+    /// Groups that are left out although there may be something to write.
+    pub skipped: usize,
+    /// Groups in each state.
+    pub states: BTreeMap<String, usize>,
+    /// The longest of all groups that are not left out: now minus the time at which the source was read for what
+    /// the destination holds.
+    pub offset_staleness_ms: Option<u64>,
+}
+
+/// One consumer group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    pub link_name: String,
+    pub group_id: String,
+    pub destination_group_id: String,
+    /// `classic`, `consumer`, `share` or `streams`.
+    pub kind: String,
+    pub state: String,
+    /// Of the refusal, where its state is one.
+    pub error_code: Option<i16>,
+    /// Somebody is in it at the source.
+    pub is_active_at_source: bool,
+    pub positions: usize,
+    pub held_back: u32,
+    /// Positions of topics that are not mirrored.
+    pub not_mirrored: u32,
+    pub offset_staleness_ms: Option<u64>,
+    /// Where one group is described.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<GroupPositionView>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPositionView {
+    pub topic_name: String,
+    pub partition_id: i32,
+    pub source_offset: Option<i64>,
+    pub destination_offset: Option<i64>,
+    /// Where the copy ends.
+    pub delivered_offset: Option<i64>,
+    pub state: String,
+    pub metadata: String,
+}
+
 /// One configuration of a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkConfigView {
@@ -283,9 +345,39 @@ pub struct HandOverView {
     pub cuts: Vec<CutView>,
     #[serde(default)]
     pub left_out_broker_ids: Vec<i32>,
+    /// What its groups were left with, where positions are copied.
+    #[serde(default)]
+    pub consumer_groups: Option<GroupsHandOverView>,
     /// How long the destination's controller took for the request that moved the leadership.
     #[serde(default)]
     pub hand_over_request_ms: Option<u64>,
+}
+
+/// Consumer groups at a hand-over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupsHandOverView {
+    /// Groups with positions in the topic.
+    pub groups: usize,
+    /// Positions that are not the source's, with the reason.
+    pub clamped: Vec<ClampedPositionView>,
+    /// More of them.
+    pub not_named: usize,
+    /// Why what the source said last is not known.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClampedPositionView {
+    pub group_id: String,
+    pub partition_id: i32,
+    pub source_offset: Option<i64>,
+    pub destination_offset: Option<i64>,
+    /// The source's minus the destination's.
+    pub clamped_by: Option<i64>,
+    /// HELD_BACK: there is no data for more. Otherwise why it is not final.
+    pub state: String,
 }
 
 /// What an order did, would do, or has begun to do for one mirror topic.
@@ -297,8 +389,10 @@ pub struct MirrorActionView {
     pub mirror_lags: Vec<PartitionActionView>,
     /// Brokers of the target that were left out, because they are down.
     pub left_out_broker_ids: Vec<i32>,
-    /// `not configured` until group offsets are mirrored.
+    /// What becomes of positions of consumer groups, then what became of them.
     pub consumer_group_offsets: Option<String>,
+    #[serde(default)]
+    pub consumer_groups: Option<GroupsHandOverView>,
     /// What else there is to say of an order that is right.
     #[serde(default)]
     pub note: Option<String>,
@@ -348,6 +442,8 @@ pub struct StatusView {
     pub controllers: Option<ControllersView>,
     pub source: SourceView,
     pub totals: TotalsView,
+    #[serde(default)]
+    pub offset_sync: Option<OffsetSyncView>,
     pub alarms: Vec<AlarmView>,
     /// Each link by itself, where the daemon has not exactly one. What stands above is then their sum, the worst
     /// state, or empty.

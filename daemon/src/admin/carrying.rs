@@ -3,6 +3,7 @@
 //! It never waits for the queue of the supervisor: a full one is told at once.
 
 use super::answer::{ListView, MirrorActionView};
+use super::group_name::escaped;
 use super::page::Page;
 use super::response::{Answer, metrics_text, one, text, web_file};
 use super::route::Asked;
@@ -57,6 +58,11 @@ pub(super) async fn carry(asked: Asked, path: &str, backend: &Backend) -> Result
             })
         }
         Asked::Mirror { at, topic } => one(&ask(to, |reply| R::DescribeMirror { at, topic, reply }).await?),
+        Asked::Groups { at, page } => {
+            let all = ask(to, |reply| R::ListGroups { at, reply }).await?;
+            list("TwinlogGroupList", path, &page, all, |each| escaped(&each.group_id))
+        }
+        Asked::Group { at, group } => one(&ask(to, |reply| R::DescribeGroup { at, group, reply }).await?),
         Asked::LinkConfigs { at, page } => {
             let all = ask(to, |reply| R::LinkConfigs { at, reply }).await?;
             list("KafkaLinkConfigDataList", path, &page, all, |each| each.name.clone())

@@ -20,6 +20,7 @@ pub enum ErrorCode {
     NoSuchCluster,
     NoSuchLink,
     NoSuchMirrorTopic,
+    NoSuchGroup,
     NoSuchPath,
     NoSuchMethod,
     /// The body did not arrive in time.
@@ -57,6 +58,7 @@ impl ErrorCode {
             Self::NoSuchLink => 40402,
             Self::NoSuchMirrorTopic => 40403,
             Self::NoSuchPath => 40404,
+            Self::NoSuchGroup => 40405,
             Self::NoSuchMethod => 40501,
             Self::SlowBody => 40801,
             Self::Conflict => 40901,

@@ -40,9 +40,9 @@ impl Page {
     }
 }
 
-/// Names of links and topics, ids of clusters, and the colon between two of them: none needs an escape.
+/// Names of links and topics, ids of clusters, the colon between two of them, and groups with their escapes.
 pub fn is_page_token(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte);
     (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(fits)
 }
 

@@ -4,6 +4,7 @@
 //!   GET    /kafka/v3/clusters
 //!   GET    /kafka/v3/clusters/{cluster}/links[/{link}]              {cluster}: an id, or - for ours
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/mirrors[/{topic}]   {link}: a name; - for all lists
+//!   GET    /kafka/v3/clusters/{cluster}/links/{link}/groups[/{group}]
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors:promote | :failover | :pause | :resume
 //!   POST   /kafka/v3/clusters/{cluster}/links?link_name=NAME       PATCH, DELETE .../links/{link}
@@ -14,9 +15,11 @@
 //!   GET    /twinlog/v1/status     /twinlog/v1/audit?limit=N     /metrics     /healthz     /readyz
 //! ```
 //! Lists take `page_size` and `page_token`.
-//! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours.
+//! Names of links and topics and ids of clusters need no escapes; a path with one is none of ours, but for a group's
+//! name, which may hold anything.
 
 use super::body::{BodyError, ConfigOrder, LINK_PAUSED, LinkOrder, MirrorOrder, Query};
+use super::group_name::unescaped;
 use super::page::Page;
 use super::web::WebFile;
 use super::{
@@ -63,6 +66,14 @@ pub(super) enum Asked {
     Mirror {
         at: LinkAddress,
         topic: String,
+    },
+    Groups {
+        at: LinkAddress,
+        page: Page,
+    },
+    Group {
+        at: LinkAddress,
+        group: String,
     },
     Create {
         at: LinkAddress,
@@ -277,6 +288,14 @@ fn of_link(
         (&Method::GET, ["mirrors", topic]) if is_name(topic) => {
             Asked::Mirror { at, topic: (*topic).to_owned() }
         }
+        (&Method::GET, ["groups"]) => {
+            nothing_said(&query, &PAGING, body)?;
+            return Ok(Asked::Groups { at, page: Page::of(query) });
+        }
+        (&Method::GET, ["groups", group]) => {
+            let group = unescaped(group).ok_or_else(|| no_such_path(path))?;
+            Asked::Group { at, group }
+        }
         (&Method::POST, [order]) if ORDERS.contains(order) => {
             return ordered(order, at, &query, body).map_err(malformed);
         }
@@ -300,7 +319,9 @@ fn of_link(
             let Query { validate_only, delete_data, .. } = query;
             return Ok(Asked::Delete { at, topic: (*topic).to_owned(), delete_data, validate_only });
         }
-        (_, [] | ["configs:alter"] | ["configs"]) => return Err(wrong_method(method, path)),
+        (_, [] | ["configs:alter" | "configs" | "groups"] | ["groups", _]) => {
+            return Err(wrong_method(method, path));
+        }
         (_, [order]) if ORDERS.contains(order) => return Err(wrong_method(method, path)),
         (_, ["mirrors", topic]) if is_name(topic) => return Err(wrong_method(method, path)),
         _ => return Err(no_such_path(path)),

@@ -189,6 +189,7 @@ fn conclude(action: &mut MirrorActionView, view: &MirrorTopicView) {
     if let Some(hand_over) = view.hand_over.as_ref().filter(|each| each.step == HandOverStep::Done.name()) {
         action.losses.clone_from(&hand_over.losses);
         action.cuts.clone_from(&hand_over.cuts);
+        action.consumer_groups.clone_from(&hand_over.consumer_groups);
         action.left_out_broker_ids.clone_from(&hand_over.left_out_broker_ids);
         action.note = None;
     }

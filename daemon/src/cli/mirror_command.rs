@@ -4,8 +4,8 @@ use super::hand_over_command::{LOOK_INTERVAL, SILENT_LOOKS_MAX};
 use super::operator::{Operator, OperatorArgs, OperatorError, operate};
 use super::table::{age, figure, lag_bytes, lag_time, span, table, text};
 use crate::admin::answer::{
-    CutView, GuestLeaveView, ListView, LossView, Metadata, MirrorActionView, MirrorTopicView, PartitionView,
-    ReplicaRepairView,
+    CutView, GroupsHandOverView, GuestLeaveView, ListView, LossView, Metadata, MirrorActionView,
+    MirrorTopicView, PartitionView, ReplicaRepairView,
 };
 use crate::admin::body::MirrorOrder;
 use crate::admin::client::{AdminClient, ClientError};
@@ -244,12 +244,32 @@ pub(super) fn actions(answer: &ListView<MirrorActionView>) -> String {
         notes.extend(
             action.losses.iter().map(|each| format!("{topic}-{}: {}", each.partition_id, loss(each))),
         );
+        notes.extend(action.consumer_groups.iter().flat_map(|view| group_notes(topic, view)));
         notes.extend(action.cuts.iter().map(|each| format!("{topic}-{}: {}", each.partition_id, cut(each))));
     }
     notes.sort();
     notes.dedup();
     notes.iter().for_each(|note| written.push_str(&format!("{note}\n")));
     written
+}
+
+/// What its groups were left with.
+fn group_notes(topic: &str, view: &GroupsHandOverView) -> Vec<String> {
+    let mut notes =
+        vec![format!("{topic}: positions of {} groups were written for the last time", view.groups)];
+    notes.extend(view.error.iter().map(|why| format!("{topic}: positions may not be final: {why}")));
+    notes.extend(view.clamped.iter().map(|each| {
+        let there =
+            each.destination_offset.map_or_else(|| "no offset".to_owned(), |at| format!("offset {at}"));
+        let (group, index) = (&each.group_id, each.partition_id);
+        let by = each.clamped_by.map_or_else(String::new, |by| format!(", clamped by {by}"));
+        let wanted = figure(each.source_offset);
+        format!("{topic}-{index}: group {group} is left at {there} of {wanted}{by} ({})", each.state)
+    }));
+    if view.not_named > 0 {
+        notes.push(format!("{topic}: and {} positions more", view.not_named));
+    }
+    notes
 }
 
 /// What a failover could not bring along. Nobody can say that nothing is lost.

@@ -38,6 +38,12 @@ fn every_command_reaches_the_daemon_with_its_flags() {
             DONE,
             "DescribeMirror { at: LinkAddress { cluster: None, link: dr }, topic: orders",
         ),
+        ("groups list --link dr", DONE, "ListGroups { at: LinkAddress { cluster: None, link: dr }"),
+        (
+            "groups describe a/b --link dr",
+            DONE,
+            "DescribeGroup { at: LinkAddress { cluster: None, link: dr }, group: a/b",
+        ),
         (
             "mirror promote orders --link dr --dry-run --allow-moving-source",
             DONE,

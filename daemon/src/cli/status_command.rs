@@ -55,6 +55,7 @@ fn written(status: &StatusView) -> String {
         totals.mirror_topics, totals.partitions, totals.failed_partitions, totals.hand_overs
     ));
     lag_lines(totals).iter().for_each(|words| line(format_args!("{words}")));
+    offset_line(status).iter().for_each(|words| line(format_args!("{words}")));
     status.alarms.iter().for_each(|alarm| line(format_args!("alarm {}: {}", alarm.code, alarm.message)));
     if !status.guests.is_empty() {
         let rows: Vec<_> = status
@@ -75,6 +76,17 @@ fn written(status: &StatusView) -> String {
         text.push_str(&table(header, &rows));
     }
     text
+}
+
+/// How group offsets stand.
+fn offset_line(status: &StatusView) -> Option<String> {
+    let sync = status.offset_sync.as_ref().filter(|sync| sync.enabled && sync.rounds > 0)?;
+    let staleness = sync.offset_staleness_ms.map_or_else(|| figure::<u64>(None), span);
+    Some(format!(
+        "groups: {} with {} positions, at most {staleness} old; {} positions wait for data, {} groups are left out, {} \
+         of {} rounds overran",
+        sync.groups, sync.positions, sync.held_back, sync.skipped, sync.overruns, sync.rounds
+    ))
 }
 
 /// How far everything together is behind, what is at risk, and how long delivery took.
@@ -124,6 +136,7 @@ mod tests {
             link_state: "ACTIVE".into(),
             mode: "guest".into(),
             uptime_ms: 3_723_000,
+            offset_sync: None,
             guests: vec![GuestView {
                 broker_id: 900,
                 state: "RUNNING".into(),

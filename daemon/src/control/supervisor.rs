@@ -11,6 +11,7 @@
 
 mod access;
 mod discovering;
+mod group_views;
 mod groups;
 mod guest;
 mod hand_over;

@@ -81,7 +81,9 @@ impl Row {
     fn source_is(&mut self, offset: i64, note: &str, live: bool) -> bool {
         let same = self.source == offset && self.has_note(note);
         // Against its own word: a position that was moved up to the log's start is behind without going back.
-        let went_back = offset < self.source;
+        // One that comes back after it was deleted there is as good as reset.
+        let came_back = self.source == NONE && self.flags.ours && offset < self.held;
+        let went_back = offset < self.source || came_back;
         if !same {
             if self.source != offset && self.cut != NONE {
                 // It was written after the cut: the source's own word on it.

@@ -1,6 +1,6 @@
 //! What the machine tells of itself: groups, their positions, and all of them in a few figures.
 
-use super::group::{Group, NONE};
+use super::group::{Group, NONE, Row};
 use super::judge::{Want, judge};
 use super::{GroupNumber, GroupOffsets, Verdict, milliseconds};
 use crate::Nanoseconds;
@@ -90,24 +90,41 @@ impl GroupOffsets {
         }
     }
 
-    pub fn positions(&self, number: GroupNumber) -> Vec<PositionReport> {
+    fn position(&self, row: &Row) -> PositionReport {
         let known = |offset: i64| (offset != NONE).then_some(offset);
-        let rows = self.group(number).rows.iter().map(|row| {
-            let (topic, index) = self.names.partition(row.partition);
-            let bound = self.names.bound(row.partition);
-            PositionReport {
-                topic: String::from(topic),
-                index,
-                source: known(row.source),
-                destination: known(row.held),
-                delivered: bound.map(|bound| bound.delivered),
-                state: word(judge(row, bound)),
-                metadata: String::from(row.source_note.as_deref().unwrap_or("")),
-            }
-        });
-        let mut rows: Vec<PositionReport> = rows.collect();
+        let (topic, index) = self.names.partition(row.partition);
+        let bound = self.names.bound(row.partition);
+        PositionReport {
+            topic: String::from(topic),
+            index,
+            source: known(row.source),
+            destination: known(row.held),
+            delivered: bound.map(|bound| bound.delivered),
+            state: word(judge(row, bound)),
+            metadata: String::from(row.source_note.as_deref().unwrap_or("")),
+        }
+    }
+
+    pub fn positions(&self, number: GroupNumber) -> Vec<PositionReport> {
+        let mut rows: Vec<PositionReport> =
+            self.group(number).rows.iter().map(|row| self.position(row)).collect();
         rows.sort_by(|one, other| (&one.topic, one.index).cmp(&(&other.topic, other.index)));
         rows
+    }
+
+    /// How many groups have positions in a topic, and those of them that are not the source's at the destination.
+    pub fn left_with(&self, topic: &str) -> (usize, Vec<(String, Verdict, PositionReport)>) {
+        let (mut groups, mut differing) = (0, Vec::new());
+        for number in self.numbers() {
+            let group = self.group(number);
+            let is_of = |row: &&Row| row.source != NONE && self.names.partition(row.partition).0 == topic;
+            let mut rows = group.rows.iter().filter(is_of).peekable();
+            groups += usize::from(rows.peek().is_some());
+            for row in rows.filter(|row| row.source != row.held) {
+                differing.push((String::from(&*group.name), group.verdict, self.position(row)));
+            }
+        }
+        (groups, differing)
     }
 
     pub fn summary(&self, now: Nanoseconds) -> Summary {

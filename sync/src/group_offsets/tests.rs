@@ -289,6 +289,10 @@ fn a_group_is_gone_only_when_its_coordinator_says_so() {
     assert_eq!((report.verdict, report.positions), (Verdict::GoneAtSource, 0));
     assert_eq!(pair.round(), Verdict::Synced, "and it may come back");
     pair.machine.gone_at_source(number);
+    pair.source[0].1 = 20;
+    assert_eq!(pair.round(), Verdict::BackAtSource);
+    assert_eq!((pair.round(), pair.there[0].1), (Verdict::Synced, 20), "also with a lower position");
+    pair.machine.gone_at_source(number);
     pair.machine.forget_gone(pair.now + 3_600 * SECOND);
     assert_eq!((pair.machine.number("app"), pair.machine.memory_bytes()), (None, 0));
 }

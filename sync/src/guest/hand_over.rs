@@ -13,6 +13,7 @@
 //!   Cutting       (FROZEN)             logs end where their first open transaction begins       [truncate]
 //!   Proving       (FROZEN)             every live follower: at the end, lately, registered, and we flushed
 //!   Flooring      PRODUCER_IDS_FLOORED lifts the destination's producer ids above all mirrored ones, looks who has one
+//!   Committing    GROUPS_COMMITTED     positions of consumer groups, for the last time, clamped to the ends
 //!   Reassigning   REASSIGNED           the live followers are to be the replicas; seen pending as sent
 //!   HandingOver   HANDED_OVER          AlterPartition for what is proven at this moment; seen in the log
 //!   Verifying     (HANDED_OVER)        a client finds the same ends at the new leaders
@@ -127,6 +128,8 @@ pub enum Action {
     Keep(HandOverStep),
     /// Above all mirrored ones, and look for producers of the destination that have one of these already.
     LiftProducerIds,
+    /// Positions of consumer groups, none beyond these offsets; answered by [`Event::GroupsCommitted`].
+    CommitGroups(Vec<(i32, Offset)>),
     /// New replicas, or `None` to cancel.
     Reassign(Vec<(i32, Option<Vec<i32>>)>),
     /// From the guest that leads each of them.
@@ -154,6 +157,7 @@ pub enum Event {
     },
     /// A producer of the destination that forbids it.
     ProducerIdsLifted(Result<Option<ProducerOverlap>, String>),
+    GroupsCommitted(Result<(), String>),
     Reassigned(Result<(), String>),
     /// The error code of each.
     Altered(Result<Vec<(i32, i16)>, String>),
@@ -170,6 +174,7 @@ enum Phase {
     Cutting,
     Proving,
     Flooring,
+    Committing,
     Reassigning,
     HandingOver,
     Verifying,
@@ -211,6 +216,8 @@ pub struct HandOver {
     /// Where they end now, by the new leaders' own word.
     handed: BTreeMap<i32, Offset>,
     full_replicas: BTreeMap<i32, Vec<i32>>,
+    /// Where a reader of committed records gets to in the frozen logs.
+    stable_ends: BTreeMap<i32, Offset>,
     /// When the reassignment of this phase was sent last.
     reassigned_at: Option<Nanoseconds>,
     /// Accepted changes that the metadata log does not show yet: partition epoch and time.
@@ -265,6 +272,7 @@ impl HandOver {
             cut_at: None,
             handed: BTreeMap::new(),
             full_replicas: kept.full_replicas,
+            stable_ends: BTreeMap::new(),
             reassigned_at: None,
             accepted: BTreeMap::new(),
             open_here: BTreeMap::new(),
@@ -343,6 +351,7 @@ impl HandOver {
                 | Phase::Cutting
                 | Phase::Proving
                 | Phase::Flooring
+                | Phase::Committing
                 | Phase::Reassigning
                 | Phase::HandingOver
         );
@@ -399,9 +408,14 @@ impl HandOver {
             }
             Event::ProducerIdsLifted(result) => match self.answered(now, Asked::ProducerIds, result) {
                 Some(Some(overlap)) => self.take_back(now, Trouble::ProducersOverlap(overlap)),
-                Some(None) => self.keep(HandOverStep::GroupsCommitted, Phase::Reassigning),
+                Some(None) => self.keep(HandOverStep::GroupsCommitted, Phase::Committing),
                 None => {}
             },
+            Event::GroupsCommitted(result) => {
+                if self.answered(now, Asked::Groups, result).is_some() {
+                    self.keep(HandOverStep::Reassigned, Phase::Reassigning);
+                }
+            }
             Event::Reassigned(result) => {
                 // What the metadata log shows decides; a pause keeps a refusal from being repeated at once.
                 let _ = self.answered(now, Asked::Reassignment, result);
@@ -464,9 +478,7 @@ impl HandOver {
     /// A step is kept: the next one, or the phase behind it.
     fn after(&mut self, now: Nanoseconds, step: HandOverStep, phase: Phase) {
         match step {
-            // Nothing to do for groups: their offsets are not mirrored.
             HandOverStep::FollowersProven => self.keep(HandOverStep::ProducerIdsFloored, phase),
-            HandOverStep::GroupsCommitted => self.keep(HandOverStep::Reassigned, phase),
             HandOverStep::Verified => self.keep(HandOverStep::ConfigsRestored, phase),
             _ => self.enter(now, phase),
         }
@@ -529,6 +541,10 @@ impl HandOver {
             Phase::Cutting => self.cut_back(now),
             Phase::Proving => self.prove(now),
             Phase::Flooring => self.ask(Action::LiftProducerIds),
+            Phase::Committing => {
+                let ends = self.stable_ends.iter().map(|(index, end)| (*index, *end)).collect();
+                self.ask(Action::CommitGroups(ends));
+            }
             Phase::Reassigning => self.reassign(now),
             Phase::HandingOver => self.hand_over(now),
             Phase::Verifying => self.ask(Action::AskDestination),

@@ -1,4 +1,4 @@
-//! Bytes of a data connection: Fetch and ApiVersions answers, as a shard reads them.
+//! Bytes of a data connection: Fetch and ApiVersions answers, as a shard reads them, and positions of groups.
 //!
 //! A Fetch answer is driven as a lane drives it: a scratch of bounded size, records taken from wherever they
 //! are, batches walked. Its input begins with two bytes: the version, and how the stream is cut.
@@ -21,6 +21,7 @@ use twinlog_sync::wire::fetch_request::{
     FetchHeader, FetchPartition, FetchPosition, IsolationLevel, Topic, write_request,
 };
 use twinlog_sync::wire::fetch_response::{Event, FetchDecoder, TopicKey};
+use twinlog_sync::wire::offset_fetch::OffsetAnswers;
 use twinlog_sync::wire::{WireError, Writer};
 
 /// Low, so that claims above it are met.
@@ -230,5 +231,53 @@ pub fn versions_answers() -> Vec<Vec<u8>> {
         answer(0, &[[1, 0, 3]]),
         answer(0, &[[1, 0, 11]]),
         answer(35, &[]),
+    ]
+}
+
+/// Positions are told within their frame, the same ones twice, and no group costs more than its bytes.
+pub fn positions_answer(input: &[u8]) {
+    let Ok(mut answers) = OffsetAnswers::parse(input) else { return };
+    let mut positions = 0;
+    while let Ok(Some(group)) = answers.next_group() {
+        let first: Vec<_> = group.positions().collect();
+        assert!(group.positions().eq(first.iter().copied()));
+        positions += first.len();
+        assert!(positions * 20 <= input.len(), "{positions} positions in {} bytes", input.len());
+    }
+}
+
+pub fn positions_answers() -> Vec<Vec<u8>> {
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.push(text.len() as u8 + 1);
+        out.extend_from_slice(text.as_bytes());
+    };
+    let answer = |groups: &[(&str, &[(&str, &[i64])])]| {
+        // No tags of the header, no throttling.
+        let mut out = vec![0; 5];
+        out.push(groups.len() as u8 + 1);
+        for (group, topics) in groups {
+            text(&mut out, group);
+            out.push(topics.len() as u8 + 1);
+            for (topic, offsets) in *topics {
+                text(&mut out, topic);
+                out.push(offsets.len() as u8 + 1);
+                for (index, offset) in offsets.iter().enumerate() {
+                    out.extend_from_slice(&(index as i32).to_be_bytes());
+                    out.extend_from_slice(&offset.to_be_bytes());
+                    out.extend_from_slice(&(-1_i32).to_be_bytes());
+                    text(&mut out, "note");
+                    out.extend_from_slice(&[0, 0, 0]);
+                }
+                out.push(0);
+            }
+            out.extend_from_slice(&[0, 0, 0]);
+        }
+        out.push(0);
+        out
+    };
+    vec![
+        answer(&[]),
+        answer(&[("app", &[("orders", &[7, -1, 9]), ("bills", &[i64::MAX])]), ("other", &[])]),
+        answer(&[("app", &[("", &[1]), ("orders", &[])])]),
     ]
 }

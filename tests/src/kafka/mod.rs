@@ -7,6 +7,7 @@ pub mod artifacts;
 pub mod batches;
 pub mod cluster;
 pub mod dump;
+pub mod groups;
 pub mod indexes;
 pub mod kerberos;
 mod node;

@@ -296,6 +296,29 @@ impl Scenario {
         self.ask(Command::new("produce-stop").with("id", id)).number("records")
     }
 
+    /// A consumer joins a group, reads so many records, commits behind them and leaves: for each partition the first
+    /// and the last offset that it read, and how many.
+    pub fn consume(&self, group: &str, topic: &str, count: u32) -> Vec<(i32, i64, i64, u64)> {
+        let command = Command::new("consume").with("group", group).with("topic", topic).with("count", count);
+        let told = self.ask(command).text("read");
+        let row = |text: &str| {
+            let fields: Vec<i64> = text.split(':').map(number).collect();
+            let [partition, first, last, count] = fields[..] else { panic!("{text} is no row") };
+            let partition = i32::try_from(partition).expect("a partition");
+            (partition, first, last, u64::try_from(count).expect("a count"))
+        };
+        told.split(',').filter(|text| !text.is_empty()).map(row).collect()
+    }
+
+    /// A consumer that stays in a group until [`Scenario::leave_group`], and reads nothing.
+    pub fn join_group(&self, id: &str, group: &str, topic: &str) {
+        self.ask(Command::new("member-start").with("id", id).with("group", group).with("topic", topic));
+    }
+
+    pub fn leave_group(&self, id: &str) {
+        self.ask(Command::new("member-stop").with("id", id));
+    }
+
     /// Moves the log start up to `before`; returns the log start offset that the leader reports.
     pub fn delete_records(&self, topic: &str, partition: i32, before: i64) -> i64 {
         let command = Command::new("delete-records").with("topic", topic).with("partition", partition);

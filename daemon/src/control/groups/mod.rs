@@ -130,7 +130,8 @@ pub async fn run(
             Some(RoundWanted { with_source, done }) = wanted.recv() => {
                 let round = Round { sync: &sync, around: &around, settings: &now_set };
                 let outcome = if with_source { round.run().await } else { round.run_without_source().await };
-                let _ = done.send(outcome.error.map_or(Ok(()), Err));
+                // Nobody waits any more.
+                let _ = done.send(outcome.source_error.map_or(Ok(()), Err));
             }
             changed = settings.changed() => {
                 if changed.is_err() {

@@ -26,6 +26,8 @@ pub struct Outcome {
     pub rewinds: Vec<Rewind>,
     /// What did not go, in a sentence; the rest did.
     pub error: Option<String>,
+    /// The same of the source alone.
+    pub source_error: Option<String>,
 }
 
 /// What one chunk came to.
@@ -46,7 +48,11 @@ impl Round<'_> {
     pub async fn run(&self) -> Outcome {
         self.sync.machine().round_begins(self.sync.now());
         let (there, here) = tokio::join!(self.around.source.list(), self.around.destination.list());
-        let mut outcome = Outcome { error: there.error.clone().or(here.error.clone()), ..Outcome::default() };
+        let mut outcome = Outcome {
+            error: there.error.clone().or(here.error.clone()),
+            source_error: there.error.clone(),
+            ..Outcome::default()
+        };
         self.take_destination(&here);
         let (chunks, missing) = self.take_source(there);
         let mut under_way = JoinSet::new();
@@ -57,6 +63,7 @@ impl Round<'_> {
         while let Some(done) = under_way.join_next().await {
             let chunk = done.expect("a chunk does not panic");
             outcome.commits += chunk.commits;
+            outcome.source_error = outcome.source_error.or(chunk.error.clone());
             outcome.error = outcome.error.or(chunk.error);
         }
         self.look_for(&missing).await;

@@ -29,9 +29,11 @@ fn tell<T>(reply: Reply<T>, answer: Result<T, AdminError>) {
 fn address(request: &AdminRequest) -> Option<(&LinkAddress, bool)> {
     use AdminRequest as R;
     match request {
-        R::DescribeLink { at, .. } | R::DescribeMirror { at, .. } | R::LinkConfigs { at, .. } => {
-            Some((at, false))
-        }
+        R::DescribeLink { at, .. }
+        | R::DescribeMirror { at, .. }
+        | R::ListGroups { at, .. }
+        | R::DescribeGroup { at, .. }
+        | R::LinkConfigs { at, .. } => Some((at, false)),
         R::CreateMirrors { at, .. }
         | R::Promote { at, .. }
         | R::Failover { at, .. }
@@ -59,6 +61,8 @@ fn refuse(request: AdminRequest, error: AdminError) {
         R::DescribeLink { reply, .. } | R::PauseLink { reply, .. } => tell(reply, Err(error)),
         R::ListMirrors { reply, .. } => tell(reply, Err(error)),
         R::DescribeMirror { reply, .. } => tell(reply, Err(error)),
+        R::ListGroups { reply, .. } => tell(reply, Err(error)),
+        R::DescribeGroup { reply, .. } => tell(reply, Err(error)),
         R::CreateMirrors { reply, .. }
         | R::Promote { reply, .. }
         | R::Failover { reply, .. }

@@ -7,7 +7,7 @@ use crate::control::groups::{
 };
 use crate::control::mirror::{Mirror, Phase};
 use crate::control::source_client::SourceClient;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +25,8 @@ pub(super) struct GroupLink {
     rounds: mpsc::Sender<RoundWanted>,
     /// Topics whose groups were written for the last time: their hand-over is under way.
     pub closed: BTreeSet<String>,
+    /// Where logs end that are being handed over.
+    pub last_ends: BTreeMap<String, BTreeMap<i32, i64>>,
 }
 
 /// What lies in a mirror partition, for those who would continue there.
@@ -70,7 +72,8 @@ impl Supervisor {
                 () = groups::run(task_sync, around, followed, wanted) => {}
             }
         });
-        self.groups = Some(GroupLink { sync, settings, rounds, closed: BTreeSet::new() });
+        self.groups =
+            Some(GroupLink { sync, settings, rounds, closed: BTreeSet::new(), last_ends: BTreeMap::new() });
     }
 
     /// Other settings of it count from the next round on.
@@ -93,7 +96,10 @@ impl Supervisor {
             let open = !groups.closed.contains(topic);
             let partition = TopicPartition::new(topic, index).ok().filter(|_| open);
             let mirror = partition.and_then(|partition| self.mirrors.get(&partition));
-            machine.sampled(number, mirror.and_then(bound_of));
+            let last_end = groups.last_ends.get(topic).and_then(|ends| ends.get(&index)).copied();
+            let bound = mirror.and_then(bound_of);
+            let bound = bound.map(|bound| Bound { delivered: last_end.unwrap_or(bound.delivered), ..bound });
+            machine.sampled(number, bound);
         }
         drop(machine);
         // The round was given up.
@@ -107,14 +113,29 @@ impl Supervisor {
         }
     }
 
-    /// A round for somebody who waits for it. `None`: offsets are not copied.
-    pub(super) fn want_group_round(
-        &self,
+    /// A round for a hand-over at these ends. `None`: offsets are not copied. One that cannot be asked for is
+    /// answered as given up.
+    pub(super) fn want_last_round(
+        &mut self,
+        topic: &str,
+        ends: &[(i32, Offset)],
         with_source: bool,
     ) -> Option<oneshot::Receiver<Result<(), String>>> {
-        let groups = self.groups.as_ref().filter(|_| self.settings.link.groups.enabled)?;
+        let groups = self.groups.as_mut().filter(|_| self.settings.link.groups.enabled)?;
+        let ends = ends.iter().map(|(index, end)| (*index, end.value())).collect();
+        groups.last_ends.insert(topic.to_owned(), ends);
         let (done, answer) = oneshot::channel();
-        groups.rounds.try_send(RoundWanted { with_source, done }).ok()?;
+        // Refused, it is dropped, and whoever waits is told.
+        let _ = groups.rounds.try_send(RoundWanted { with_source, done });
         Some(answer)
+    }
+
+    /// What an order says of positions before it is carried out.
+    pub(super) fn group_offsets_text(&self) -> &'static str {
+        match (self.settings.link.groups.enabled, &self.groups) {
+            (false, _) => "not copied: consumer.offset.sync.enable is false",
+            (true, None) => "not copied yet",
+            (true, Some(_)) => "written for the last time before the hand-over",
+        }
     }
 }

@@ -18,6 +18,7 @@ mod commands;
 mod config_sync;
 mod deleting;
 mod floor;
+mod groups;
 mod keeping;
 mod losses;
 mod metrics;
@@ -77,6 +78,11 @@ pub enum HandOverOutcome {
     },
     /// For each topic: a producer that forbids its hand-over, or why nobody knows.
     Proven(Vec<(String, Result<Option<ProducerOverlap>, String>)>),
+    /// The last round of groups for a topic is over; false: they are not copied.
+    GroupsWritten {
+        topic: String,
+        result: Result<bool, String>,
+    },
     /// Hand-overs are kept as requested: the rows as they are now.
     Begun(Box<operator::Begun>),
     /// What each topic's machine asked for.
@@ -115,6 +121,8 @@ struct Running {
     /// The trouble that was told last.
     told: Option<String>,
     told_step: HandOverStep,
+    /// Rounds of groups that failed.
+    group_tries: u32,
     /// How long the last request that hands over took, from its first byte to its answer.
     request_ms: Option<u64>,
 }
@@ -320,6 +328,7 @@ impl HandOvers {
             kind: row.kind,
             told: None,
             told_step: row.step,
+            group_tries: 0,
             request_ms: None,
         };
         info!("{} of {}: {}", row.kind.name(), row.topic, row.step);
@@ -471,6 +480,7 @@ impl Supervisor {
             } else {
                 let why = machine.trouble().map_or(String::new(), ToString::to_string);
                 error!("{verb} of {topic} was taken back: {why}");
+                self.reopen_groups(&topic);
             }
         }
     }
@@ -546,6 +556,9 @@ impl Supervisor {
             HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),
             HandOverOutcome::CutsKept { topic, cuts, note, result } => {
                 supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);
+            }
+            HandOverOutcome::GroupsWritten { topic, result } => {
+                supervisor.groups_written(hand_overs, topic, result);
             }
             HandOverOutcome::Begun(begun) => supervisor.begun(hand_overs, *begun),
             HandOverOutcome::Events(events) => hand_overs.handle_all(events),

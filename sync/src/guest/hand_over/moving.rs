@@ -168,6 +168,12 @@ impl HandOver {
             let freezes = ends.iter().map(|(index, end)| (*index, Some(*end))).collect();
             self.actions.push_back(Action::Freeze(freezes));
         }
+        // An open transaction of a failover is aborted behind the hand-over: what it wrote is nobody's past.
+        let stable = |(index, end): (&i32, &Offset)| {
+            let first_open = self.standings.get(index).and_then(|(_, standing)| standing.first_open);
+            (*index, first_open.map_or(*end, |open| open.min(*end)))
+        };
+        self.stable_ends = ends.iter().map(stable).collect();
         self.ends = ends;
         self.enter(now, Phase::Proving);
     }

@@ -161,6 +161,15 @@ impl World {
                     None => Ok(self.overlap.clone()),
                 })]
             }
+            Action::CommitGroups(ends) => {
+                assert!(
+                    kept == HandOverStep::GroupsCommitted,
+                    "before the leader changes, and after the freeze"
+                );
+                assert!(ends.iter().all(|(index, end)| *end <= machine.ends()[index]));
+                assert_eq!(ends.len(), machine.ends().len());
+                vec![Event::GroupsCommitted(outcome(failed))]
+            }
             Action::Reassign(targets) => {
                 assert!(kept >= HandOverStep::Reassigned);
                 if failed.is_none() {

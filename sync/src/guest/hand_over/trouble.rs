@@ -10,6 +10,7 @@ use twinlog_log_segment::offset::Offset;
 pub enum Asked {
     SourceEnds,
     ProducerIds,
+    Groups,
     Reassignment,
     LeaderChange,
     DestinationEnds,
@@ -25,6 +26,7 @@ impl Asked {
             Self::ProducerIds => {
                 "the destination's producer ids are not proven to be others than the mirrored ones"
             }
+            Self::Groups => "positions of consumer groups are not written for the last time",
             Self::Reassignment => "the controller does not take the new replicas",
             Self::LeaderChange => "the controller does not take the new in-sync replicas",
             Self::DestinationEnds => "where the new leaders' logs end cannot be read",

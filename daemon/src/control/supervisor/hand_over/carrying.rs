@@ -1,5 +1,6 @@
 //! What machines ask for, carried out: commands to shards at once, requests of all topics in one.
 
+use super::groups::GROUPS;
 use super::losses::CUTS;
 use super::{HandOverOutcome, HandOvers, Running, Supervisor, outcome, wall_clock_ms};
 use crate::control::guest::hand_over as requests;
@@ -87,6 +88,11 @@ impl Supervisor {
                 let mut advance = advance_of(topic, step, running);
                 if step == HandOverStep::Done {
                     advance.repairs = repairs_of(topic, topic_id, machine);
+                    let kept = hand_overs.hand_overs.get(topic);
+                    let groups = kept.and_then(|row| row.options.get(GROUPS));
+                    if let (Some(result), Some(groups)) = (advance.result.as_mut(), groups) {
+                        result[GROUPS] = groups.clone();
+                    }
                     let result = advance.result.as_mut().filter(|_| running.kind == HandOverKind::Failover);
                     if let Some(result) = result {
                         let losses = self.losses(hand_overs, topic, machine.handed_ends());
@@ -97,6 +103,7 @@ impl Supervisor {
                 batch.steps.push((step, advance));
             }
             Action::CutBack(cuts) => self.keep_cuts(hand_overs, topic, cuts),
+            Action::CommitGroups(ends) => self.commit_groups(hand_overs, topic, ends),
             Action::LiftProducerIds => batch.floors.push(topic.to_owned()),
             Action::Reassign(targets) => {
                 let named = targets.into_iter().map(|(index, target)| (topic.to_owned(), index, target));

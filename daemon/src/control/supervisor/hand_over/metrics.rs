@@ -31,6 +31,7 @@ impl Supervisor {
         self.shard_samples(&mut samples);
         self.link_samples(hand_overs, &mut samples);
         self.topic_samples(hand_overs, &mut samples);
+        self.group_samples(&mut samples);
         samples
     }
 

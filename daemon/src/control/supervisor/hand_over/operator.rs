@@ -131,6 +131,12 @@ impl Supervisor {
                 let found = hand_overs.check(&at).and_then(|()| self.describe(hand_overs, &topic));
                 tell(reply, found);
             }
+            AdminRequest::ListGroups { at, reply } => {
+                tell(reply, hand_overs.check(&at).and_then(|()| self.group_views()));
+            }
+            AdminRequest::DescribeGroup { at, group, reply } => {
+                tell(reply, hand_overs.check(&at).and_then(|()| self.group_view(&group)));
+            }
             AdminRequest::CreateMirrors { at, names, validate_only, reply } => {
                 self.create_order(hand_overs, &at, names, validate_only, reply);
             }
@@ -304,7 +310,7 @@ impl Supervisor {
             mirror_topic_name: topic.to_owned(),
             mirror_lags: lags,
             left_out_broker_ids: left_out,
-            consumer_group_offsets: Some("not configured".to_owned()),
+            consumer_group_offsets: Some(self.group_offsets_text().to_owned()),
             ..MirrorActionView::default()
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! A figure that nobody has observed is left out, never shown as 0.
 
+use super::groups::report_of;
 use super::{HandOvers, Supervisor};
 use crate::admin::answer::{
     AlarmView, FollowerView, GuestView, HandOverView, LagMarks, MirrorTopicView, PartitionView,
@@ -144,6 +145,7 @@ impl Supervisor {
             view("TopicDiscovery", lost, seen),
             view("TopicConfigsSync", configs.error.clone(), configs.last_success_ms),
         ];
+        tasks.push(self.offset_sync_task());
         if self.guest.is_some() {
             tasks.push(view("ProducerIdFloor", None, hand_overs.floored_at.map(before)));
         }
@@ -202,6 +204,8 @@ impl Supervisor {
                 None => result_of(row, "cuts"),
             },
             left_out_broker_ids: result_of(row, "left_out_broker_ids"),
+            consumer_groups: report_of(&last.options)
+                .or_else(|| row.last_promote.as_ref().and_then(report_of)),
             error: running
                 .and_then(|running| running.machine.trouble().map(ToString::to_string))
                 .or_else(|| row.last_promote.as_ref()?.get("error")?.as_str().map(str::to_owned))
@@ -314,6 +318,7 @@ impl Supervisor {
                 marks: marks(&figures),
                 recovery_point: self.recovery_point(),
             },
+            offset_sync: Some(self.offset_sync_view()),
             alarms: halted
                 .into_iter()
                 .chain(troubles)
