@@ -21,7 +21,7 @@ pub const GUEST_HELP: &str = "\
 cargo bench -p twinlog-bench --bench guest -- [OPTIONS] [FILTER...]
 
   FILTER             measure only what has this in its name: cost/1KiB/6/1, latency/memory, latency/brokers,
-                     start, promote
+                     start, groups, promote
   --quick            fewer repeats and combinations, less data: under four minutes
   --directory DIR    where files are written; a directory below it is made and removed (default: target/tmp)
   --gigabytes N      10^9 bytes per run of a cost (default 4, quick 2)

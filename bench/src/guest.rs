@@ -3,6 +3,7 @@
 //! ```text
 //!   cost.rs      peers in memory    CPU time and rates beside the floor; latency that is ours alone
 //!   latency.rs   real clusters      from the source's append until the bytes are in a stock follower's log
+//!   groups.rs    real clusters      how old positions of consumer groups are, and what they cost
 //!   start.rs     real clusters      from the process's start until it is a broker; what a restart costs
 //!   promote.rs   real clusters      a hand-over step by step, beside a move between stock brokers
 //! ```
@@ -11,6 +12,7 @@
 
 pub mod cost;
 pub mod daemon;
+pub mod groups;
 pub mod latency;
 pub mod peers;
 pub mod probes;
@@ -40,13 +42,14 @@ impl Clusters {
 /// Measures what was asked for.
 pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     cost::measure(bench)?;
-    let wanted = [start::NAME, promote::NAME].iter().any(|name| bench.arguments.wants(name));
+    let wanted = [start::NAME, groups::NAME, promote::NAME].iter().any(|name| bench.arguments.wants(name));
     if !wanted && !latency::is_wanted(bench) {
         return Ok(());
     }
     eprintln!("starting five brokers and controllers");
     let clusters = Clusters::start();
     start::measure(bench, &clusters)?;
+    groups::measure(bench, &clusters)?;
     latency::measure(bench, &clusters)?;
     promote::measure(bench, &clusters)
 }

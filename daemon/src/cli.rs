@@ -9,6 +9,7 @@ mod groups_command;
 mod hand_over_command;
 mod link_command;
 mod mirror_command;
+mod offsets_command;
 mod operator;
 #[cfg(test)]
 mod operator_tests;
@@ -36,6 +37,7 @@ use groups_command::GroupsCommand;
 use hand_over_command::{FailoverArgs, PromoteArgs};
 use link_command::LinkCommand;
 use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
+use offsets_command::OffsetsCommand;
 use pausing::{PauseArgs, ResumeArgs};
 use status_command::StatusArgs;
 use std::ffi::OsString;
@@ -101,6 +103,9 @@ pub enum Command {
     /// Look at the consumer groups of the source.
     #[command(subcommand)]
     Groups(GroupsCommand),
+    /// Positions of consumer groups as a file.
+    #[command(subcommand)]
+    Offsets(OffsetsCommand),
     /// Look after the guest brokers of a link.
     #[command(subcommand)]
     Guest(GuestCommand),
@@ -270,6 +275,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Audit(arguments) => audit_command::audit(&arguments),
         Command::Token(command) => token_command::token(&command),
         Command::Mirror(command) => main_mirror(&command),
+        Command::Offsets(command) => offsets_command::run(&command),
         Command::Groups(command) => groups_command::run(&command),
         Command::Guest(GuestCommand::Leave(arguments)) => mirror_command::leave(&arguments),
         Command::Config(ConfigCommand::Check { config }) => check_config(&config),

@@ -174,7 +174,7 @@ fn groups_are_deleted_and_made_anew(site: &mut Site) {
     site.there.commit("again", "many", &[(0, 3)]).expect("committed");
     site.poll_until_held("again", "many", &[(0, 3), (1, 41)]);
     let delete = "consumer.offset.deleted.groups=delete";
-    site.mirror.command(&["link", "update", "dr", "--config-value", delete]).expect_code(0);
+    site.mirror.command(&["link", "update", "dr", delete]).expect_code(0);
     site.there.delete("again");
     poll::poll_until("it goes there, too", || site.here.positions("again").is_empty());
 }
@@ -213,7 +213,27 @@ fn a_consumer_moves_in_the_middle_of_a_topic(site: &mut Site) {
     let left_off = site.there.positions("mover");
     poll::poll_until("its position is copied", || site.here.positions("mover") == left_off);
     site.mirror.poll_until_followed(&site.source, &site.destination, "moves", &ALL);
-    site.mirror.command(&["mirror", "promote", "moves"]).expect_code(0);
+    // One that is ahead of all there is, and one whose group is busy at the destination.
+    site.there.commit("dreamer", "moves", &[(2, ends[2] + 5)]).expect("committed");
+    site.poll_until_held("dreamer", "moves", &[(2, ends[2])]);
+    site.destination.scenario().join_group("m", "busy", "local");
+    site.there.commit("busy", "moves", &[(1, 3)]).expect("committed");
+    site.poll_until_verdict("busy", "ACTIVE_AT_DESTINATION");
+    // Written a moment before: the last reading of the source has it.
+    site.there.commit("late", "moves", &[(3, 11)]).expect("committed");
+    let told = site.mirror.command(&["mirror", "promote", "moves"]).expect_code(0);
+    for words in [
+        format!("moves-2: group dreamer is left at offset {} of {}, clamped by 5", ends[2], ends[2] + 5),
+        "moves-1: group busy is left at no offset of 3 (ACTIVE_AT_DESTINATION)".to_owned(),
+        "moves: positions of 4 groups were written for the last time".to_owned(),
+    ] {
+        assert!(told.stdout.contains(&words), "{words}: {}", told.stdout);
+    }
+    assert_eq!(site.here.positions("late"), positions("moves", &[(3, 11)]));
+    site.destination.scenario().leave_group("m");
+    site.there.commit("late", "moves", &[(3, 12)]).expect("committed");
+    site.poll_for_rounds(3);
+    assert_eq!(site.here.positions("late"), positions("moves", &[(3, 11)]), "it is its own from now on");
     let total: i64 = ends.iter().sum();
     let read: u64 = first.iter().map(|row| row.3).sum();
     let rest = u32::try_from(total).expect("few") - u32::try_from(read).expect("few");

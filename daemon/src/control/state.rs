@@ -13,6 +13,7 @@
 //!                                   audit            who ordered what, the newest rows of it
 //!                                   created_links    links by the word of operators
 //!                                   link_configs     what they said of links, secrets as references only
+//!                                   group_offsets    positions of consumer groups, where the copy is a store
 //! ```
 //! Owns the file, its one thread and its one connection. Every change and its row of history are one
 //! transaction, durable when the call returns (WAL, `synchronous = FULL`): a step that was kept can be taken
@@ -23,6 +24,7 @@
 mod audit;
 mod commands;
 mod error;
+mod group_offsets;
 mod hand_overs;
 mod link_configs;
 mod links;
@@ -36,6 +38,7 @@ mod tests;
 
 pub use audit::{AUDIT_ROWS_MAX, AuditRow};
 pub use error::StateError;
+pub use group_offsets::KeptPosition;
 pub use hand_overs::{Advance, NewHandOver};
 pub use mirrors::{Change, NewMirror};
 pub use producer_id_ranges::ProducerIdRanges;

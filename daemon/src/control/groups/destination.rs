@@ -1,254 +1,62 @@
-//! Where positions go: read before they are written, and written by their own coordinators, many at a time.
-//!
-//! A broker carries out the requests of one connection one after the other, and each commit waits there until its
-//! log is replicated: what goes side by side goes over several connections.
+//! Where positions go: to the coordinators of a cluster, or into our own state.
 
-use super::cluster::{Cluster, LaneNumber, Listing, READING_LANE};
-use super::{GroupSync, NETWORK_EXCEPTION};
-use kafka_protocol::messages::offset_commit_request::{
-    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
-use kafka_protocol::messages::{
-    DeleteGroupsRequest, GroupId, OffsetCommitRequest, OffsetCommitResponse, TopicName,
-};
-use kafka_protocol::protocol::StrBytes;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::task::JoinSet;
-use twinlog_sync::group_offsets::{Commit, GroupNumber, GroupOffsets};
-use twinlog_sync::wire::offset_fetch::OffsetAnswers;
-
-/// Connections for commits to one coordinator, beside the one for readings. Each more lets one more commit wait for
-/// replication at a time, and takes a connection from the broker.
-const COMMIT_LANES_MAX: usize = 8;
-/// Commits that are worth one more connection.
-const COMMITS_PER_LANE: usize = 16;
-/// Groups of one reading.
-const GROUPS_PER_READING_MAX: usize = 500;
-
-/// Its coordinator is another broker, or not ready to say.
-fn has_moved(code: i16) -> bool {
-    const COORDINATOR_NOT_AVAILABLE: i16 = 15;
-    const NOT_COORDINATOR: i16 = 16;
-    matches!(code, COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR | NETWORK_EXCEPTION)
-}
+use super::GroupSync;
+use super::cluster::Listing;
+use super::coordinators::Coordinators;
+use super::kept::Kept;
+use std::sync::Arc;
+use twinlog_sync::group_offsets::{Commit, GroupNumber};
 
 /// See the file's header.
-pub struct Destination {
-    cluster: Arc<Cluster>,
-    coordinators: Mutex<HashMap<GroupNumber, i32>>,
+pub enum Destination {
+    Cluster(Arc<Coordinators>),
+    Store(Kept),
 }
 
 impl Destination {
-    pub fn new(cluster: Cluster) -> Self {
-        Self { cluster: Arc::new(cluster), coordinators: Mutex::default() }
-    }
-
     pub fn take_requests(&self) -> u64 {
-        self.cluster.take_requests()
+        match self {
+            Self::Cluster(cluster) => cluster.take_requests(),
+            Self::Store(_) => 0,
+        }
     }
 
+    /// Groups that are there, and who is in them. A store has no members, and shows nobody anything.
     pub async fn list(&self) -> Listing {
-        self.cluster.list().await
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<GroupNumber, i32>> {
-        self.coordinators.lock().expect("nothing panics while it holds the lock")
-    }
-
-    /// Groups by their coordinators; those without one are told to the machine.
-    async fn by_coordinator(
-        &self,
-        sync: &GroupSync,
-        groups: &[GroupNumber],
-    ) -> BTreeMap<i32, Vec<(GroupNumber, String)>> {
-        let mut sorted: BTreeMap<i32, Vec<(GroupNumber, String)>> = BTreeMap::new();
-        let mut unknown = Vec::new();
-        {
-            let (machine, known) = (sync.machine(), self.known());
-            for group in groups {
-                let name = machine.destination_name(*group);
-                match known.get(group) {
-                    Some(broker) => sorted.entry(*broker).or_default().push((*group, name)),
-                    None => unknown.push((*group, name)),
-                }
-            }
+        match self {
+            Self::Cluster(cluster) => cluster.list().await,
+            Self::Store(_) => Listing::default(),
         }
-        if unknown.is_empty() {
-            return sorted;
-        }
-        let names: Vec<String> = unknown.iter().map(|(_, name)| name.clone()).collect();
-        let found = self.cluster.coordinators(&names).await;
-        let mut machine = sync.machine();
-        for ((group, name), broker) in unknown.into_iter().zip(found) {
-            match broker {
-                Ok(broker) => {
-                    self.known().insert(group, broker);
-                    sorted.entry(broker).or_default().push((group, name));
-                }
-                Err(code) => refused(&mut machine, sync, group, code),
-            }
-        }
-        sorted
     }
 
     /// Tells the machine what these groups hold.
-    pub async fn read(self: &Arc<Self>, sync: &Arc<GroupSync>, groups: &[GroupNumber]) {
-        let mut under_way = JoinSet::new();
-        for (broker, groups) in self.by_coordinator(sync, groups).await {
-            for piece in groups.chunks(GROUPS_PER_READING_MAX) {
-                let (this, sync, piece) = (Arc::clone(self), Arc::clone(sync), piece.to_vec());
-                under_way.spawn(async move { this.read_piece(&sync, broker, piece).await });
-            }
-        }
-        while let Some(read) = under_way.join_next().await {
-            read.expect("a reading does not panic");
+    pub async fn read(&self, sync: &Arc<GroupSync>, groups: &[GroupNumber]) {
+        match self {
+            Self::Cluster(cluster) => cluster.read(sync, groups).await,
+            Self::Store(kept) => kept.read(sync, groups).await,
         }
     }
 
-    async fn read_piece(&self, sync: &GroupSync, broker: i32, groups: Vec<(GroupNumber, String)>) {
-        let names: Vec<String> = groups.iter().map(|(_, name)| name.clone()).collect();
-        let answer = self.cluster.positions(broker, &names).await;
-        let mut open: HashMap<&str, GroupNumber> =
-            groups.iter().map(|(group, name)| (name.as_str(), *group)).collect();
-        let mut machine = sync.machine();
-        let now = sync.now();
-        if let Ok(bytes) = &answer
-            && let Ok(mut answers) = OffsetAnswers::parse(bytes)
-        {
-            while let Ok(Some(answer)) = answers.next_group() {
-                let Some(group) = open.remove(answer.group) else { continue };
-                match answer.code {
-                    0 => machine.destination_read(now, group, Ok(answer.positions())),
-                    code => {
-                        if has_moved(code) {
-                            self.known().remove(&group);
-                        }
-                        refused(&mut machine, sync, group, code);
-                    }
-                }
-            }
-        }
-        for group in open.into_values() {
-            self.known().remove(&group);
-            refused(&mut machine, sync, group, NETWORK_EXCEPTION);
-        }
-    }
-
-    /// Writes; every group's answer is told to the machine. How many were sent.
+    /// Writes, and tells the machine what came of it. How many groups were written.
     pub async fn commit(&self, sync: &GroupSync, commits: Vec<Commit>) -> u64 {
-        let count = commits.len() as u64;
-        let lanes = (commits.len().div_ceil(COMMITS_PER_LANE)).clamp(1, COMMIT_LANES_MAX);
-        let mut under_way = Vec::with_capacity(commits.len());
-        for (at, commit) in commits.into_iter().enumerate() {
-            let broker = self.known().get(&commit.group).copied();
-            let Some(broker) = broker else {
-                self.answered(sync, &commit, Err(NETWORK_EXCEPTION));
-                continue;
-            };
-            let request = request(&sync.machine(), &commit);
-            let lane: LaneNumber = READING_LANE + 1 + at % lanes;
-            let sent = self.cluster.send(broker, lane, |_| request);
-            match self.cluster.within(broker, Cluster::limit(), "OffsetCommit", sent).await {
-                Ok(answer) => under_way.push((broker, commit, answer)),
-                Err(_) => self.answered(sync, &commit, Err(NETWORK_EXCEPTION)),
-            }
+        match self {
+            Self::Cluster(cluster) => cluster.commit(sync, commits).await,
+            Self::Store(kept) => kept.commit(sync, commits).await,
         }
-        for (broker, commit, answer) in under_way {
-            let limit = Cluster::limit();
-            match self.cluster.within(broker, limit, "OffsetCommit", answer.decoded()).await {
-                Ok(answer) => {
-                    let codes = codes_of(&sync.machine(), &commit, &answer);
-                    self.answered(sync, &commit, Ok(&codes));
-                }
-                Err(_) => self.answered(sync, &commit, Err(NETWORK_EXCEPTION)),
-            }
-        }
-        count
     }
 
-    fn answered(&self, sync: &GroupSync, commit: &Commit, answer: Result<&[i16], i16>) {
-        let moved = match answer {
-            Ok(codes) => codes.iter().any(|code| has_moved(*code)),
-            Err(code) => has_moved(code),
-        };
-        if moved {
-            self.known().remove(&commit.group);
-        }
-        sync.machine().committed(sync.now(), commit, answer);
-    }
-
-    /// Deletes groups that the source has no more; those with live members refuse.
+    /// Deletes groups; a code for each.
     pub async fn delete(&self, sync: &GroupSync, groups: &[GroupNumber]) -> Vec<(GroupNumber, i16)> {
-        let mut deleted = Vec::new();
-        for (broker, groups) in self.by_coordinator(sync, groups).await {
-            let ids = groups.iter().map(|(_, name)| GroupId(StrBytes::from_string(name.clone())));
-            let request = DeleteGroupsRequest::default().with_groups_names(ids.collect());
-            let answer = async {
-                let sent = self.cluster.send(broker, READING_LANE, |_| request).await?;
-                sent.decoded().await
-            };
-            let answer = self.cluster.within(broker, Cluster::limit(), "DeleteGroups", answer).await;
-            let results = answer.map(|answer| answer.results).unwrap_or_default();
-            let codes: HashMap<&str, i16> =
-                results.iter().map(|each| (each.group_id.as_str(), each.error_code)).collect();
-            for (group, name) in &groups {
-                let code = codes.get(name.as_str()).copied().unwrap_or(NETWORK_EXCEPTION);
-                if has_moved(code) {
-                    self.known().remove(group);
-                }
-                deleted.push((*group, code));
-            }
+        match self {
+            Self::Cluster(cluster) => cluster.delete(sync, groups).await,
+            Self::Store(kept) => kept.delete(sync, groups).await,
         }
-        deleted
     }
 
     /// The number may become another group's.
     pub fn forget(&self, group: GroupNumber) {
-        self.known().remove(&group);
-    }
-}
-
-fn refused(machine: &mut GroupOffsets, sync: &GroupSync, group: GroupNumber, code: i16) {
-    machine.destination_read(sync.now(), group, Err::<std::iter::Empty<_>, _>(code));
-}
-
-fn request(machine: &GroupOffsets, commit: &Commit) -> OffsetCommitRequest {
-    let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();
-    for position in &commit.positions {
-        let (topic, index) = machine.partition(position.partition);
-        let metadata = position.metadata.as_deref().unwrap_or("");
-        let partition = OffsetCommitRequestPartition::default()
-            .with_partition_index(index)
-            .with_committed_offset(position.offset)
-            // The source's epochs mean nothing at the destination. ref: KIP-320
-            .with_committed_leader_epoch(-1)
-            .with_committed_metadata(Some(StrBytes::from_string(metadata.to_owned())));
-        match topics.last_mut().filter(|last| last.name.as_str() == topic) {
-            Some(last) => last.partitions.push(partition),
-            None => topics.push(
-                OffsetCommitRequestTopic::default()
-                    .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
-                    .with_partitions(vec![partition]),
-            ),
+        if let Self::Cluster(cluster) = self {
+            cluster.forget(group);
         }
     }
-    let name = StrBytes::from_string(machine.destination_name(commit.group));
-    OffsetCommitRequest::default()
-        .with_group_id(GroupId(name))
-        .with_generation_id_or_member_epoch(-1)
-        .with_topics(topics)
-}
-
-/// A code for each position, in their order.
-fn codes_of(machine: &GroupOffsets, commit: &Commit, answer: &OffsetCommitResponse) -> Vec<i16> {
-    let told: HashMap<(&str, i32), i16> = answer
-        .topics
-        .iter()
-        .flat_map(|topic| {
-            topic.partitions.iter().map(|each| ((topic.name.as_str(), each.partition_index), each.error_code))
-        })
-        .collect();
-    let code = |partition| told.get(&machine.partition(partition)).copied().unwrap_or(NETWORK_EXCEPTION);
-    commit.positions.iter().map(|position| code(position.partition)).collect()
 }

@@ -3,25 +3,31 @@
 //! ```text
 //!   grid --> round: list both clusters --> chunks of groups, side by side:
 //!              OffsetFetch at the source --> sample what is delivered --> OffsetFetch and OffsetCommit at the
-//!              (cluster.rs)                  (supervisor)                 destination (destination.rs)
+//!              (cluster.rs)                  (supervisor)                 destination (coordinators.rs, kept.rs)
 //!   what is written is decided by twinlog_sync::group_offsets; nothing here compares offsets
 //! ```
 //! Rounds stand on a fixed grid, and there are never two at once: one that overruns is finished and counted, and the
 //! next one begins at the next point of the grid.
 
 mod cluster;
+mod coordinators;
 mod destination;
 mod grid;
+pub mod import;
+mod kept;
+pub mod offset_file;
 mod round;
-#[cfg(test)]
-mod tests;
 
 pub use cluster::Cluster;
+pub use coordinators::Coordinators;
 pub use destination::Destination;
+pub use kept::Kept;
 
 use crate::config::GroupSettings;
 use grid::Grid;
+use offset_file::OffsetLine;
 use round::{Outcome, Round};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +37,8 @@ use twinlog_io::wall_clock_ms;
 use twinlog_sync::Nanoseconds;
 use twinlog_sync::group_offsets::{GroupOffsets, PartitionNumber, Rules, Summary};
 
+/// How often positions that we keep ourselves are written as a file, too.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// A failure is told again after this time.
 const REPEAT_WARNING: Duration = Duration::from_secs(30);
 /// What a request that nobody answered is told as: Kafka's own code for it.
@@ -102,9 +110,11 @@ pub struct RoundWanted {
 /// What the task needs from outside.
 pub struct Surroundings {
     pub source: Arc<Cluster>,
-    pub destination: Arc<Destination>,
+    pub destination: Destination,
     /// Takes the question to whoever knows.
     pub ask: Box<dyn Fn(SampleWanted) + Send + Sync>,
+    /// Where positions are written as a file, again and again.
+    pub export: Option<PathBuf>,
 }
 
 /// The task. Ends when nobody can change its settings any more.
@@ -116,7 +126,7 @@ pub async fn run(
 ) {
     let mut now_set = settings.borrow_and_update().clone();
     let mut grid = Grid::new(Instant::now(), now_set.interval);
-    let mut warned_at = None;
+    let (mut warned_at, mut exported_at) = (None, None);
     loop {
         tokio::select! {
             () = sleep_until(grid.next()), if now_set.enabled => {
@@ -126,6 +136,7 @@ pub async fn run(
                 let missed = grid.passed(Instant::now());
                 finish(&sync, &outcome, began.elapsed(), missed);
                 tell(&outcome, &mut warned_at);
+                export(&sync, &around, &mut exported_at).await;
             }
             Some(RoundWanted { with_source, done }) = wanted.recv() => {
                 let round = Round { sync: &sync, around: &around, settings: &now_set };
@@ -141,6 +152,32 @@ pub async fn run(
                 grid = Grid::new(Instant::now(), now_set.interval);
             }
         }
+    }
+}
+
+/// What the destination holds, as a file.
+async fn export(sync: &GroupSync, around: &Surroundings, exported_at: &mut Option<Instant>) {
+    let Some(path) = around.export.clone() else { return };
+    if exported_at.is_some_and(|at| at.elapsed() < EXPORT_INTERVAL) {
+        return;
+    }
+    *exported_at = Some(Instant::now());
+    let lines: Vec<OffsetLine> = {
+        let machine = sync.machine();
+        let of_group = |group| {
+            let name = machine.destination_name(group);
+            machine.positions(group).into_iter().filter_map(move |each| {
+                let (group, topic, partition) = (name.clone(), each.topic, each.index);
+                Some(OffsetLine { group, topic, partition, offset: each.destination? })
+            })
+        };
+        machine.numbers().flat_map(of_group).collect()
+    };
+    let written = tokio::task::spawn_blocking(move || offset_file::replace(&path, &lines)).await;
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("positions are not written as a file: {error}; tried again"),
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 

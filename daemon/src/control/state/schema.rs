@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
@@ -150,6 +150,19 @@ CREATE TABLE link_configs (
     changed_ms INTEGER NOT NULL,
     PRIMARY KEY (link, name)
 ) STRICT;
+",
+    // Positions of consumer groups where the copy is a store.
+    "
+CREATE TABLE group_offsets (
+    link TEXT NOT NULL,
+    group_id TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    committed INTEGER NOT NULL,
+    metadata TEXT NOT NULL,
+    changed_ms INTEGER NOT NULL,
+    PRIMARY KEY (link, group_id, topic, partition)
+) STRICT, WITHOUT ROWID;
 ",
 ];
 

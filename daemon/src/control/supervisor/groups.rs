@@ -3,7 +3,7 @@
 use super::{Outcome, Supervisor};
 use crate::config::GroupSettings;
 use crate::control::groups::{
-    self, Cluster, Destination, GroupSync, RoundWanted, SampleWanted, Surroundings,
+    self, Cluster, Coordinators, Destination, GroupSync, Kept, RoundWanted, SampleWanted, Surroundings,
 };
 use crate::control::mirror::{Mirror, Phase};
 use crate::control::source_client::SourceClient;
@@ -13,8 +13,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::{mpsc, oneshot, watch};
 use twinlog_log_segment::files::TopicPartition;
 use twinlog_log_segment::offset::Offset;
+use twinlog_sync::Nanoseconds;
 use twinlog_sync::group_offsets::Bound;
 
+/// Positions of groups beside the journal of a store.
+const OFFSETS_FILE: &str = "offsets.csv";
 /// Rounds that somebody waits for; each waits for those before it.
 const ROUNDS_WANTED_MAX: usize = 64;
 
@@ -46,16 +49,32 @@ impl Supervisor {
         }
     }
 
+    /// Where positions go, once that is known.
+    fn groups_destination(&self) -> Option<Destination> {
+        let link = &self.settings.link;
+        let Some(guest) = &self.guest else {
+            let state = self.hand_overs.as_ref()?.state();
+            return Some(Destination::Store(Kept::new(state, link.name.clone())));
+        };
+        let settings = link.guest.as_ref().filter(|_| guest.is_ready())?;
+        let ours: BTreeSet<i32> = guest.ids().into_iter().collect();
+        let cluster = Cluster::new(SourceClient::of_destination(settings), ours);
+        Some(Destination::Cluster(Arc::new(Coordinators::new(cluster))))
+    }
+
     fn start_groups(&mut self) {
-        let Some(guest) = self.guest.as_ref().filter(|guest| guest.is_ready()) else { return };
         if self.refresh.succeeded_at.is_none() {
             return;
         }
-        let Some(settings) = self.settings.link.guest.as_ref() else { return };
-        let ours: BTreeSet<i32> = guest.ids().into_iter().collect();
-        let destination = Cluster::new(SourceClient::of_destination(settings), ours);
+        let Some(destination) = self.groups_destination() else { return };
+        let keeps = matches!(destination, Destination::Store(_));
+        let export = keeps.then(|| self.settings.journal_directory().join(OFFSETS_FILE));
         let source = Cluster::new(self.client.clone(), BTreeSet::new());
         let sync = Arc::new(GroupSync::new(self.settings.link.groups.prefix.clone()));
+        if keeps {
+            // What we keep ourselves never expires.
+            sync.machine().set_recommit_after(Nanoseconds::MAX / 2);
+        }
         let (settings, followed) = watch::channel(self.settings.link.groups.clone());
         let (rounds, wanted) = mpsc::channel(ROUNDS_WANTED_MAX);
         let outbox = self.outbox.clone();
@@ -63,8 +82,7 @@ impl Supervisor {
             // Without a supervisor nobody answers, and the round ends with it.
             let _ = outbox.send(Outcome::GroupSample(wanted));
         });
-        let destination = Arc::new(Destination::new(destination));
-        let around = Arc::new(Surroundings { source: Arc::new(source), destination, ask });
+        let around = Arc::new(Surroundings { source: Arc::new(source), destination, ask, export });
         let (task_sync, mut life) = (Arc::clone(&sync), self.life.subscribe());
         tokio::spawn(async move {
             tokio::select! {

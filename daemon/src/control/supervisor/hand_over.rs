@@ -251,6 +251,11 @@ impl HandOvers {
         policy.is_some_and(|policy| policy.contains("compact"))
     }
 
+    /// The state database.
+    pub fn state(&self) -> StateDatabase {
+        self.state.clone()
+    }
+
     /// A client of the destination's brokers.
     ///
     /// # Panics

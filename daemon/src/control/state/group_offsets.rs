@@ -1,0 +1,117 @@
+//! Positions of consumer groups where the copy is a store: there is no cluster that would keep them.
+
+use super::{StateDatabase, StateError};
+use rusqlite::params;
+
+/// One position, by the group's name at the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptPosition {
+    pub group: String,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub metadata: String,
+}
+
+impl StateDatabase {
+    /// What is kept of these groups, each group's positions together.
+    pub async fn group_positions(
+        &self,
+        link: &str,
+        groups: Vec<String>,
+    ) -> Result<Vec<KeptPosition>, StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT topic, partition, committed, metadata FROM group_offsets
+                 WHERE link = ?1 AND group_id = ?2 ORDER BY topic, partition",
+            )?;
+            let mut positions = Vec::new();
+            for group in groups {
+                let rows = statement.query_map(params![link, group], |row| {
+                    Ok(KeptPosition {
+                        group: group.clone(),
+                        topic: row.get(0)?,
+                        partition: row.get(1)?,
+                        offset: row.get(2)?,
+                        metadata: row.get(3)?,
+                    })
+                })?;
+                for row in rows {
+                    positions.push(row?);
+                }
+            }
+            Ok(positions)
+        })
+        .await
+    }
+
+    /// Keeps these, all or none.
+    pub async fn keep_group_positions(
+        &self,
+        link: &str,
+        positions: Vec<KeptPosition>,
+        now_ms: i64,
+    ) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            let mut statement = transaction.prepare_cached(
+                "INSERT INTO group_offsets (link, group_id, topic, partition, committed, metadata, changed_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT DO UPDATE SET committed = ?5, metadata = ?6, changed_ms = ?7",
+            )?;
+            for each in &positions {
+                let KeptPosition { group, topic, partition, offset, metadata } = each;
+                statement.execute(params![link, group, topic, partition, offset, metadata, now_ms])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets groups.
+    pub async fn delete_groups(&self, link: &str, groups: Vec<String>) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            for group in &groups {
+                transaction.execute(
+                    "DELETE FROM group_offsets WHERE link = ?1 AND group_id = ?2",
+                    params![link, group],
+                )?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(group: &str, partition: i32, offset: i64) -> KeptPosition {
+        let (group, topic) = (group.to_owned(), "orders".to_owned());
+        KeptPosition { group, topic, partition, offset, metadata: String::new() }
+    }
+
+    #[test]
+    fn positions_are_kept_by_link_and_group_and_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let state = StateDatabase::open(directory.path()).unwrap();
+            let of = async |link: &str, groups: &[&str]| {
+                let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+                state.group_positions(link, groups).await.unwrap()
+            };
+            let first = vec![position("app", 0, 7), position("app", 1, 8), position("other", 0, 9)];
+            state.keep_group_positions("west", first.clone(), 1).await.unwrap();
+            state.keep_group_positions("east", vec![position("app", 0, 70)], 1).await.unwrap();
+            assert_eq!(of("west", &["app", "other", "none"]).await, first);
+            state.keep_group_positions("west", vec![position("app", 1, 5)], 2).await.unwrap();
+            assert_eq!(of("west", &["app"]).await, [position("app", 0, 7), position("app", 1, 5)]);
+            state.delete_groups("west", vec!["app".to_owned()]).await.unwrap();
+            assert_eq!((of("west", &["app"]).await.len(), of("east", &["app"]).await.len()), (0, 1));
+        });
+    }
+}
