@@ -74,10 +74,15 @@ impl GuestMirror {
 
     /// Another word in the configuration, in place of one that stands there.
     pub fn with_replaced(self, before: &str, after: &str) -> Self {
-        let text = std::fs::read_to_string(&self.configuration).expect("just written");
+        self.replace(before, after);
+        self
+    }
+
+    /// The same for a mirror that lives on, while its daemon does not run.
+    pub fn replace(&self, before: &str, after: &str) {
+        let text = std::fs::read_to_string(&self.configuration).expect("written by us");
         assert!(text.contains(before), "{before} is not in {text}");
         std::fs::write(&self.configuration, text.replace(before, after)).expect("written");
-        self
     }
 
     /// Connects to both clusters as the user of [`ClusterOptions::with_principals`].

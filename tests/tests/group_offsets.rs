@@ -2,6 +2,7 @@
 //!
 //! One source, one destination of three brokers, one daemon; each part has groups of its own.
 
+use twinlog_tests::cli::{Program, Running};
 use twinlog_tests::guest::GuestMirror;
 use twinlog_tests::kafka::groups::{GroupClient, Positions};
 use twinlog_tests::kafka::scenario::Produce;
@@ -90,7 +91,8 @@ fn groups_of_the_source_go_on_at_the_destination() {
     a_consumer_moves_in_the_middle_of_a_topic(&mut site);
     daemon.terminate();
     daemon.wait().expect_code(0);
-    filters_and_prefix_choose_groups_and_their_names(site);
+    filters_and_prefix_choose_groups_and_their_names(&mut site);
+    a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(&mut site);
 }
 
 fn thousands_of_groups_are_copied(site: &mut Site) {
@@ -248,12 +250,12 @@ fn a_consumer_moves_in_the_middle_of_a_topic(site: &mut Site) {
     }
 }
 
-fn filters_and_prefix_choose_groups_and_their_names(mut site: Site) {
+fn filters_and_prefix_choose_groups_and_their_names(site: &mut Site) {
     println!("filters and prefix");
     let keys = "segment.bytes = \"1MiB\"\nconsumer.group.prefix.enable = true\n\
                 consumer.offset.group.filters = '{\"groupFilters\":[{\"name\":\"app-1\",\"patternType\":\"PREFIXED\",\
                 \"filterType\":\"INCLUDE\"},{\"name\":\"app-12\",\"patternType\":\"LITERAL\",\"filterType\":\"EXCLUDE\"}]}'";
-    site.mirror = site.mirror.with_replaced("segment.bytes = \"1MiB\"", keys);
+    site.mirror.replace("segment.bytes = \"1MiB\"", keys);
     let daemon = site.mirror.start();
     let expected = site.there.positions("app-13");
     poll::poll_until("a chosen group is copied under its new name", || {
@@ -265,4 +267,59 @@ fn filters_and_prefix_choose_groups_and_their_names(mut site: Site) {
     }
     daemon.terminate();
     daemon.wait().expect_code(0);
+}
+
+fn a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(site: &mut Site) {
+    println!("a store");
+    let root = tempfile::tempdir().expect("a directory");
+    let (data, file) = (root.path().join("data"), root.path().join("twinlog.toml"));
+    let text = format!(
+        "data.dir = {:?}\nmemory.bytes = \"96MiB\"\n[link.st]\ntopics = [\"many\"]\n\
+         consumer.offset.group.filters = ['{{\"name\":\"app-13\",\"patternType\":\"LITERAL\",\
+         \"filterType\":\"INCLUDE\"}}']\n[link.st.source]\nbootstrap.servers = {:?}\n",
+        data.display().to_string(),
+        site.source.bootstrap()
+    );
+    std::fs::write(&file, text).expect("written");
+    let start =
+        || -> Running { Program::new(PROGRAM).arguments(["run", "--config"]).argument(&file).spawn() };
+    let exported = || {
+        let told = Program::new(PROGRAM).arguments(["offsets", "export", "--data-dir"]).argument(&data).run();
+        if told.code() == Some(0) { told.stdout } else { String::new() }
+    };
+    let expected = |positions: &Positions| -> String {
+        positions
+            .iter()
+            .map(|((topic, index), offset)| format!("app-13,{topic},{index},{offset}\n"))
+            .collect()
+    };
+    let daemon = start();
+    let first = site.there.positions("app-13");
+    poll::poll_until("positions are kept", || exported() == expected(&first));
+    let written = data.join(".twinlog/st/offsets.csv");
+    poll::poll_until("and written as a file", || std::fs::read_to_string(&written).is_ok());
+    daemon.kill_hard();
+    site.there.commit("app-13", "many", &[(2, 55)]).expect("committed");
+    let daemon = start();
+    let second = site.there.positions("app-13");
+    poll::poll_until("a restart goes on with what was kept", || exported() == expected(&second));
+    daemon.terminate();
+    daemon.wait().expect_code(0);
+    let lines = root.path().join("lines.csv");
+    let import = |more: &[&str]| {
+        let program = Program::new(PROGRAM).arguments(["offsets", "import", "--config"]);
+        program.argument(site.mirror.configuration()).argument(&lines).arguments(more.iter().copied()).run()
+    };
+    std::fs::write(&lines, expected(&second).replace("app-13", "\"moved, here\"")).expect("written");
+    let told = import(&["--dry-run"]).expect_code(0);
+    assert!(told.stdout.contains("WOULD_BE_WRITTEN"), "{}", told.stdout);
+    assert!(site.here.positions("moved, here").is_empty());
+    import(&[]).expect_code(0);
+    assert_eq!(site.here.positions("moved, here"), second);
+    std::fs::write(&lines, "\"moved, here\",many,2,54\n\"moved, here\",many,0,60\n").expect("written");
+    let told = import(&[]).expect_code(1);
+    assert!(told.stdout.contains("WOULD_GO_BACK"), "{}", told.stdout);
+    import(&["--allow-rewind"]).expect_code(0);
+    let held = site.here.positions("moved, here");
+    assert_eq!((held[&("many".to_owned(), 0)], held[&("many".to_owned(), 2)]), (60, 54));
 }

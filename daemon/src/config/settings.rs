@@ -278,16 +278,7 @@ impl LinkSettings {
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
             availability_check: Duration::from_millis(link.number("availability.check.ms")),
-            groups: GroupSettings {
-                enabled: link.choice("consumer.offset.sync.enable") == "true",
-                interval: Duration::from_millis(link.number("consumer.offset.sync.ms")),
-                filters: link.topic_filters("consumer.offset.group.filters"),
-                prefix: match link.choice("consumer.group.prefix.enable") {
-                    "true" => format!("{name}."),
-                    _ => String::new(),
-                },
-                delete_gone: link.choice("consumer.offset.deleted.groups") == "delete",
-            },
+            groups: group_settings(name, &link),
             config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
             config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),
@@ -378,6 +369,19 @@ impl GuestSettings {
             controller_security: client_security(controllers, Scope::Controllers)?,
             listener_security: listener_security(values)?,
         })
+    }
+}
+
+fn group_settings(link_name: &str, link: &Values) -> GroupSettings {
+    GroupSettings {
+        enabled: link.choice("consumer.offset.sync.enable") == "true",
+        interval: Duration::from_millis(link.number("consumer.offset.sync.ms")),
+        filters: link.topic_filters("consumer.offset.group.filters"),
+        prefix: match link.choice("consumer.group.prefix.enable") {
+            "true" => format!("{link_name}."),
+            _ => String::new(),
+        },
+        delete_gone: link.choice("consumer.offset.deleted.groups") == "delete",
     }
 }
 

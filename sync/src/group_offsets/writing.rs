@@ -90,13 +90,11 @@ impl GroupOffsets {
             // What is not told below is not there.
             (row.before, row.held) = (row.held, NONE);
         }
-        let mut hint = 0;
-        for position in positions.filter(|each| each.code == 0 && each.offset >= 0) {
+        for (hint, position) in positions.filter(|each| each.code == 0 && each.offset >= 0).enumerate() {
             let hinted = group.rows.get(hint).map(|row| row.partition);
             let same = hinted.filter(|each| self.names.is(*each, position.topic, position.index));
             let partition = same.unwrap_or_else(|| self.names.number(position.topic, position.index));
             let row = group.row_mut(partition, hint);
-            hint += 1;
             row.held = position.offset;
             // A commit whose answer was lost may have been carried out.
             let known = row.flags.ours && position.offset == row.before;

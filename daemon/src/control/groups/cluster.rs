@@ -7,8 +7,11 @@
 use super::NETWORK_EXCEPTION;
 use crate::control::source_client::{Answer, ClientError, Pipeline, Shaped, SourceClient};
 use bytes::Bytes;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetFetchRequest};
+use kafka_protocol::messages::{
+    DescribeConfigsRequest, FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetFetchRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,6 +35,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const BROKERS_AGE_MAX: Duration = Duration::from_secs(10);
 /// Names in one question for coordinators.
 const NAMES_PER_REQUEST_MAX: usize = 1_000;
+
+/// Kafka's number for brokers among resources.
+const BROKER: i8 = 4;
 
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 const COORDINATOR_NOT_AVAILABLE: i16 = 15;
@@ -75,7 +81,7 @@ pub struct Listing {
 }
 
 fn is_live(state: &str) -> bool {
-    !["empty", "dead", "notready", ""].iter().any(|quiet| state.eq_ignore_ascii_case(quiet))
+    !["empty", "dead", ""].iter().any(|quiet| state.eq_ignore_ascii_case(quiet))
 }
 
 impl Cluster {
@@ -261,6 +267,21 @@ impl Cluster {
         }
         let of = |group: &String| found.get(group).copied().unwrap_or(Err(NETWORK_EXCEPTION));
         groups.iter().map(of).collect()
+    }
+
+    /// What one broker says of a configuration of its own; `None`: nothing, or it is not for us.
+    pub async fn broker_config(&self, name: &str) -> Option<String> {
+        let broker = self.client.brokers().into_keys().find(|broker| !self.left_out.contains(broker))?;
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(BROKER)
+            .with_resource_name(StrBytes::from_string(broker.to_string()))
+            .with_configuration_keys(Some(vec![StrBytes::from_string(name.to_owned())]));
+        let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+        let answer = async { self.send(broker, READING_LANE, |_| request).await?.decoded().await };
+        let answer = self.within(broker, ANSWER_LIMIT, "DescribeConfigs", answer).await.ok()?;
+        let found = answer.results.into_iter().next().filter(|result| result.error_code == 0)?;
+        let config = found.configs.into_iter().find(|config| config.name.as_str() == name)?;
+        config.value.map(|value| value.to_string())
     }
 
     /// The longest that an answer is waited for.

@@ -14,7 +14,10 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use twinlog_sync::SECOND;
 use twinlog_sync::group_offsets::{Commit, GroupNumber, GroupOffsets};
 use twinlog_sync::wire::offset_fetch::OffsetAnswers;
 
@@ -25,6 +28,15 @@ const COMMIT_LANES_MAX: usize = 8;
 const COMMITS_PER_LANE: usize = 16;
 /// Groups of one reading.
 const GROUPS_PER_READING_MAX: usize = 500;
+
+/// The brokers' key, in minutes.
+const RETENTION: &str = "offsets.retention.minutes";
+/// It is asked for again after this time.
+const RETENTION_AGE_MAX: Duration = Duration::from_secs(600);
+/// How often an unchanged group is written within it. Once would be too late when a round is missed.
+const RECOMMITS_PER_RETENTION: u64 = 3;
+/// Never more often than this, however short it is.
+const RECOMMIT_AFTER_MIN: u64 = 10 * SECOND;
 
 /// Its coordinator is another broker, or not ready to say.
 fn has_moved(code: i16) -> bool {
@@ -37,11 +49,13 @@ fn has_moved(code: i16) -> bool {
 pub struct Coordinators {
     cluster: Arc<Cluster>,
     coordinators: Mutex<HashMap<GroupNumber, i32>>,
+    /// When its retention was last asked for.
+    retention_at: Mutex<Option<Instant>>,
 }
 
 impl Coordinators {
     pub fn new(cluster: Cluster) -> Self {
-        Self { cluster: Arc::new(cluster), coordinators: Mutex::default() }
+        Self { cluster: Arc::new(cluster), coordinators: Mutex::default(), retention_at: Mutex::default() }
     }
 
     pub fn take_requests(&self) -> u64 {
@@ -50,6 +64,26 @@ impl Coordinators {
 
     pub async fn list(&self) -> Listing {
         self.cluster.list().await
+    }
+
+    /// How long the cluster keeps positions that nobody writes; unchanged groups are written well inside of it.
+    pub async fn look_at_retention(&self, sync: &GroupSync) {
+        let due = self.retention_at().is_none_or(|at| at.elapsed() >= RETENTION_AGE_MAX);
+        if !due {
+            return;
+        }
+        if let Some(minutes) =
+            self.cluster.broker_config(RETENTION).await.and_then(|text| text.parse::<u64>().ok())
+        {
+            let recommit_after = (minutes * 60 * SECOND / RECOMMITS_PER_RETENTION).max(RECOMMIT_AFTER_MIN);
+            sync.machine().set_recommit_after(recommit_after);
+        }
+        // Who may not read it is not asked in every round.
+        *self.retention_at() = Some(Instant::now());
+    }
+
+    fn retention_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.retention_at.lock().expect("nothing panics while it holds the lock")
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<GroupNumber, i32>> {

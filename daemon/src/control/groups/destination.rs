@@ -29,6 +29,13 @@ impl Destination {
         }
     }
 
+    /// How long positions live there without being written.
+    pub async fn look_at_retention(&self, sync: &GroupSync) {
+        if let Self::Cluster(cluster) = self {
+            cluster.look_at_retention(sync).await;
+        }
+    }
+
     /// Tells the machine what these groups hold.
     pub async fn read(&self, sync: &Arc<GroupSync>, groups: &[GroupNumber]) {
         match self {

@@ -53,6 +53,7 @@ impl Round<'_> {
             source_error: there.error.clone(),
             ..Outcome::default()
         };
+        self.around.destination.look_at_retention(self.sync).await;
         self.take_destination(&here);
         let (chunks, missing) = self.take_source(there);
         let mut under_way = JoinSet::new();
