@@ -234,6 +234,9 @@ pub fn versions_answers() -> Vec<Vec<u8>> {
     ]
 }
 
+/// A topic and an offset for each of its partitions.
+type TopicOffsets = (&'static str, &'static [i64]);
+
 /// Positions are told within their frame, the same ones twice, and no group costs more than its bytes.
 pub fn positions_answer(input: &[u8]) {
     let Ok(mut answers) = OffsetAnswers::parse(input) else { return };
@@ -251,7 +254,7 @@ pub fn positions_answers() -> Vec<Vec<u8>> {
         out.push(text.len() as u8 + 1);
         out.extend_from_slice(text.as_bytes());
     };
-    let answer = |groups: &[(&str, &[(&str, &[i64])])]| {
+    let answer = |groups: &[(&str, &[TopicOffsets])]| {
         // No tags of the header, no throttling.
         let mut out = vec![0; 5];
         out.push(groups.len() as u8 + 1);

@@ -53,12 +53,15 @@ enum Lane {
     Failed { until: Instant, error: ClientError },
 }
 
+/// Whoever opens it holds the others up until it is open.
+type SharedLane = Arc<tokio::sync::Mutex<Lane>>;
+
 /// See the file's header.
 pub struct Cluster {
     client: SourceClient,
     /// Brokers that coordinate nothing: ours.
     left_out: BTreeSet<i32>,
-    lanes: Mutex<BTreeMap<(i32, LaneNumber), Arc<tokio::sync::Mutex<Lane>>>>,
+    lanes: Mutex<BTreeMap<(i32, LaneNumber), SharedLane>>,
     looked_at: Mutex<Option<Instant>>,
     requests: AtomicU64,
 }
@@ -138,7 +141,7 @@ impl Cluster {
         }
     }
 
-    fn lane_of(&self, broker: i32, number: LaneNumber) -> Arc<tokio::sync::Mutex<Lane>> {
+    fn lane_of(&self, broker: i32, number: LaneNumber) -> SharedLane {
         let mut lanes = self.lanes.lock().expect("nothing panics with it");
         let closed = || Arc::new(tokio::sync::Mutex::new(Lane::Closed));
         Arc::clone(lanes.entry((broker, number)).or_insert_with(closed))
