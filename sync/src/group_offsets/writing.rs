@@ -201,7 +201,9 @@ impl GroupOffsets {
             group.weigh(&self.names);
             group.judge_whole();
             group.settle();
-            if core::mem::take(&mut group.recommit) {
+            // All of it was written just now, whether that was the reason or not.
+            let is_whole = commit.positions.len() == group.rows.iter().filter(|row| row.held != NONE).count();
+            if core::mem::take(&mut group.recommit) || is_whole {
                 group.recommit_at = now.saturating_add(self.rules.recommit_after);
             }
         } else if is_of_members(worst) {
