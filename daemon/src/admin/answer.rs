@@ -93,7 +93,7 @@ pub struct TaskView {
 }
 
 /// How positions of consumer groups are copied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OffsetSyncView {
     pub enabled: bool,
@@ -120,7 +120,7 @@ pub struct OffsetSyncView {
 }
 
 /// One consumer group.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupView {
     pub link_name: String,
     pub group_id: String,
@@ -142,7 +142,7 @@ pub struct GroupView {
     pub partitions: Vec<GroupPositionView>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupPositionView {
     pub topic_name: String,
     pub partition_id: i32,
@@ -354,7 +354,7 @@ pub struct HandOverView {
 }
 
 /// Consumer groups at a hand-over.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GroupsHandOverView {
     /// Groups with positions in the topic.
@@ -367,7 +367,7 @@ pub struct GroupsHandOverView {
     pub error: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClampedPositionView {
     pub group_id: String,

@@ -161,6 +161,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         list::<MirrorTopicView>(),
     )
     .with_query(PAGED),
+    question(
+        "/kafka/v3/clusters/{cluster_id}/links/{link_name}/groups",
+        "listConsumerGroups",
+        "Consumer groups of the source, and how their copies stand.",
+        list::<GroupView>(),
+    )
+    .with_query(PAGED),
+    question(
+        "/kafka/v3/clusters/{cluster_id}/links/{link_name}/groups/{group_id}",
+        "describeConsumerGroup",
+        "One consumer group, with its positions.",
+        one::<GroupView>(),
+    ),
     order(MIRRORS, "createMirrorTopics", "Creates mirror topics.", NAMED),
     question(
         MIRROR,
