@@ -23,7 +23,9 @@ pub fn unescaped(segment: &str) -> Option<String> {
                 let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
                 (u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?, &behind[2..])
             }
-            byte => (*byte, behind),
+            // What needs no escape has none, and everything else has one.
+            byte if byte.is_ascii_alphanumeric() || b"._-".contains(byte) => (*byte, behind),
+            _ => return None,
         };
         bytes.push(byte);
         rest = behind;
@@ -42,7 +44,7 @@ mod tests {
             assert!(!segment.contains(['/', '?', ' ']), "{segment}");
             assert_eq!(unescaped(&segment).as_deref(), Some(name));
         }
-        for segment in ["", "%", "%4", "%zz", "%+1", "%ff", "a%"] {
+        for segment in ["", "%", "%4", "%zz", "%+1", "%ff", "a%", "a:b", "a b"] {
             assert_eq!(unescaped(segment), None, "{segment}");
         }
     }

@@ -20,6 +20,7 @@ fn path_of(operation: &Operation) -> String {
         ("{cluster_id}", "abc"),
         ("{link_name}", "dr"),
         ("{mirror_topic_name}", "orders"),
+        ("{group_id}", "app"),
         ("{file}", "main.js"),
     ];
     names.iter().fold(operation.path.to_owned(), |path, (name, value)| path.replace(name, value))
