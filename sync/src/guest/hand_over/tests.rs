@@ -162,9 +162,8 @@ impl World {
                 })]
             }
             Action::CommitGroups(ends) => {
-                // Behind the freeze, and before the leader changes.
-                assert!((HandOverStep::GroupsCommitted..HandOverStep::HandedOver).contains(&kept));
-                assert!(ends.iter().all(|(index, end)| end <= &machine.ends()[index]) && !ends.is_empty());
+                let is_time = (HandOverStep::GroupsCommitted..HandOverStep::HandedOver).contains(&kept);
+                assert!(is_time && ends.iter().all(|(index, end)| end <= &machine.ends()[index]));
                 vec![Event::GroupsCommitted(outcome(failed))]
             }
             Action::Reassign(targets) => {
