@@ -44,7 +44,6 @@ struct Told {
     overruns: u64,
     commits: u64,
     requests: u64,
-    round_ms: u64,
     cpu_ticks: u64,
 }
 
@@ -219,7 +218,6 @@ fn told(link: &Link, process: u32) -> Result<Told, BenchError> {
         overruns: figure("overruns"),
         commits: figure("commits"),
         requests: figure("requests"),
-        round_ms: figure("last_round_ms"),
         cpu_ticks: control_ticks(process),
     })
 }
