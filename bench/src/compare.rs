@@ -12,6 +12,8 @@ pub mod chart;
 pub mod copiers;
 pub mod correctness;
 pub mod figures;
+pub mod growth;
+pub mod lag;
 pub mod machine;
 pub mod mirror_maker;
 pub mod process_tree;
@@ -20,7 +22,9 @@ pub mod report;
 pub mod sets;
 
 use crate::Bench;
+use crate::catch_up;
 use crate::error::BenchError;
+use crate::{idle, secure, tail};
 use copiers::{Copier, Ground};
 use figures::Row;
 use programs::Programs;
@@ -32,14 +36,29 @@ use std::path::Path;
 const REPEATS_QUICK: u64 = 2;
 const REPEATS_FULL: u64 = 3;
 
+/// Of quick mode: ten minutes for all.
+const QUICK_VALUE_BYTES: u64 = 1_000_000_000;
+
+fn value_bytes(bench: &Bench<'_>) -> u64 {
+    let arguments = bench.arguments;
+    let is_usual = arguments.quick && arguments.gigabytes.is_none();
+    if is_usual { QUICK_VALUE_BYTES } else { arguments.run_bytes() }
+}
+
 /// Measures what was asked for and writes the report.
 pub fn measure(bench: &mut Bench<'_>, kept: &Path, words: &[String]) -> Result<(), BenchError> {
     let facts = machine::facts();
     let rows = between_brokers(bench, kept)?;
+    // Without brokers: the memory-only source, the floor, TLS.
+    let beyond_floor = catch_up::measure(bench)?;
+    secure::measure(bench)?;
+    growth::measure(bench)?;
+    tail::measure(bench)?;
+    idle::measure(bench)?;
     let command = format!("cargo bench -p twinlog-bench --bench compare -- {}", words.join(" "));
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("report");
     let directory = bench.arguments.report.clone().unwrap_or(own);
-    let story = Story { command, facts, rows: &rows, beyond_floor: Vec::new(), others: bench.report.text() };
+    let story = Story { command, facts, rows: &rows, beyond_floor, others: bench.report.text() };
     report::save(&directory, &story)?;
     println!("the report is {}", directory.join("report.md").display());
     Ok(())
@@ -67,6 +86,7 @@ fn between_brokers(bench: &mut Bench<'_>, kept: &Path) -> Result<Vec<Row>, Bench
     for (set, copiers) in wanted {
         rows.extend(one_set(bench, &mut ground, &programs, &set, &copiers)?);
     }
+    lag::measure(bench, &mut ground, &programs, &rows)?;
     Ok(rows)
 }
 
@@ -79,7 +99,7 @@ fn one_set(
 ) -> Result<Vec<Row>, BenchError> {
     let usual = if bench.arguments.quick { REPEATS_QUICK } else { REPEATS_FULL };
     eprintln!("filling {}", set.name());
-    let filled = set.fill(&programs.franz_go, &ground.source, bench.arguments.run_bytes())?;
+    let filled = set.fill(&programs.franz_go, &ground.source, value_bytes(bench))?;
     let expected = correctness::digest(&programs.franz_go, &ground.source.bootstrap(), &set.topic())?;
     let row = |copier: &Copier| Row { set: *set, filled, copier: *copier, runs: Vec::new() };
     let mut rows: Vec<Row> = copiers.iter().map(row).collect();

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -9,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// copyAll copies what the source has when it is asked. Idempotence stays on: without it a client may have one request
+// copyAll copies what the source has when it is asked, or without an end. Idempotence stays on: without it a client may have one request
 // in flight only, or write records twice or in another order.
 func copyAll(ctx context.Context, w words) error {
 	// Fewer collections for more memory: the copier's best.
@@ -21,6 +22,11 @@ func copyAll(ctx context.Context, w words) error {
 	ends, err := ends(ctx, w.source, w.topic)
 	if err != nil {
 		return err
+	}
+	if w.follow {
+		for index := range ends {
+			ends[index] = math.MaxInt64
+		}
 	}
 	consumer, err := kgo.NewClient(reading(w.source, w.topic, ends)...)
 	if err != nil {

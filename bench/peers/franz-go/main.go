@@ -18,14 +18,15 @@ import (
 
 // words of a command line; each verb uses some of them.
 type words struct {
-	source, destination, topic, codec   string
-	partitions, recordBytes, batchBytes int
-	valueBytes                          int64
+	source, destination, topic, codec                  string
+	partitions, recordBytes, batchBytes, rate, seconds int
+	valueBytes                                         int64
+	follow                                             bool
 }
 
 func main() {
 	if len(os.Args) < 2 {
-		end(fmt.Errorf("usage: franz-go fill|copy|digest -source HOST:PORT -topic NAME ..."))
+		end(fmt.Errorf("usage: franz-go fill|copy|digest|load -source HOST:PORT -topic NAME ..."))
 	}
 	var w words
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -37,8 +38,13 @@ func main() {
 	flags.IntVar(&w.recordBytes, "record-bytes", 1024, "bytes of each value to fill with")
 	flags.IntVar(&w.batchBytes, "batch-bytes", 64<<10, "bytes of a filled batch before it is compressed")
 	flags.Int64Var(&w.valueBytes, "value-bytes", 1e9, "bytes of all values to fill with")
+	flags.IntVar(&w.rate, "rate", 1e6, "bytes of values per second to load with")
+	flags.IntVar(&w.seconds, "seconds", 10, "how long to load")
+	flags.BoolVar(&w.follow, "follow", false, "copy on until killed")
 	end(flags.Parse(os.Args[2:]))
-	verbs := map[string]func(context.Context, words) error{"fill": fill, "copy": copyAll, "digest": digest}
+	verbs := map[string]func(context.Context, words) error{
+		"fill": fill, "copy": copyAll, "digest": digest, "load": load,
+	}
 	verb, known := verbs[os.Args[1]]
 	if !known {
 		end(fmt.Errorf("there is no verb %q", os.Args[1]))

@@ -21,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use twinlog_tests::kafka::scenario::Isolation;
+use twinlog_tests::kafka::scenario::{Codec, Isolation};
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
 
 /// Enough that no broker collects garbage all the time.
@@ -30,6 +30,8 @@ const BROKER_HEAP_MEGABYTES: u32 = 1_024;
 const FIRST_GUEST: i32 = 1_000;
 /// How often a destination is asked for its ends: each question costs its core a millisecond.
 const ENDS: Duration = Duration::from_millis(50);
+/// A store's place in a run's directory.
+const STORE: &str = "data";
 /// Segments are reserved ahead of the data.
 const SPARE_BYTES: u64 = 8 << 30;
 
@@ -72,6 +74,25 @@ pub struct Run {
     pub wrong: Option<String>,
 }
 
+/// What a copier is to do.
+pub struct Job<'a> {
+    pub copier: Copier,
+    /// Its own.
+    pub directory: &'a Path,
+    pub topic: &'a str,
+    pub partitions: u32,
+    pub codec: Codec,
+    /// It goes on when it has copied what there was.
+    pub follows: bool,
+}
+
+/// A copier that was started.
+pub struct Running {
+    pub program: Program,
+    /// Holds the port that followers reach.
+    _link: Option<Link>,
+}
+
 /// Both clusters, on their core for as long as anything is compared.
 pub struct Ground {
     pub source: Cluster,
@@ -106,7 +127,6 @@ impl Ground {
         filled: &Filled,
         expected: &[PartitionDigest],
     ) -> Result<Run, BenchError> {
-        self.runs += 1;
         let directory = bench.scratch.place("compared", filled.wire_bytes * 3 + SPARE_BYTES)?;
         bench.scratch.clear(&directory)?;
         fs::create_dir_all(&directory).map_err(|error| BenchError::File {
@@ -115,20 +135,23 @@ impl Ground {
             error,
         })?;
         let topic = set.topic();
-        if !copier.is_ours() {
-            self.destination.scenario().create_topic(&topic, set.partitions, 1, &[]);
-        }
+        let job = Job {
+            copier,
+            directory: &directory,
+            topic: &topic,
+            partitions: set.partitions,
+            codec: set.codec,
+            follows: false,
+        };
         let before = self.cpu_seconds();
-        let cores = Cores { control: bench.cores.data, data: bench.cores.data };
-        let used = match copier {
-            Copier::Store => self.store(cores, &directory, &topic),
-            Copier::Guest => self.guest(cores, &directory, set, filled),
-            Copier::FranzGo => self.client(copier, &programs.franz_go, cores.data, &directory, set),
-            Copier::Rdkafka => self.client(copier, &programs.rdkafka, cores.data, &directory, set),
-            Copier::MirrorMaker => self.mirror_maker(cores.data, &directory, set, expected),
-        }?;
+        let running = self.launch(bench.cores, programs, &job)?;
+        let used = self.watch(running, &job, filled, expected);
         let after = self.cpu_seconds();
-        let wrong = self.wrong(copier, programs, set, &directory, expected)?;
+        // One that fails scores nothing either, and the others go on.
+        let (used, wrong) = match used {
+            Ok(used) => (used, self.wrong(copier, programs, set, &directory, expected)?),
+            Err(error) => (Used::default(), Some(format!("the run failed: {error}"))),
+        };
         if copier != Copier::Store {
             self.destination.scenario().delete_topic(&topic);
         }
@@ -142,81 +165,102 @@ impl Ground {
         (of(&self.source), of(&self.destination))
     }
 
-    /// A record of it is in the destination's files.
-    fn has_begun(&self, set: &Set) -> bool {
-        log_bytes(&self.destination, &set.topic(), set.partitions) > 0
+    /// Starts a copier on its core, with a topic for it to write to.
+    pub fn launch(
+        &mut self,
+        cores: Cores,
+        programs: &Programs,
+        job: &Job<'_>,
+    ) -> Result<Running, BenchError> {
+        self.runs += 1;
+        if !job.copier.is_ours() {
+            self.destination.scenario().create_topic(job.topic, job.partitions, 1, &[]);
+        }
+        // All of its threads, those that are usually kept apart, too.
+        let own = Cores { control: cores.data, data: cores.data };
+        let (command, link) = match job.copier {
+            Copier::Store => (self.store(own, job)?, None),
+            Copier::Guest => {
+                let link = self.guest(own, job)?;
+                (link.run_command()?, Some(link))
+            }
+            Copier::FranzGo => (self.client(&programs.franz_go, job), None),
+            Copier::Rdkafka => (self.client(&programs.rdkafka, job), None),
+            Copier::MirrorMaker => (self.mirror_maker(job)?, None),
+        };
+        let output = job.directory.join("output");
+        let program = Program::start(job.copier.name(), cores.data, command, &output)?;
+        Ok(Running { program, _link: link })
     }
 
-    fn store(&self, cores: Cores, directory: &Path, topic: &str) -> Result<Used, BenchError> {
+    fn watch(
+        &self,
+        running: Running,
+        job: &Job<'_>,
+        filled: &Filled,
+        expected: &[PartitionDigest],
+    ) -> Result<Used, BenchError> {
+        let program = running.program;
+        let arrived = || log_bytes(&self.destination, job.topic, job.partitions);
+        let wanted: Vec<i64> = expected.iter().map(|partition| partition.next).collect();
+        let mut asked = Instant::now();
+        let ends = || {
+            if asked.elapsed() < ENDS {
+                return false;
+            }
+            asked = Instant::now();
+            let ends = self.destination.scenario().end_offsets(job.topic, Isolation::ReadUncommitted);
+            ends.iter().zip(&wanted).all(|(end, wanted)| end >= wanted)
+        };
+        match job.copier {
+            Copier::Store => {
+                let data = job.directory.join(STORE);
+                program.watch(|| stored(&data, job.topic, 0).is_some_and(|path| has_log(&path)), || false)
+            }
+            Copier::Guest => program.watch(|| arrived() > 0, || arrived() >= filled.wire_bytes),
+            Copier::FranzGo | Copier::Rdkafka => program.watch(|| arrived() > 0, || false),
+            Copier::MirrorMaker => program.watch(|| arrived() > 0, ends),
+        }
+    }
+
+    fn store(&self, cores: Cores, job: &Job<'_>) -> Result<Command, BenchError> {
+        let failed = |error| BenchError::Role { role: Copier::Store.name(), error };
         let bootstrap = self.source.bootstrap();
-        let data = directory.join("data");
-        let origin = Origin::Plaintext { bootstrap: &bootstrap, topic };
-        let mut command = own_program(Copier::Store)?;
-        command.arg(Role::Mirror.name()).args(mirror::words(cores, origin, &data)).arg("--until-caught-up");
-        let name = Copier::Store.name();
-        let program = Program::start(name, cores.data, command, &directory.join("output"))?;
-        program.watch(|| stored(&data, topic, 0).is_some_and(|path| has_log(&path)), || false)
+        let origin = Origin::Plaintext { bootstrap: &bootstrap, topic: job.topic };
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        command.arg(Role::Mirror.name()).args(mirror::words(cores, origin, &job.directory.join(STORE)));
+        command.args((!job.follows).then_some("--until-caught-up"));
+        Ok(command)
     }
 
-    fn guest(&self, cores: Cores, directory: &Path, set: &Set, filled: &Filled) -> Result<Used, BenchError> {
-        let topic = set.topic();
+    fn guest(&self, cores: Cores, job: &Job<'_>) -> Result<Link, BenchError> {
         let ends = Ends {
             source: &self.source.bootstrap(),
             destination: &self.destination.bootstrap(),
             controllers: &self.destination.bootstrap_controllers(),
             guest: FIRST_GUEST + 2 * self.runs,
-            topics: &topic,
+            topics: job.topic,
             replicas: 1,
         };
-        let link = Link::create(&directory.join("guest"), &ends, Some(cores))?;
-        let name = Copier::Guest.name();
-        let program = Program::start(name, cores.data, link.run_command()?, &directory.join("output"))?;
-        let is_done = || log_bytes(&self.destination, &topic, set.partitions) >= filled.wire_bytes;
-        program.watch(|| self.has_begun(set), is_done)
+        Link::create(&job.directory.join("guest"), &ends, Some(cores))
     }
 
-    fn client(
-        &self,
-        copier: Copier,
-        path: &Path,
-        core: usize,
-        directory: &Path,
-        set: &Set,
-    ) -> Result<Used, BenchError> {
+    fn client(&self, path: &Path, job: &Job<'_>) -> Command {
         let mut command = Command::new(path);
         command.args(["copy", "-source", &self.source.bootstrap()]);
         command.args(["-destination", &self.destination.bootstrap()]);
-        command.args(["-topic", &set.topic(), "-codec", set.codec.name()]);
-        let program = Program::start(copier.name(), core, command, &directory.join("output"))?;
-        program.watch(|| self.has_begun(set), || false)
+        command.args(["-topic", job.topic, "-codec", job.codec.name()]);
+        command.args(job.follows.then_some("-follow"));
+        command
     }
 
-    fn mirror_maker(
-        &self,
-        core: usize,
-        directory: &Path,
-        set: &Set,
-        expected: &[PartitionDigest],
-    ) -> Result<Used, BenchError> {
-        let text =
-            mirror_maker::properties(self.runs, &self.source.bootstrap(), &self.destination.bootstrap(), set);
-        let file = directory.join("mirror-maker.properties");
+    fn mirror_maker(&self, job: &Job<'_>) -> Result<Command, BenchError> {
+        let (source, destination) = (self.source.bootstrap(), self.destination.bootstrap());
+        let text = mirror_maker::properties(self.runs, &source, &destination, job);
+        let file = job.directory.join("mirror-maker.properties");
         let written = fs::write(&file, text);
         written.map_err(|error| BenchError::File { action: "writing", path: file.clone(), error })?;
-        let command = mirror_maker::command(directory, &file);
-        let name = Copier::MirrorMaker.name();
-        let program = Program::start(name, core, command, &directory.join("output"))?;
-        let wanted: Vec<i64> = expected.iter().map(|partition| partition.next).collect();
-        let mut asked = Instant::now();
-        let is_done = || {
-            if asked.elapsed() < ENDS {
-                return false;
-            }
-            asked = Instant::now();
-            let ends = self.destination.scenario().end_offsets(&set.topic(), Isolation::ReadUncommitted);
-            ends.iter().zip(&wanted).all(|(end, wanted)| end >= wanted)
-        };
-        program.watch(|| self.has_begun(set), is_done)
+        Ok(mirror_maker::command(job.directory, &file))
     }
 
     /// Why the copy is wrong, if it is: ours by its batches, which is more than its records.
@@ -234,7 +278,7 @@ impl Ground {
             return Ok(correctness::record_difference(expected, &found));
         }
         let copy = |index: i32| match copier {
-            Copier::Store => stored(&directory.join("data"), &topic, index).unwrap_or_default(),
+            Copier::Store => stored(&directory.join(STORE), &topic, index).unwrap_or_default(),
             _ => self.destination.partition_directory(1, &topic, index),
         };
         let pairs: Vec<(PathBuf, PathBuf)> = (0..set.partitions as i32)
@@ -243,11 +287,6 @@ impl Ground {
         let pairs = pairs.iter().map(|(source, copy)| (source.as_path(), copy.as_path()));
         Ok(correctness::batch_difference(pairs))
     }
-}
-
-fn own_program(copier: Copier) -> Result<Command, BenchError> {
-    let failed = |error| BenchError::Role { role: copier.name(), error };
-    Ok(Command::new(std::env::current_exe().map_err(failed)?))
 }
 
 /// A partition's directory in a store, whose link has one below the store's.

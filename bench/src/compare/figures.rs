@@ -51,8 +51,6 @@ const RATIOS: [(Copier, Option<&str>, f64); 3] = [
     (Copier::FranzGo, Some("zstd"), 30.0),
     (Copier::MirrorMaker, None, 30.0),
 ];
-/// Times the floor that are still said to be near it.
-pub const FLOOR_RATIO_MAX: f64 = 1.5;
 
 impl Row {
     fn gigabytes(&self) -> f64 {

@@ -3,7 +3,7 @@
 //! Its offsets live at the destination under the names of the clusters, so every run has names of its own: with the
 //! same ones the second would find all copied.
 
-use crate::compare::sets::Set;
+use crate::compare::copiers::Job;
 use std::path::Path;
 use std::process::Command;
 use twinlog_tests::kafka::artifacts;
@@ -13,7 +13,7 @@ pub const HEAP_MEGABYTES: u32 = 4_096;
 /// What is set beside names and addresses; printed with the report.
 pub const SETTINGS: &[(&str, &str)] = &[
     ("replication.policy.class", "org.apache.kafka.connect.mirror.IdentityReplicationPolicy"),
-    // Everything else that it could do meanwhile is off.
+    // Everything else that it could do meanwhile is off; a setting of the topic of offset syncs would forbid that.
     ("emit.heartbeats.enabled", "false"),
     ("emit.checkpoints.enabled", "false"),
     ("emit.offset-syncs.enabled", "false"),
@@ -24,9 +24,6 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("offset.storage.replication.factor", "1"),
     ("status.storage.replication.factor", "1"),
     ("config.storage.replication.factor", "1"),
-    ("offset-syncs.topic.replication.factor", "1"),
-    ("checkpoints.topic.replication.factor", "1"),
-    ("heartbeats.topic.replication.factor", "1"),
     // Large fetches and batches.
     ("SOURCE.consumer.fetch.max.bytes", "33554432"),
     ("SOURCE.consumer.max.partition.fetch.bytes", "8388608"),
@@ -41,7 +38,7 @@ pub const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// What one run reads.
-pub fn properties(run: i32, source: &str, destination: &str, set: &Set) -> String {
+pub fn properties(run: i32, source: &str, destination: &str, job: &Job<'_>) -> String {
     let (from, to) = (format!("source{run}"), format!("destination{run}"));
     let mut lines = vec![
         format!("clusters={from},{to}"),
@@ -49,9 +46,9 @@ pub fn properties(run: i32, source: &str, destination: &str, set: &Set) -> Strin
         format!("{to}.bootstrap.servers={destination}"),
         format!("{from}->{to}.enabled=true"),
         format!("{to}->{from}.enabled=false"),
-        format!("{from}->{to}.topics={}", set.topic()),
-        format!("tasks.max={}", set.partitions.min(TASKS_MAX)),
-        format!("{to}.producer.compression.type={}", set.codec.name()),
+        format!("{from}->{to}.topics={}", job.topic),
+        format!("tasks.max={}", job.partitions.min(TASKS_MAX)),
+        format!("{to}.producer.compression.type={}", job.codec.name()),
     ];
     lines.extend(SETTINGS.iter().map(|(name, value)| {
         format!("{}={value}", name.replace("SOURCE", &from).replace("DESTINATION", &to))
@@ -72,11 +69,20 @@ pub fn command(directory: &Path, properties: &Path) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::sets::QUICK;
+    use crate::compare::copiers::Copier;
+    use twinlog_tests::kafka::scenario::Codec;
 
     #[test]
     fn two_runs_share_no_name_and_no_placeholder_is_left() {
-        let (one, other) = (properties(1, "a:1", "b:2", &QUICK[1]), properties(2, "a:1", "b:2", &QUICK[1]));
+        let job = Job {
+            copier: Copier::MirrorMaker,
+            directory: Path::new("."),
+            topic: "t",
+            partitions: 6,
+            codec: Codec::Zstd,
+            follows: false,
+        };
+        let (one, other) = (properties(1, "a:1", "b:2", &job), properties(2, "a:1", "b:2", &job));
         assert!(one.contains("source1->destination1.enabled=true") && !other.contains("source1"));
         assert!(one.contains("destination1.producer.compression.type=zstd\n"));
         assert!(!one.contains("SOURCE") && !one.contains("DESTINATION"));

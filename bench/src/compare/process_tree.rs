@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const LOOKS_PER_SEARCH: u32 = 10;
 /// A copier that needs longer hangs.
 const RUN_MAX: Duration = Duration::from_secs(900);
+/// One that has copied nothing by then will not.
+const FIRST_MAX: Duration = Duration::from_secs(120);
 /// Lines of its output that a failure shows.
 const SHOWN_LINES: usize = 15;
 
@@ -108,9 +110,10 @@ impl Program {
             if root.is_none_or(|root| root.state == 'Z') {
                 break;
             }
-            if self.started.elapsed() > RUN_MAX {
+            let limit = if begun { RUN_MAX } else { FIRST_MAX };
+            if self.started.elapsed() > limit {
                 eprintln!("{}", self.last_words());
-                return Err(BenchError::Slow { what: self.name, limit: RUN_MAX });
+                return Err(BenchError::Slow { what: self.name, limit });
             }
             thread::sleep(LOOK);
         }
