@@ -41,7 +41,7 @@ cargo bench -p twinlog-bench --bench compare -- [OPTIONS] [FILTER...]
   --repeats N        runs of each copier with each set (default 3, quick 2)
   --report DIR       where report.md and its pictures go (default: bench/report)
 
-It needs what the tests need, and Go 1.26; the librdkafka copier needs CMake and compilers of C and C++.
+It needs what the tests need, and Go 1.26; the librdkafka copier needs make and compilers of C and C++.
 ";
 
 /// Above it one run takes minutes and half a terabyte.

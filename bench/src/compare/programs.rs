@@ -31,7 +31,7 @@ impl Programs {
             let mut cargo = Command::new(env!("CARGO"));
             cargo.args(["build", "--release", "--locked", "--target-dir"]).arg(directory.join("rdkafka"));
             cargo.current_dir(sources().join("rdkafka"));
-            run("librdkafka", "CMake and compilers of C and C++ (packages cmake, build-essential)", cargo)?;
+            run("librdkafka", "make and compilers of C and C++ (package build-essential)", cargo)?;
         }
         Ok(programs)
     }
