@@ -55,6 +55,8 @@ pub fn measure(bench: &mut Bench<'_>, kept: &Path, words: &[String]) -> Result<(
     growth::measure(bench)?;
     tail::measure(bench)?;
     idle::measure(bench)?;
+    // `cargo bench` adds a word of its own.
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != "--bench").collect();
     let command = format!("cargo bench -p twinlog-bench --bench compare -- {}", words.join(" "));
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("report");
     let directory = bench.arguments.report.clone().unwrap_or(own);
