@@ -60,10 +60,15 @@ pub fn measure(bench: &mut Bench<'_>, kept: &Path, words: &[String]) -> Result<(
     let command = format!("cargo bench -p twinlog-bench --bench compare -- {}", words.join(" "));
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("report");
     let directory = bench.arguments.report.clone().unwrap_or(own);
-    let story = Story { command, facts, rows: &rows, beyond_floor, others: bench.report.text() };
+    let story = Story { command, facts, rows: &rows, beyond_floor, others: others(bench.report.text()) };
     report::save(&directory, &story)?;
     println!("the report is {}", directory.join("report.md").display());
     Ok(())
+}
+
+/// What was printed from the first heading on: before it stand the places of this machine's files.
+fn others(text: &str) -> &str {
+    text.find("## ").map_or("", |at| &text[at..])
 }
 
 fn wanted(bench: &Bench<'_>) -> Vec<(Set, Vec<Copier>)> {
@@ -114,4 +119,18 @@ fn one_set(
     }
     ground.source.scenario().delete_topic(&set.topic());
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_no_place_of_this_machine() {
+        assert_eq!(
+            others("files below here\n\n## Lag\n\nages\n\n## Growth\n"),
+            "## Lag\n\nages\n\n## Growth\n"
+        );
+        assert_eq!(others("files below here\n"), "");
+    }
 }
