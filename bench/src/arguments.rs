@@ -29,6 +29,21 @@ cargo bench -p twinlog-bench --bench guest -- [OPTIONS] [FILTER...]
   --report FILE      write what is printed to this file, too
 ";
 
+pub const COMPARE_HELP: &str = "\
+cargo bench -p twinlog-bench --bench compare -- [OPTIONS] [FILTER...]
+
+  FILTER             measure only what has this in its name: 1KiB/none/6, 1KiB/zstd/6/franz-go, mirrormaker-2,
+                     lag/, catch-up/, tls/, growth/, tail/, idle/; lag needs its copier in 1KiB/none/6
+  --quick            three sets, two runs each: about ten minutes; else 27 sets, three runs: hours
+  --full             all sets, as without --quick
+  --directory DIR    where files are written; a directory below it is made and removed (default: target/tmp)
+  --gigabytes N      10^9 bytes of values per run (default 4, quick 1)
+  --repeats N        runs of each copier with each set (default 3, quick 2)
+  --report DIR       where report.md and its pictures go (default: bench/report)
+
+It needs what the tests need, and Go 1.26; the librdkafka copier needs make and compilers of C and C++.
+";
+
 /// Above it one run takes minutes and half a terabyte.
 const GIGABYTES_MAX: u64 = 500;
 /// Above it the first runs no longer speak of the same machine as the last.
@@ -56,6 +71,7 @@ impl Arguments {
                 // Added by `cargo bench` for every bench.
                 "--bench" => {}
                 "--quick" => arguments.quick = true,
+                "--full" => arguments.quick = false,
                 "--help" | "-h" => arguments.help = true,
                 "--directory" => arguments.directory = Some(PathBuf::from(value()?)),
                 "--report" => arguments.report = Some(PathBuf::from(value()?)),

@@ -32,6 +32,9 @@ const COMBINATIONS: [(usize, u32, usize); 8] = [
     (16 * KIB, 1_000, 16 * KIB),
 ];
 
+/// Times the floor that are still near it; the reports tell of what is beyond.
+pub const FLOOR_RATIO_MAX: f64 = 1.5;
+
 /// One combination, measured.
 struct Measured {
     load: Load,
@@ -53,8 +56,8 @@ pub fn size(bytes: usize) -> String {
     if bytes >= KIB * KIB { format!("{}MiB", bytes / KIB / KIB) } else { format!("{}KiB", bytes / KIB) }
 }
 
-/// Measures what was asked for.
-pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+/// Measures what was asked for; hands back a sentence on each row that costs more than [`FLOOR_RATIO_MAX`] floors.
+pub fn measure(bench: &mut Bench<'_>) -> Result<Vec<String>, BenchError> {
     let mut measured = Vec::new();
     for (record_bytes, partitions, batch_bytes) in COMBINATIONS {
         let name = format!("catch-up/{}/{partitions}", size(record_bytes));
@@ -72,7 +75,7 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     if !measured.is_empty() {
         tell(bench, &measured);
     }
-    Ok(())
+    Ok(measured.iter().filter_map(Measured::beyond_floor).collect())
 }
 
 fn combination(bench: &Bench<'_>, shape: Shape, repeats: u64) -> Result<Measured, BenchError> {
@@ -133,6 +136,16 @@ impl Measured {
 
     fn flow(&self, turn: &Turn) -> f64 {
         (turn.mirror.cpu_seconds() - turn.start_cpu_seconds) / self.gigabytes()
+    }
+
+    fn beyond_floor(&self) -> Option<String> {
+        let floor = |turn: &Turn| turn.floor.cpu_seconds() / (turn.floor.bytes as f64 / 1e9);
+        let flow = self.spread(|turn| self.flow(turn) / floor(turn));
+        let whole = self.spread(|turn| turn.mirror.cpu_seconds() / self.gigabytes() / floor(turn));
+        let name = self.name().join(", ");
+        (flow.middle > FLOOR_RATIO_MAX).then(|| {
+            format!("without brokers, {name}: {flow:.2} times the floor's CPU while records flow, {whole:.2} whole")
+        })
     }
 
     fn rates(&self) -> Vec<String> {

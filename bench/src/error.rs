@@ -23,6 +23,10 @@ pub enum BenchError {
         max: u64,
     },
     Cores(PlacementError),
+    Pin {
+        core: usize,
+        error: SystemError,
+    },
     TooFewCores {
         allowed: Vec<usize>,
     },
@@ -69,6 +73,12 @@ pub enum BenchError {
     Malformed {
         what: &'static str,
     },
+    /// Another program that is compared cannot be built.
+    Build {
+        what: &'static str,
+        needs: &'static str,
+        words: String,
+    },
     /// The copy is not the source's.
     Copy {
         problem: String,
@@ -99,6 +109,7 @@ impl fmt::Display for BenchError {
             Self::ValueMissing { option } => write!(f, "{option} needs a value; see -- --help"),
             Self::ValueBad { option, value, max } => write!(f, "{option} is {value}; it takes 1 to {max}"),
             Self::Cores(error) => write!(f, "the cores of this process cannot be read: {error}"),
+            Self::Pin { core, error } => write!(f, "a thread cannot be bound to core {core}: {error}"),
             Self::TooFewCores { allowed } => write!(
                 f,
                 "only the cores {allowed:?} may be used; sender and receiver need one each, or their time is not \
@@ -119,6 +130,9 @@ impl fmt::Display for BenchError {
                 write!(f, "{server} refused {what} with error code {code}")
             }
             Self::Malformed { what } => write!(f, "the answer to {what} cannot be read"),
+            Self::Build { what, needs, words } => {
+                write!(f, "the {what} copier cannot be built, which needs {needs}: {words}")
+            }
             Self::Copy { problem } => write!(f, "the copy is wrong: {problem}"),
             Self::Certificate { why } => write!(f, "the source has no certificate: {why}"),
             Self::Store(error) => write!(f, "{error}"),

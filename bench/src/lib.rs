@@ -8,6 +8,7 @@
 //!   secure.rs    the same with and without TLS, in turns
 //!   tail.rs      a shard in this process, appends at a fixed rate, whoever keeps up or not
 //!   idle.rs      ten thousand partitions, first still, then trickling
+//!   compare.rs   a bench of its own: the alternatives beside Twinlog, between real clusters, with a report
 //!   guest.rs     a bench of its own: the daemon as guest, between peers in memory and between real clusters
 //! ```
 //! Roles are processes of their own, made from this very program, so that the kernel's accounting separates
@@ -18,6 +19,7 @@
 pub mod arguments;
 pub mod catch_up;
 pub mod children;
+pub mod compare;
 pub mod error;
 pub mod floor;
 pub mod guest;
@@ -33,7 +35,7 @@ pub mod standing;
 pub mod table;
 pub mod tail;
 
-use arguments::{Arguments, GUEST_HELP, HELP};
+use arguments::{Arguments, COMPARE_HELP, GUEST_HELP, HELP};
 use error::BenchError;
 use std::ffi::OsString;
 use std::path::Path;
@@ -48,24 +50,50 @@ pub struct Bench<'a> {
     pub report: Report,
 }
 
+impl Bench<'_> {
+    fn save_if_asked(&self) -> Result<(), BenchError> {
+        self.arguments.report.as_ref().map_or(Ok(()), |path| self.report.save(path))
+    }
+}
+
 /// The harness: a role when it was started as one, else all measurements that were asked for.
 pub fn end_to_end(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
     harness(&words.collect::<Vec<_>>(), HELP, target_directory, |bench| {
-        catch_up::measure(bench)?;
+        let _said_in_its_table = catch_up::measure(bench)?;
         secure::measure(bench)?;
         tail::measure(bench)?;
-        idle::measure(bench)
+        idle::measure(bench)?;
+        bench.save_if_asked()
     })
 }
 
 /// The harness of guest mode. It is also the product that it measures, when started with its words.
 pub fn guest(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
     let words: Vec<String> = words.collect();
-    if words.first().is_some_and(|first| guest::daemon::PRODUCT_WORDS.contains(&first.as_str())) {
+    product(&words).unwrap_or_else(|| {
+        harness(&words, GUEST_HELP, target_directory, |bench| {
+            guest::measure(bench)?;
+            bench.save_if_asked()
+        })
+    })
+}
+
+/// The harness that compares Twinlog with the alternatives. It is the product, too.
+pub fn compare(words: impl Iterator<Item = String>, target_directory: &str) -> ExitCode {
+    let words: Vec<String> = words.collect();
+    product(&words).unwrap_or_else(|| {
+        let kept = Path::new(target_directory);
+        harness(&words, COMPARE_HELP, target_directory, |bench| compare::measure(bench, kept, &words))
+    })
+}
+
+/// The product, when the first word is one of its own.
+fn product(words: &[String]) -> Option<ExitCode> {
+    let first = words.first()?;
+    guest::daemon::PRODUCT_WORDS.contains(&first.as_str()).then(|| {
         let line = std::iter::once("twinlog").chain(words.iter().map(String::as_str));
-        return twinlog_daemon::cli::main_with(line.map(OsString::from));
-    }
-    harness(&words, GUEST_HELP, target_directory, guest::measure)
+        twinlog_daemon::cli::main_with(line.map(OsString::from))
+    })
 }
 
 fn harness(
@@ -113,9 +141,5 @@ fn measure(
         bench.cores.data,
         base.display()
     ));
-    all(&mut bench)?;
-    match &arguments.report {
-        Some(path) => bench.report.save(path),
-        None => Ok(()),
-    }
+    all(&mut bench)
 }

@@ -7,6 +7,7 @@
 
 use crate::children::{self, Cores, Role};
 use crate::error::BenchError;
+use crate::standing::Standing;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -48,7 +49,9 @@ pub fn play(words: &[String]) -> Result<ExitCode, BenchError> {
     let usage = process_usage().map_err(BenchError::Usage)?;
     let seconds = |microseconds: u64| microseconds as f64 / 1e6;
     let (user, system) = (seconds(usage.user_microseconds), seconds(usage.system_microseconds));
-    println!("usage {user} {system} {}", usage.peak_resident_bytes);
+    // Not the peak that comes with the usage: that one begins with what the starting process had.
+    let peak_bytes = Standing::of(std::process::id())?.peak_bytes;
+    println!("usage {user} {system} {peak_bytes}");
     Ok(code)
 }
 

@@ -24,6 +24,10 @@ impl Report {
         }
     }
 
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     pub fn save(&self, path: &Path) -> Result<(), BenchError> {
         let failed = |error| BenchError::File { action: "writing", path: path.to_path_buf(), error };
         std::fs::write(path, &self.text).map_err(failed)
@@ -43,6 +47,10 @@ impl Table {
     pub fn row(&mut self, cells: Vec<String>) {
         assert_eq!(cells.len(), self.rows[0].len(), "a row has a cell for every column");
         self.rows.push(cells);
+    }
+
+    pub fn text(&self) -> String {
+        self.lines().join("\n")
     }
 
     fn lines(&self) -> Vec<String> {

@@ -43,8 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_micros(100);
 /// Appends of the first part are not counted: files are opened, sockets grow their windows.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Parts of the highest rate, in percent. The aim speaks of the half; the other shows what a queue adds.
-const LOADS_PERCENT: [u32; 2] = [50, 10];
+/// Parts of the highest rate, in percent. The aim speaks of the half; the others show what a queue adds.
+const LOADS_PERCENT: [u32; 4] = [75, 50, 25, 10];
 /// Bytes whose catch-up gives the highest rate: so many that no cache of the disk swallows them all.
 const RATE_BYTES_MIN: u64 = 6_000_000_000;
 /// Most bytes of one measurement: it all goes to disk.

@@ -68,13 +68,8 @@ impl Link {
     }
 
     pub fn start(&self) -> Result<Daemon, BenchError> {
-        let mut words = vec!["run".to_owned()];
-        if let Some(cores) = self.cores {
-            let (data, control) = (cores.data.to_string(), cores.control.to_string());
-            words.extend(["--data-cores".to_owned(), data, "--control-core".to_owned(), control]);
-        }
         let started = Instant::now();
-        let mut child = self.command(&words)?.spawn().map_err(failed)?;
+        let mut child = self.run_command()?.spawn().map_err(failed)?;
         let lines = Arc::<Mutex<Vec<(Instant, String)>>>::default();
         let streams: [Box<dyn Read + Send>; 2] = [
             Box::new(child.stdout.take().expect("its output is a pipe")),
@@ -89,6 +84,16 @@ impl Link {
             });
         }
         Ok(Daemon { child, started, lines })
+    }
+
+    /// The daemon's command line; its output is a pipe.
+    pub fn run_command(&self) -> Result<Command, BenchError> {
+        let mut words = vec!["run".to_owned()];
+        if let Some(cores) = self.cores {
+            let (data, control) = (cores.data.to_string(), cores.control.to_string());
+            words.extend(["--data-cores".to_owned(), data, "--control-core".to_owned(), control]);
+        }
+        self.command(&words)
     }
 
     fn command(&self, words: &[String]) -> Result<Command, BenchError> {

@@ -1,6 +1,6 @@
 //! Java, Maven and the jars of Kafka: found, or fetched once and kept outside the source tree.
 //!
-//! Owns the cache directory `<cache>/twinlog-tests/kafka-<version>/`:
+//! Owns the cache directories `<cache>/twinlog-tests/kafka-<version>/`, and `connect-<version>/` for MirrorMaker 2:
 //!
 //! ```text
 //!   lock       held by the one process that is setting things up
@@ -42,6 +42,18 @@ TOOLS    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artif
 const TOOLS: &str = "    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId>\
                      <version>KAFKA</version></dependency>\n";
 
+/// What MirrorMaker 2 is run from, by the benches alone.
+const CONNECT_POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>twinlog</groupId><artifactId>connect-beside</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>connect-mirror</artifactId><version>KAFKA</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>connect-runtime</artifactId><version>KAFKA</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"#;
+
 /// Where Java and Kafka's jars are on this machine.
 #[derive(Debug)]
 pub struct Artifacts {
@@ -56,11 +68,21 @@ pub fn kafka() -> &'static Artifacts {
 
 /// The artifacts of one version, for brokers that are older than our tools.
 pub fn kafka_of(version: &str) -> &'static Artifacts {
+    let tools = if version == KAFKA_VERSION { TOOLS } else { "" };
+    known_of(&format!("kafka-{version}"), &POM.replace("TOOLS", tools).replace("KAFKA", version))
+}
+
+/// What MirrorMaker 2 of [`KAFKA_VERSION`] needs.
+pub fn mirror_maker() -> &'static Artifacts {
+    known_of(&format!("connect-{KAFKA_VERSION}"), &CONNECT_POM.replace("KAFKA", KAFKA_VERSION))
+}
+
+fn known_of(name: &str, pom: &str) -> &'static Artifacts {
     static KNOWN: Mutex<BTreeMap<String, &'static Artifacts>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().expect("setting up panics at most once");
-    known.entry(version.to_owned()).or_insert_with(|| {
-        // A handful of paths, once for each version of a process that ends with its tests.
-        Box::leak(Box::new(Artifacts::set_up(version)))
+    known.entry(name.to_owned()).or_insert_with(|| {
+        // A handful of paths, once for each name of a process that ends with its tests.
+        Box::leak(Box::new(Artifacts::set_up(name, pom)))
     })
 }
 
@@ -72,8 +94,8 @@ pub fn say(sentence: &str) {
 }
 
 impl Artifacts {
-    fn set_up(version: &str) -> Self {
-        let cache = &cache_directory(version);
+    fn set_up(name: &str, pom: &str) -> Self {
+        let cache = &cache_directory(name);
         fs::create_dir_all(cache)
             .unwrap_or_else(|error| panic!("cannot create {}: {error}", cache.display()));
         let lock = File::create(cache.join("lock")).expect("the lock file of the cache can be created");
@@ -88,7 +110,7 @@ impl Artifacts {
         });
         let libraries = cache.join("libs");
         if !libraries.exists() {
-            resolve(version, cache, &libraries);
+            resolve(name, pom, cache, &libraries);
         }
         Self { java, libraries }
     }
@@ -104,6 +126,21 @@ impl Artifacts {
         command
     }
 
+    /// A JVM as operators run it, with all compilers and the collector that it chooses: for what is measured. It may
+    /// be killed, see [`Artifacts::java_in`].
+    pub fn java_at_full_speed(&self, scratch: &Path, heap_megabytes: u32) -> Command {
+        let mut command = Command::new(&self.java);
+        command.arg(format!("-Xmx{heap_megabytes}m")).arg(format!("-Djava.io.tmpdir={}", scratch.display()));
+        command.arg("-cp").arg(self.libraries.join("*"));
+        command
+    }
+
+    /// The first line of what Java says of itself.
+    pub fn java_version(&self) -> String {
+        let output = Command::new(&self.java).arg("-version").output().expect("Java can be started");
+        String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned()
+    }
+
     /// [`Artifacts::java`] for a process that may be killed: the codec libraries that it unpacks stay
     /// behind, so `scratch` must be a directory that goes with the test.
     pub fn java_in(&self, scratch: &Path, heap_megabytes: u32) -> Command {
@@ -113,12 +150,12 @@ impl Artifacts {
     }
 }
 
-fn cache_directory(version: &str) -> PathBuf {
+fn cache_directory(name: &str) -> PathBuf {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_else(env::temp_dir);
-    base.join("twinlog-tests").join(format!("kafka-{version}"))
+    base.join("twinlog-tests").join(name)
 }
 
 fn find_java() -> Option<PathBuf> {
@@ -170,16 +207,14 @@ pub(crate) fn install(what: &str, packages: &[&str]) {
     );
 }
 
-fn resolve(version: &str, cache: &Path, libraries: &Path) {
+fn resolve(name: &str, text: &str, cache: &Path, libraries: &Path) {
     let maven = on_path("mvn").unwrap_or_else(|| {
         install("Maven 3.6 or newer", &["maven"]);
         on_path("mvn").expect("the Maven that was just installed is found on PATH")
     });
-    say(&format!("resolving Kafka {version} into {} (about 55 MB, once)", cache.display()));
+    say(&format!("resolving {name} into {} (about 55 MB, once)", cache.display()));
     let pom = cache.join("pom.xml");
-    let tools = if version == KAFKA_VERSION { TOOLS } else { "" };
-    fs::write(&pom, POM.replace("TOOLS", tools).replace("KAFKA", version))
-        .expect("the POM can be written into the cache");
+    fs::write(&pom, text).expect("the POM can be written into the cache");
     let partial = cache.join("libs.partial");
     let mut printed = String::new();
     for _ in 0..RESOLVE_ATTEMPTS {
@@ -195,7 +230,7 @@ fn resolve(version: &str, cache: &Path, libraries: &Path) {
         }
         printed = String::from_utf8_lossy(&output.stdout).into_owned();
     }
-    panic!("Maven could not resolve Kafka {version} in {RESOLVE_ATTEMPTS} attempts; it printed:\n{printed}");
+    panic!("Maven could not resolve {name} in {RESOLVE_ATTEMPTS} attempts; it printed:\n{printed}");
 }
 
 #[cfg(test)]
@@ -212,6 +247,6 @@ mod tests {
 
     #[test]
     fn the_cache_lies_outside_the_source_tree() {
-        assert!(!cache_directory(KAFKA_VERSION).starts_with(env!("CARGO_MANIFEST_DIR")));
+        assert!(!cache_directory("kafka").starts_with(env!("CARGO_MANIFEST_DIR")));
     }
 }

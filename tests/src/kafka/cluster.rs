@@ -143,6 +143,8 @@ pub struct ClusterOptions {
     /// Flags of the brokers' Java.
     pub java_flags: Vec<String>,
     pub heap_megabytes: u32,
+    /// All compilers of Java, see [`Process`].
+    pub full_speed: bool,
     /// What its nodes run; tools and clients are always the newest.
     pub version: &'static str,
 }
@@ -161,6 +163,7 @@ impl Default for ClusterOptions {
             further_listeners: Vec::new(),
             java_flags: Vec::new(),
             heap_megabytes: BROKER_HEAP_MEGABYTES,
+            full_speed: false,
             version: artifacts::KAFKA_VERSION,
         }
     }
@@ -190,8 +193,12 @@ impl ClusterOptions {
     }
 
     fn process(&self) -> Process {
-        let flags = self.java_flags.clone();
-        Process { version: self.version, heap_megabytes: self.heap_megabytes, flags }
+        Process {
+            version: self.version,
+            heap_megabytes: self.heap_megabytes,
+            flags: self.java_flags.clone(),
+            full_speed: self.full_speed,
+        }
     }
 
     /// Rights are checked from the beginning: of whoever logs in as [`TWIN`] at the listener ADMIN and at the
@@ -346,6 +353,11 @@ impl Cluster {
     pub fn leader_of(&self, topic: &str, partition: usize) -> Option<usize> {
         let leader = self.scenario.describe_topic(topic)[partition].leader;
         usize::try_from(leader).ok()
+    }
+
+    /// The process of a running broker.
+    pub fn broker_process(&self, broker: usize) -> Option<u32> {
+        self.broker(broker).process_id()
     }
 
     /// What the broker has printed since its last start.

@@ -37,6 +37,8 @@ pub struct Process {
     pub heap_megabytes: u32,
     /// Of its Java.
     pub flags: Vec<String>,
+    /// All compilers of Java: for what is measured. Tests are over before they pay.
+    pub full_speed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +88,13 @@ impl Node {
         let output = File::create(self.output(running.starts)).expect("the output file can be created");
         let errors = output.try_clone().expect("the output file can be shared");
         let kafka = artifacts::kafka_of(self.process.version);
-        let mut command = kafka.java_in(&self.directory, self.process.heap_megabytes);
-        command.args(&self.process.flags).arg("kafka.Kafka").arg(self.properties());
+        let Process { heap_megabytes, full_speed, flags, .. } = &self.process;
+        let mut command = if *full_speed {
+            kafka.java_at_full_speed(&self.directory, *heap_megabytes)
+        } else {
+            kafka.java_in(&self.directory, *heap_megabytes)
+        };
+        command.args(flags).arg("kafka.Kafka").arg(self.properties());
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let child = child.expect("Java can be started");
         watchdog.watch(child.id());
@@ -106,6 +113,11 @@ impl Node {
             }
             output.contains(READY)
         });
+    }
+
+    /// The process of the last start, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.running.lock().expect("no node operation panics").process.as_ref().map(Child::id)
     }
 
     /// What the process of the last start has printed.
