@@ -386,13 +386,22 @@ mod tests {
         let refused = order(r#"{"mirror_topic_names":["a"],"validateonly":true}"#).unwrap_err();
         assert!(refused.to_string().contains("validateonly"), "{refused}");
         assert!(Query::parse(Some("validate_only=yes")).is_err());
-        for bad in
-            ["page_size=0", "page_size=1001", "page_size=x", "limit=1001", "limit=-1", "page_token=a%20b"]
-        {
+        for bad in [
+            "page_size=0",
+            "page_size=1001",
+            "page_size=x",
+            "limit=1001",
+            "limit=-1",
+            "page_token=a/b",
+            "page_token=a%2",
+            "page_token=%zz",
+        ] {
             assert!(Query::parse(Some(bad)).is_err(), "{bad}");
         }
         let paged = Query::parse(Some("page_size=7&page_token=dr:orders")).unwrap();
         assert_eq!((paged.page_size, paged.page_token.as_deref()), (Some(7), Some("dr:orders")));
+        // A group's name, with its escapes.
+        assert!(Query::parse(Some("page_token=a%20b")).is_ok());
         assert_eq!(paged.allow(&["page_size"]), Err(BodyError::NotHere { field: "page_token" }));
         assert!(Query::parse(Some("dry=true")).unwrap_err().to_string().contains("\"dry=true\""));
         let failover = order(r#"{"mirror_topic_names":["a"],"open_transactions":"truncate"}"#).unwrap();

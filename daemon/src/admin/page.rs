@@ -43,7 +43,10 @@ impl Page {
 /// Names of links and topics, ids of clusters, the colon between two of them, and groups with their escapes.
 pub fn is_page_token(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte);
-    (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(fits)
+    // An escape is a whole one.
+    let mut escapes = text.split('%').skip(1);
+    let whole = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(fits) && escapes.all(whole)
 }
 
 #[cfg(test)]
