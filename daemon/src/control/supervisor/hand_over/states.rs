@@ -351,6 +351,15 @@ impl Supervisor {
         if let Some(order) = release {
             return self.release(topic, order, validate_only);
         }
+        // Told from the partitions themselves: the row follows them a moment later.
+        let partitions = self.partitions_of(topic);
+        let stopped = partitions.iter().find_map(|each| self.mirrors[each].stopped.as_ref());
+        let failed = |code: &str, reason: &str| {
+            let why = format!(
+                "it is stopped ({code}): {reason}; say how it goes on: --retry, --accept-gap or --restart-from OFFSET"
+            );
+            Verdict::Refused(refused(topic, MirrorState::Failed.name(), &why))
+        };
         match row.state {
             MirrorState::Paused => {
                 let action = noted(topic, "it goes on where it stood");
@@ -360,18 +369,15 @@ impl Supervisor {
                 let why = "the whole link is paused; resume the link";
                 Verdict::Refused(refused(topic, row.state.name(), &why))
             }
-            MirrorState::Failed => {
-                let why = format!(
-                    "it is stopped ({}): {}; say how it goes on: --retry, --accept-gap or --restart-from OFFSET",
-                    row.code, row.reason
-                );
-                Verdict::Refused(refused(topic, row.state.name(), &why))
-            }
+            MirrorState::Failed => failed(&row.code, &row.reason),
             MirrorState::Stopped | MirrorState::PendingStopped => {
                 let why = format!("it is {}: no mirror that could be resumed", row.state);
                 Verdict::Refused(refused(topic, row.state.name(), &why))
             }
-            state => Verdict::Said(noted(topic, format!("it is {state}, not paused; nothing changes"))),
+            state => match stopped {
+                Some(trouble) => failed(trouble.code, &trouble.reason),
+                None => Verdict::Said(noted(topic, format!("it is {state}, not paused; nothing changes"))),
+            },
         }
     }
 
