@@ -261,6 +261,14 @@ impl Finished {
     }
 }
 
+/// A new token of an operator and its line, by the program itself.
+pub fn new_token(program: &str, name: &str, role: &str) -> (String, String) {
+    let words = ["token", "create", name, "--role", role, "--output", "json"];
+    let made = Program::new(program).arguments(words).run().expect_code(0).json();
+    let text = |field: &str| made[field].as_str().expect("a text").to_owned();
+    (text("token"), text("line"))
+}
+
 /// One stream of the child, read all the time so that the child never waits for us.
 #[derive(Debug)]
 struct Captured {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use twinlog_tests::browser::{Browser, Screen};
-use twinlog_tests::cli::{Program, Running};
+use twinlog_tests::cli::{Running, new_token};
 use twinlog_tests::guest::{GUEST, GuestMirror};
 use twinlog_tests::kafka::ports::{self, Port};
 use twinlog_tests::kafka::scenario::Produce;
@@ -41,13 +41,6 @@ struct Daemon {
     operator: String,
 }
 
-fn token(name: &str, role: &str) -> (String, String) {
-    let words = ["token", "create", name, "--role", role, "--output", "json"];
-    let made = Program::new(PROGRAM).arguments(words).run().expect_code(0).json();
-    let text = |field: &str| made[field].as_str().expect("a text").to_owned();
-    (text("token"), text("line"))
-}
-
 impl Daemon {
     fn new() -> Self {
         let source = Cluster::start(ClusterOptions::default());
@@ -59,7 +52,8 @@ impl Daemon {
         }
         source.scenario().produce_mixed(&Produce { count: 900, ..Produce::to(TOPIC) });
         let (files, port) = (tempfile::tempdir().expect("a directory"), ports::take());
-        let ((viewer, first), (operator, second)) = (token("wall", "viewer"), token("ops", "operator"));
+        let ((viewer, first), (operator, second)) =
+            (new_token(PROGRAM, "wall", "viewer"), new_token(PROGRAM, "ops", "operator"));
         let tokens = files.path().join("tokens");
         fs::write(&tokens, format!("{first}\n{second}\n")).expect("written");
         fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).expect("a mode");

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use twinlog_tests::cli::{Finished, Program};
+use twinlog_tests::cli::{Finished, Program, new_token};
 use twinlog_tests::guest::GuestMirror;
 use twinlog_tests::kafka::ports::{self, Port};
 use twinlog_tests::kafka::scenario::Produce;
@@ -34,21 +34,14 @@ struct Listeners {
     operator: String,
 }
 
-/// A new token and its line, by the program itself.
-fn token(name: &str, role: &str) -> (String, String) {
-    let words = ["token", "create", name, "--role", role, "--output", "json"];
-    let made = Program::new(PROGRAM).arguments(words).run().expect_code(0).json();
-    let text = |field: &str| made[field].as_str().expect("a text").to_owned();
-    (text("token"), text("line"))
-}
-
 impl Listeners {
     fn new() -> Self {
         let files = tempfile::tempdir().expect("a directory");
         let authority = Authority::new(files.path(), "of the operators");
         authority.sign("server.pem", "127.0.0.1", false);
         authority.sign("doer.pem", "doer", false);
-        let ((viewer, first), (operator, second)) = (token("wall", "viewer"), token("ops", "operator"));
+        let ((viewer, first), (operator, second)) =
+            (new_token(PROGRAM, "wall", "viewer"), new_token(PROGRAM, "ops", "operator"));
         let (https, http) = (ports::take(), ports::take());
         let listeners = Self { files, authority, https, http, viewer, operator };
         listeners.put("tokens", &format!("{first}\n{second}\n"));
@@ -187,7 +180,7 @@ fn rotated(listeners: &Listeners) {
     println!("rotates");
     let status = |token: &str| listeners.command(&["status"], token).code();
     let old = fs::read_to_string(listeners.path("tokens")).expect("written");
-    let (new, line) = token("later", "operator");
+    let (new, line) = new_token(PROGRAM, "later", "operator");
     let kept = old.lines().next_back().expect("two lines").to_owned();
     listeners.put("later", &new);
     listeners.put("tokens", &format!("{line}\n{kept}\n"));

@@ -103,11 +103,6 @@ impl Pipeline {
         Ok(Answer { server: self.server.clone(), version, told: answer, request: PhantomData })
     }
 
-    /// Sends a request and waits for its answer.
-    pub async fn ask<R: Shaped>(&self, request: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
-        self.send(request).await?.decoded().await
-    }
-
     fn gone(&self) -> ClientError {
         ClientError::Network { server: self.server.clone(), error: ErrorKind::BrokenPipe }
     }
