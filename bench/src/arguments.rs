@@ -33,7 +33,8 @@ pub const COMPARE_HELP: &str = "\
 cargo bench -p twinlog-bench --bench compare -- [OPTIONS] [FILTER...]
 
   FILTER             measure only what has this in its name: 1KiB/none/6, 1KiB/zstd/6/franz-go, mirrormaker-2,
-                     lag/, catch-up/, tls/, growth/, tail/, idle/; lag needs its copier in 1KiB/none/6
+                     lag/, catch-up/, tls/, growth/, tail/, idle/, runtimes/; lag needs its copier in
+                     1KiB/none/6
   --quick            three sets, two runs each: about ten minutes; else 27 sets, three runs: hours
   --full             all sets, as without --quick
   --directory DIR    where files are written; a directory below it is made and removed (default: target/tmp)

@@ -4,6 +4,7 @@
 //!   sets.rs          fills the source          copiers.rs       one run of one copier, on a core of its own
 //!   process_tree.rs  what a run uses           correctness.rs   whether the copy is the source
 //!   figures.rs       what is said of it        report.rs        tables, pictures, and at the top what is worse
+//!   floor.rs         what the same bytes cost at least     runtimes.rs  what other runtimes cost
 //! ```
 //! Owns the order: sets one after another, copiers in turns, so that whatever else the machine does meets all. Must
 //! never leave a wrong copy unsaid.
@@ -12,6 +13,7 @@ pub mod chart;
 pub mod copiers;
 pub mod correctness;
 pub mod figures;
+pub mod floor;
 pub mod growth;
 pub mod lag;
 pub mod machine;
@@ -19,6 +21,7 @@ pub mod mirror_maker;
 pub mod process_tree;
 pub mod programs;
 pub mod report;
+pub mod runtimes;
 pub mod sets;
 
 use crate::Bench;
@@ -55,6 +58,7 @@ pub fn measure(bench: &mut Bench<'_>, kept: &Path, words: &[String]) -> Result<(
     growth::measure(bench)?;
     tail::measure(bench)?;
     idle::measure(bench)?;
+    runtimes::measure(bench, kept)?;
     // `cargo bench` adds a word of its own.
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != "--bench").collect();
     let command = format!("cargo bench -p twinlog-bench --bench compare -- {}", words.join(" "));

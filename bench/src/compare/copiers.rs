@@ -10,10 +10,11 @@
 use crate::Bench;
 use crate::children::{Cores, Role};
 use crate::compare::correctness::{self, PartitionDigest};
+use crate::compare::floor;
 use crate::compare::mirror_maker;
 use crate::compare::process_tree::{Program, Used, cpu_seconds, pinned};
 use crate::compare::programs::Programs;
-use crate::compare::sets::{Filled, Set, log_bytes};
+use crate::compare::sets::{Filled, Set, log_bytes, log_files};
 use crate::error::BenchError;
 use crate::guest::daemon::{Ends, Link};
 use crate::mirror::{self, Origin};
@@ -43,11 +44,22 @@ pub enum Copier {
     FranzGo,
     Rdkafka,
     MirrorMaker,
+    /// What a store must at least do with the same bytes; no Kafka.
+    StoreFloor,
+    /// The same of a guest.
+    GuestFloor,
 }
 
 impl Copier {
-    pub const ALL: [Copier; 5] =
-        [Copier::Store, Copier::Guest, Copier::FranzGo, Copier::Rdkafka, Copier::MirrorMaker];
+    pub const ALL: [Copier; 7] = [
+        Copier::Store,
+        Copier::StoreFloor,
+        Copier::Guest,
+        Copier::GuestFloor,
+        Copier::FranzGo,
+        Copier::Rdkafka,
+        Copier::MirrorMaker,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -56,6 +68,21 @@ impl Copier {
             Copier::FranzGo => "franz-go",
             Copier::Rdkafka => "librdkafka",
             Copier::MirrorMaker => "mirrormaker-2",
+            Copier::StoreFloor => "floor-store",
+            Copier::GuestFloor => "floor-guest",
+        }
+    }
+
+    pub fn is_floor(self) -> bool {
+        matches!(self, Copier::StoreFloor | Copier::GuestFloor)
+    }
+
+    /// What it is measured against.
+    pub fn floor(self) -> Option<Copier> {
+        match self {
+            Copier::Store => Some(Copier::StoreFloor),
+            Copier::Guest => Some(Copier::GuestFloor),
+            _ => None,
         }
     }
 
@@ -135,6 +162,14 @@ impl Ground {
             error,
         })?;
         let topic = set.topic();
+        if copier.is_floor() {
+            let files = log_files(&self.source, &topic, set.partitions);
+            let (own, beside) = (bench.cores.data, bench.cores.control);
+            let with_sink = copier == Copier::GuestFloor;
+            let run = floor::run(own, beside, &files, filled.wire_bytes, &directory, with_sink)?;
+            bench.scratch.clear(&directory)?;
+            return Ok(run);
+        }
         let job = Job {
             copier,
             directory: &directory,
@@ -187,6 +222,7 @@ impl Ground {
             Copier::FranzGo => (self.client(&programs.franz_go, job), None),
             Copier::Rdkafka => (self.client(&programs.rdkafka, job), None),
             Copier::MirrorMaker => (self.mirror_maker(job)?, None),
+            Copier::StoreFloor | Copier::GuestFloor => unreachable!("a floor is no program of its own"),
         };
         let output = job.directory.join("output");
         let program = Program::start(job.copier.name(), cores.data, command, &output)?;
@@ -220,6 +256,7 @@ impl Ground {
             Copier::Guest => program.watch(|| arrived() > 0, || arrived() >= filled.wire_bytes),
             Copier::FranzGo | Copier::Rdkafka => program.watch(|| arrived() > 0, || false),
             Copier::MirrorMaker => program.watch(|| arrived() > 0, ends),
+            Copier::StoreFloor | Copier::GuestFloor => unreachable!("a floor is not launched"),
         }
     }
 

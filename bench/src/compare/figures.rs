@@ -22,20 +22,52 @@ pub struct Figure {
     pub name: &'static str,
     pub places: usize,
     pub more_is_better: bool,
+    /// It is known of a floor.
+    is_of_floor: bool,
     of: fn(&Row, &Run) -> f64,
 }
 
 /// In the order of the columns.
 pub const FIGURES: [Figure; 9] = [
-    Figure { name: "MB/s flow", places: 0, more_is_better: true, of: Row::flow_rate },
-    Figure { name: "MB/s whole", places: 0, more_is_better: true, of: Row::whole_rate },
-    Figure { name: "CPU-s/GB flow", places: 3, more_is_better: false, of: Row::flow_cost },
-    Figure { name: "CPU-s/GB whole", places: 3, more_is_better: false, of: Row::whole_cost },
-    Figure { name: "CPU-s/GB of values", places: 3, more_is_better: false, of: Row::value_cost },
-    Figure { name: "source CPU-s/GB", places: 2, more_is_better: false, of: Row::source_cost },
-    Figure { name: "destination CPU-s/GB", places: 2, more_is_better: false, of: Row::destination_cost },
-    Figure { name: "start s", places: 1, more_is_better: false, of: Row::start_seconds },
-    Figure { name: "peak MiB", places: 0, more_is_better: false, of: Row::peak_mebibytes },
+    Figure { name: "MB/s flow", places: 0, more_is_better: true, is_of_floor: true, of: Row::flow_rate },
+    Figure { name: "MB/s whole", places: 0, more_is_better: true, is_of_floor: true, of: Row::whole_rate },
+    Figure { name: "CPU-s/GB flow", places: 3, more_is_better: false, is_of_floor: true, of: Row::flow_cost },
+    Figure {
+        name: "CPU-s/GB whole",
+        places: 3,
+        more_is_better: false,
+        is_of_floor: true,
+        of: Row::whole_cost,
+    },
+    Figure {
+        name: "CPU-s/GB of values",
+        places: 3,
+        more_is_better: false,
+        is_of_floor: true,
+        of: Row::value_cost,
+    },
+    Figure {
+        name: "source CPU-s/GB",
+        places: 2,
+        more_is_better: false,
+        is_of_floor: false,
+        of: Row::source_cost,
+    },
+    Figure {
+        name: "destination CPU-s/GB",
+        places: 2,
+        more_is_better: false,
+        is_of_floor: false,
+        of: Row::destination_cost,
+    },
+    Figure { name: "start s", places: 1, more_is_better: false, is_of_floor: false, of: Row::start_seconds },
+    Figure {
+        name: "peak MiB",
+        places: 0,
+        more_is_better: false,
+        is_of_floor: false,
+        of: Row::peak_mebibytes,
+    },
 ];
 /// The one that the aims speak of.
 pub const COST: &Figure = &FIGURES[2];
@@ -43,6 +75,8 @@ pub const WHOLE_COST: &Figure = &FIGURES[3];
 pub const RATE: &Figure = &FIGURES[0];
 pub const PEAK: &Figure = &FIGURES[8];
 
+/// More than this many times the floor is said.
+const FLOOR_MAX: f64 = 1.5;
 /// CPU seconds per GB that each mode aims at.
 const AIMS: [(Copier, f64); 2] = [(Copier::Store, 0.2), (Copier::Guest, 0.5)];
 /// How many times less than a peer our modes aim to cost, where the codec is this; for any without one.
@@ -98,10 +132,11 @@ impl Row {
         self.runs.iter().find_map(|run| run.wrong.as_deref())
     }
 
-    /// `None` when a copy was wrong.
+    /// `None` when a copy was wrong, or where it means nothing.
     pub fn spread(&self, figure: &Figure) -> Option<Spread> {
+        let known = !self.copier.is_floor() || figure.is_of_floor;
         let right = self.wrong().is_none() && !self.runs.is_empty();
-        right.then(|| Spread::of(self.runs.iter().map(|run| (figure.of)(self, run))))
+        (known && right).then(|| Spread::of(self.runs.iter().map(|run| (figure.of)(self, run))))
     }
 
     fn title(&self) -> String {
@@ -114,7 +149,10 @@ pub fn findings(rows: &[Row]) -> Vec<String> {
     let mut said: Vec<String> = rows.iter().filter_map(wrong).collect();
     let ours = rows.iter().filter(|row| row.copier.is_ours());
     for row in ours {
-        let peers = rows.iter().filter(|peer| peer.set == row.set && !peer.copier.is_ours());
+        let same = || rows.iter().filter(|other| other.set == row.set);
+        let floor = same().find(|other| Some(other.copier) == row.copier.floor());
+        said.extend(floor.and_then(|floor| beyond_floor(row, floor)));
+        let peers = same().filter(|peer| !peer.copier.is_ours() && !peer.copier.is_floor());
         let peers: Vec<&Row> = peers.collect();
         for figure in &FIGURES {
             said.extend(peers.iter().filter_map(|peer| worse(row, peer, figure)));
@@ -136,6 +174,15 @@ fn worse(row: &Row, peer: &Row, figure: &Figure) -> Option<String> {
     let (places, peer) = (figure.places, peer.copier.name());
     let sentence = || format!("{}: {} {ours:.places$}, {peer} {theirs:.places$}", row.title(), figure.name);
     is_worse.then(sentence)
+}
+
+fn beyond_floor(row: &Row, floor: &Row) -> Option<String> {
+    let (ours, least) = (row.spread(COST)?, floor.spread(COST)?);
+    let ratio = ours.middle / least.middle;
+    (ratio > FLOOR_MAX).then(|| {
+        let name = COST.name;
+        format!("{}: {name} {ours:.3}, {ratio:.2} times the floor of {least:.3}", row.title())
+    })
 }
 
 fn short_of_aim(row: &Row) -> Option<String> {
@@ -172,6 +219,17 @@ mod tests {
         let figure = |index: usize| row.spread(&FIGURES[index]).unwrap().middle;
         assert_eq!((figure(0), figure(2), figure(3)), (1_000.0, 1.0, 1.25));
         assert_eq!((figure(4), figure(5), figure(7), figure(8)), (1.0 / 3.0, 0.5, 1.0, 1.0));
+    }
+
+    #[test]
+    fn a_floor_is_no_peer_and_more_than_one_and_a_half_of_it_is_said() {
+        let ours = row(Copier::Store, 0.8, 9 << 20);
+        let said = |floor| findings(&[ours.clone(), row(Copier::StoreFloor, floor, 1)]);
+        assert_eq!(said(0.72), Vec::<String>::new());
+        let beyond = said(0.68);
+        assert_eq!(beyond.len(), 1, "{beyond:?}");
+        assert!(beyond[0].ends_with("CPU-s/GB flow 0.150, 1.67 times the floor of 0.090"), "{beyond:?}");
+        assert_eq!(findings(&[ours.clone(), row(Copier::GuestFloor, 0.6, 1)]), Vec::<String>::new());
     }
 
     #[test]

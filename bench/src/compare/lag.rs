@@ -62,6 +62,7 @@ pub fn measure(
         let name = format!("lag/{}", row.copier.name());
         let first = row.set.record_bytes as u64 == RECORD_BYTES && row.set.codec == Codec::None;
         row.copier != Copier::Store
+            && !row.copier.is_floor()
             && first
             && row.set.partitions == rows[0].set.partitions
             && bench.arguments.wants(&name)

@@ -37,6 +37,15 @@ impl Programs {
     }
 }
 
+/// Builds the loop that several runtimes run.
+pub fn build_runtimes(directory: &Path) -> Result<PathBuf, BenchError> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--locked", "--target-dir"]).arg(directory.join("runtimes"));
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtimes"));
+    run("runtimes", "make and a compiler of C (package build-essential)", cargo)?;
+    Ok(directory.join("runtimes/release/runtimes"))
+}
+
 fn run(what: &'static str, needs: &'static str, mut command: Command) -> Result<(), BenchError> {
     let failed = |words: String| BenchError::Build { what, needs, words };
     let output = command.output().map_err(|error| failed(error.to_string()))?;

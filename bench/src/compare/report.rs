@@ -86,6 +86,8 @@ fn settings() -> String {
          and headers were read from both sides and are equal; of Twinlog every byte of every batch.\n\n\
          - twinlog-store: `twinlog run --until-caught-up`, defaults, flush and checkpoint at the end included\n\
          - twinlog-guest: `twinlog run` as a broker of the destination, one follower\n\
+         - floor-store, floor-guest: the source's files by sendfile, received, checksummed, written with O_DIRECT, for a \
+         guest sent on once; the product's ring and nothing of Kafka; its start is in the flow\n\
          - franz-go: `bench/peers/franz-go`, idempotent, batches of 1 MB, the topic's codec\n\
          - librdkafka: `bench/peers/rdkafka`, the same\n\
          - mirrormaker-2: dedicated mode, -Xmx{}m, one task for each partition up to {}, all flags of Java default\n\n\

@@ -6,7 +6,7 @@
 use crate::catch_up::size;
 use crate::error::BenchError;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use twinlog_tests::kafka::Cluster;
 use twinlog_tests::kafka::scenario::Codec;
@@ -97,14 +97,22 @@ impl Set {
 
 /// Bytes of record batches in a broker's files of a topic: brokers reserve nothing ahead.
 pub fn log_bytes(cluster: &Cluster, topic: &str, partitions: u32) -> u64 {
-    let directories = (0..partitions as i32).map(|index| cluster.partition_directory(1, topic, index));
-    directories.map(|directory| directory_bytes(&directory)).sum()
+    let files = log_files(cluster, topic, partitions);
+    files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum()
 }
 
-fn directory_bytes(directory: &Path) -> u64 {
-    let files = fs::read_dir(directory).into_iter().flatten().flatten();
-    let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
-    logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+/// A broker's segments of a topic, in the order of partitions and offsets.
+pub fn log_files(cluster: &Cluster, topic: &str, partitions: u32) -> Vec<PathBuf> {
+    let directories = (0..partitions as i32).map(|index| cluster.partition_directory(1, topic, index));
+    directories.flat_map(|directory| segments(&directory)).collect()
+}
+
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten().map(|file| file.path());
+    let is_log = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "log");
+    let mut segments: Vec<PathBuf> = files.filter(is_log).collect();
+    segments.sort();
+    segments
 }
 
 #[cfg(test)]
@@ -123,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn only_logs_are_counted() {
+    fn only_logs_are_taken_in_their_order() {
         let directory = std::env::temp_dir().join(format!("twinlog-sets-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("0.log"), [0; 10]).unwrap();
         fs::write(directory.join("7.log"), [0; 5]).unwrap();
+        fs::write(directory.join("0.log"), [0; 10]).unwrap();
         fs::write(directory.join("0.index"), [0; 99]).unwrap();
-        assert_eq!(directory_bytes(&directory), 15);
+        assert_eq!(segments(&directory), [directory.join("0.log"), directory.join("7.log")]);
         fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(directory_bytes(&directory), 0);
+        assert!(segments(&directory).is_empty());
     }
 }
