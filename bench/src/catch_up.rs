@@ -21,16 +21,20 @@ const KIB: usize = 1 << 10;
 /// Partitions of the row that the aim speaks of.
 pub const AIM_PARTITIONS: u32 = 6;
 /// Record bytes, partitions, batch bytes. Six partitions with batches of 1 MiB are the aim's row.
-const COMBINATIONS: [(usize, u32, usize); 8] = [
+const COMBINATIONS: [(usize, u32, usize); 9] = [
     (KIB, 1, 64 * KIB),
     (KIB, AIM_PARTITIONS, KIB * KIB),
     (KIB, 40, 64 * KIB),
     (KIB, 1_000, 16 * KIB),
+    (KIB, 10_000, 16 * KIB),
     (16 * KIB, 1, 64 * KIB),
     (16 * KIB, AIM_PARTITIONS, KIB * KIB),
     (16 * KIB, 40, 64 * KIB),
     (16 * KIB, 1_000, 16 * KIB),
 ];
+
+/// More of them take longer to make than quick mode has.
+const QUICK_PARTITIONS_MAX: u32 = 1_000;
 
 /// Times the floor that are still near it; the reports tell of what is beyond.
 pub const FLOOR_RATIO_MAX: f64 = 1.5;
@@ -62,7 +66,7 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<Vec<String>, BenchError> {
     for (record_bytes, partitions, batch_bytes) in COMBINATIONS {
         let name = format!("catch-up/{}/{partitions}", size(record_bytes));
         let aim = partitions == AIM_PARTITIONS;
-        let in_quick = record_bytes == KIB || aim;
+        let in_quick = (record_bytes == KIB && partitions <= QUICK_PARTITIONS_MAX) || aim;
         let left_out = bench.arguments.quick && !in_quick && !bench.arguments.names(&name);
         if left_out || !bench.arguments.wants(&name) {
             continue;

@@ -1,7 +1,9 @@
 //! What a GB costs, and what memory is taken, when partitions, records and links grow by 10 and by 100.
 //!
 //! Without brokers: a source in memory on one core, a store on the other. All bytes are divided among the links, so
-//! that each row copies as many. Must never compare across rows that were not measured in one run.
+//! that each row copies as many. The row with two data cores takes the source's core, too, where there are only two:
+//! then its rate is the source's, and its cost per GB is what it shows. Must never compare across rows that were not
+//! measured in one run.
 
 use crate::Bench;
 use crate::children::{self, Beside, Role};
@@ -11,7 +13,6 @@ use crate::mirror::{self, Origin};
 use crate::spread::Spread;
 use crate::table::Table;
 use std::fmt::Write;
-use std::path::Path;
 
 const BATCH_BYTES: usize = 64 << 10;
 const PARTITIONS: u32 = 6;
@@ -19,14 +20,30 @@ const RECORD_BYTES: usize = 1_000;
 /// Runs of each row, in turns.
 const REPEATS: u64 = 2;
 
-/// What grows, record bytes, partitions and links. More than sixteen links are refused by the product.
-const ROWS: [(&str, usize, u32, u32); 6] = [
-    ("base", RECORD_BYTES, PARTITIONS, 1),
-    ("partitions x 10", RECORD_BYTES, PARTITIONS * 10, 1),
-    ("partitions x 100", RECORD_BYTES, PARTITIONS * 100, 1),
-    ("record / 10", RECORD_BYTES / 10, PARTITIONS, 1),
-    ("record x 10", RECORD_BYTES * 10, PARTITIONS, 1),
-    ("links x 10", RECORD_BYTES, PARTITIONS, 10),
+/// One row.
+#[derive(Clone, Copy)]
+struct Grows {
+    what: &'static str,
+    record_bytes: usize,
+    partitions: u32,
+    links: u32,
+    data_cores: u32,
+}
+
+const BASE: Grows =
+    Grows { what: "base", record_bytes: RECORD_BYTES, partitions: PARTITIONS, links: 1, data_cores: 1 };
+/// More than sixteen links are refused by the product.
+const ROWS: [Grows; 9] = [
+    BASE,
+    Grows { what: "partitions x 10", partitions: PARTITIONS * 10, ..BASE },
+    Grows { what: "partitions x 100", partitions: PARTITIONS * 100, ..BASE },
+    Grows { what: "record / 10", record_bytes: RECORD_BYTES / 10, ..BASE },
+    Grows { what: "record x 10", record_bytes: RECORD_BYTES * 10, ..BASE },
+    // A batch holds at least one record.
+    Grows { what: "record x 100", record_bytes: RECORD_BYTES * 100, ..BASE },
+    Grows { what: "links x 10", links: 10, ..BASE },
+    Grows { what: "links x 16", links: 16, ..BASE },
+    Grows { what: "data cores x 2", data_cores: 2, ..BASE },
 ];
 
 /// One run.
@@ -39,22 +56,16 @@ struct Grown {
 /// Measures what was asked for.
 pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let name = |row: &str| format!("growth/{}", row.replace(' ', ""));
-    let rows: Vec<_> = ROWS.into_iter().filter(|row| bench.arguments.wants(&name(row.0))).collect();
+    let rows: Vec<_> = ROWS.into_iter().filter(|row| bench.arguments.wants(&name(row.what))).collect();
     if rows.is_empty() {
         return Ok(());
     }
     let total_bytes = bench.arguments.run_bytes();
     let mut runs: Vec<Vec<Grown>> = rows.iter().map(|_| Vec::new()).collect();
     for _ in 0..bench.arguments.repeats.unwrap_or(REPEATS) {
-        for ((what, record_bytes, partitions, links), runs) in rows.iter().zip(&mut runs) {
-            eprintln!("measuring growth: {what}");
-            let shape = Shape {
-                record_bytes: *record_bytes,
-                batch_bytes: BATCH_BYTES,
-                partitions: *partitions,
-                total_bytes: total_bytes / u64::from(*links),
-            };
-            runs.push(run(bench, shape, *links)?);
+        for (row, runs) in rows.iter().zip(&mut runs) {
+            eprintln!("measuring growth: {}", row.what);
+            runs.push(run(bench, row, total_bytes / u64::from(row.links))?);
         }
     }
     let mut table = Table::new(&[
@@ -62,21 +73,23 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         "record bytes",
         "partitions",
         "links",
+        "data cores",
         "MB/s whole",
         "CPU-s/GB",
         "peak MiB",
     ]);
-    for ((what, record_bytes, partitions, links), runs) in rows.iter().zip(&runs) {
+    for (row, runs) in rows.iter().zip(&runs) {
         let gigabytes = total_bytes as f64 / 1e9;
         let spread = |figure: fn(&Grown) -> f64| Spread::of(runs.iter().map(figure));
         let cost = Spread::of(runs.iter().map(|run| run.cpu_seconds / gigabytes));
         let rate = Spread::of(runs.iter().map(|run| gigabytes * 1e3 / run.seconds));
         let peak = spread(|run| run.peak_bytes / f64::from(1 << 20));
         table.row(vec![
-            (*what).to_owned(),
-            record_bytes.to_string(),
-            partitions.to_string(),
-            links.to_string(),
+            row.what.to_owned(),
+            row.record_bytes.to_string(),
+            row.partitions.to_string(),
+            row.links.to_string(),
+            row.data_cores.to_string(),
             format!("{rate:.0}"),
             format!("{cost:.3}"),
             format!("{peak:.0}"),
@@ -84,7 +97,8 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     }
     bench.report.line(&format!(
         "\n## Growth\n\n{:.0} GB each from a source in memory into a store, in batches of {} KiB, start and end included; \
-         links share the bytes. Sixteen links are the most that a daemon takes.",
+         links share the bytes. Sixteen links are the most that a daemon takes. Two data cores: the second is the \
+         source's own.",
         total_bytes as f64 / 1e9,
         BATCH_BYTES >> 10
     ));
@@ -92,7 +106,9 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn run(bench: &Bench<'_>, shape: Shape, links: u32) -> Result<Grown, BenchError> {
+fn run(bench: &Bench<'_>, row: &Grows, total_bytes: u64) -> Result<Grown, BenchError> {
+    let (record_bytes, partitions, links) = (row.record_bytes, row.partitions, row.links);
+    let shape = Shape { record_bytes, batch_bytes: BATCH_BYTES, partitions, total_bytes };
     let load = Load::new(shape);
     let mut source = Beside::start(Role::Source, &[bench.cores.control.to_string(), shape.to_string()])?;
     let hello = source.answer()?;
@@ -102,13 +118,18 @@ fn run(bench: &Bench<'_>, shape: Shape, links: u32) -> Result<Grown, BenchError>
     let config = bench.scratch.place("growth.toml", 0)?;
     let written = std::fs::write(&config, text(bootstrap, links));
     written.map_err(|error| BenchError::File { action: "writing", path: config.clone(), error })?;
-    let outcome = copied(bench, &config, &copy, load.total_bytes() * u64::from(links));
+    let mut words = mirror::words(bench.cores, Origin::Config(&config), &copy);
+    if row.data_cores == 2
+        && let Some(cores) = words.iter().position(|word| word == "--data-cores")
+    {
+        words[cores + 1] = format!("{},{}", bench.cores.control, bench.cores.data);
+    }
+    let outcome = copied(words, load.total_bytes() * u64::from(links));
     bench.scratch.clear(&copy)?;
     outcome
 }
 
-fn copied(bench: &Bench<'_>, config: &Path, copy: &Path, bytes: u64) -> Result<Grown, BenchError> {
-    let mut words = mirror::words(bench.cores, Origin::Config(config), copy);
+fn copied(mut words: Vec<String>, bytes: u64) -> Result<Grown, BenchError> {
     words.push("--until-caught-up".to_owned());
     let output = children::run(Role::Mirror, &words, |_| Ok(()))?;
     let reports = output.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
