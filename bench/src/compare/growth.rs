@@ -18,7 +18,8 @@ const BATCH_BYTES: usize = 64 << 10;
 const PARTITIONS: u32 = 6;
 const RECORD_BYTES: usize = 1_000;
 /// Runs of each row, in turns.
-const REPEATS: u64 = 2;
+const REPEATS_QUICK: u64 = 1;
+const REPEATS_FULL: u64 = 3;
 
 /// One row.
 #[derive(Clone, Copy)]
@@ -62,7 +63,8 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     }
     let total_bytes = bench.arguments.run_bytes();
     let mut runs: Vec<Vec<Grown>> = rows.iter().map(|_| Vec::new()).collect();
-    for _ in 0..bench.arguments.repeats.unwrap_or(REPEATS) {
+    let usual = if bench.arguments.quick { REPEATS_QUICK } else { REPEATS_FULL };
+    for _ in 0..bench.arguments.repeats.unwrap_or(usual) {
         for (row, runs) in rows.iter().zip(&mut runs) {
             eprintln!("measuring growth: {}", row.what);
             runs.push(run(bench, row, total_bytes / u64::from(row.links))?);
