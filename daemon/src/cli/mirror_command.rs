@@ -5,7 +5,7 @@ use super::operator::{Operator, OperatorArgs, OperatorError, operate};
 use super::table::{age, figure, lag_bytes, lag_time, span, table, text};
 use crate::admin::answer::{
     CutView, GroupsHandOverView, GuestLeaveView, ListView, LossView, Metadata, MirrorActionView,
-    MirrorTopicView, PartitionView, ReplicaRepairView,
+    MirrorTopicView, PartitionView, ReplicaRepairView, StoredTopicView,
 };
 use crate::admin::body::MirrorOrder;
 use crate::admin::client::{AdminClient, ClientError};
@@ -246,6 +246,7 @@ pub(super) fn actions(answer: &ListView<MirrorActionView>) -> String {
         );
         notes.extend(action.consumer_groups.iter().flat_map(|view| group_notes(topic, view)));
         notes.extend(action.cuts.iter().map(|each| format!("{topic}-{}: {}", each.partition_id, cut(each))));
+        notes.extend(action.stored.iter().flat_map(|view| stored_notes(topic, view)));
     }
     notes.sort();
     notes.dedup();
@@ -284,6 +285,46 @@ fn loss(each: &LossView) -> String {
 fn cut(each: &CutView) -> String {
     let bytes = each.bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
     format!("cut from offset {} to {}{bytes}; what went is in cuts/", each.from, each.to)
+}
+
+/// What is ready to be adopted, and what was proven of it.
+fn stored_notes(topic: &str, view: &StoredTopicView) -> Vec<String> {
+    let count = view.partitions.len();
+    let mut notes = vec![format!(
+        "{topic}: ready to adopt: {}, {count} partitions; see the README, Cut-over with a store",
+        view.directory
+    )];
+    if let Some(proven) = view.proven_ms {
+        let first = view.captured_ms.map_or_else(|| "before a restart".to_owned(), |at| format!("at {at}"));
+        notes.push(format!(
+            "{topic}: the source told these ends {first} and, with everything flushed, at {proven} (ms since 1970)"
+        ));
+    }
+    notes.extend(view.partitions.iter().map(|each| {
+        let captured = each.captured_end.map_or_else(String::new, |end| format!("captured at {end}, "));
+        format!(
+            "{topic}-{}: {captured}flushed to {}, offsets {} to {}, stable to {}, leader epoch {}",
+            each.partition_id,
+            each.flushed_end,
+            each.log_start,
+            each.log_end,
+            each.last_stable_offset,
+            each.leader_epoch
+        )
+    }));
+    for each in view.partitions.iter().filter(|each| !each.open_transactions.is_empty()) {
+        let named = each.open_transactions.iter();
+        let named: Vec<String> =
+            named.map(|open| format!("producer {} from {}", open.producer_id, open.first_offset)).collect();
+        notes.push(format!(
+            "{topic}-{}: transactions stay open: {} and {} more; after adoption end each: kafka-transactions.sh abort \
+             --topic {topic} --partition {0} --start-offset OFFSET",
+            each.partition_id,
+            named.join(", "),
+            each.open_not_named
+        ));
+    }
+    notes
 }
 
 fn since(time_ms: i64, now_ms: i64) -> String {
@@ -347,6 +388,9 @@ fn mirror(view: &MirrorTopicView, now_ms: i64) -> String {
         let cuts = hand_over.cuts.iter().map(|each| (each.partition_id, cut(each)));
         for (partition, words) in losses.chain(cuts) {
             written.push_str(&format!("  partition {partition}: {words}\n"));
+        }
+        for note in hand_over.stored.iter().flat_map(|stored| stored_notes(&view.mirror_topic_name, stored)) {
+            written.push_str(&format!("  {note}\n"));
         }
     }
     if let Some(deletion) = &view.deletion {

@@ -198,6 +198,7 @@ impl World {
                 self.aborted |= failed.is_none();
                 vec![Event::TransactionsAborted(outcome(failed))]
             }
+            Action::Seal(_) => panic!("nobody adopts files here"),
         }
     }
 

@@ -17,6 +17,7 @@ pub enum Asked {
     Configs,
     Abort,
     State,
+    Files,
 }
 
 impl Asked {
@@ -33,6 +34,7 @@ impl Asked {
             Self::Configs => "the destination does not take the topic's own configuration",
             Self::Abort => "the open transactions cannot be aborted",
             Self::State => "the next step cannot be kept",
+            Self::Files => "its files are not ready to be adopted",
         }
     }
 }
@@ -84,6 +86,10 @@ pub enum Trouble {
     },
     /// The shard does not lead it now.
     NotLed {
+        index: i32,
+    },
+    /// No data thread has it now.
+    NotHere {
         index: i32,
     },
     /// No follower is alive.
@@ -171,10 +177,16 @@ impl fmt::Display for Trouble {
                 "partition {index} ends inside {count} transactions of its source; stop their producers and \
                  promote again, or use failover"
             ),
+            Self::SourceMoves { index, captured, found } if found < captured => write!(
+                f,
+                "partition {index} of the source ends at offset {found} now, and ended at {captured}: it lost \
+                 records meanwhile"
+            ),
             Self::SourceMoves { index, captured, found } => write!(
                 f,
-                "partition {index} of the source grew from offset {captured} to {found} meanwhile; stop its \
-                 producers, or allow a moving source"
+                "partition {index} of the source grew by {} records, from offset {captured} to {found}, meanwhile; \
+                 stop its producers, or allow a moving source",
+                found.value() - captured.value()
             ),
             Self::OtherPartitions { source, here } => {
                 write!(
@@ -183,6 +195,7 @@ impl fmt::Display for Trouble {
                 )
             }
             Self::NotLed { index } => write!(f, "partition {index} is not led by us now"),
+            Self::NotHere { index } => write!(f, "partition {index} is in no data thread now"),
             Self::NotCaughtUp { index, log_end, end } => {
                 write!(f, "partition {index} is at offset {log_end} of {end} and does not go on")
             }
