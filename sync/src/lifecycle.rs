@@ -413,7 +413,8 @@ mod tests {
     #[test]
     fn a_hand_over_goes_through_every_step_in_order_and_skips_none() {
         for (way, steps) in HandOverWay::ALL.into_iter().zip([11, 6]) {
-            let is_on_the_way = |event: &HandOverEvent| way.transitions().iter().any(|row| row.event == *event);
+            let is_on_the_way =
+                |event: &HandOverEvent| way.transitions().iter().any(|row| row.event == *event);
             let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
             let (mut at, mut seen) = (HandOverStep::Requested, 1);
             for event in forward.clone().filter(|event| is_on_the_way(event)) {

@@ -451,7 +451,9 @@ fn partition(each: &PartitionView) -> [String; 15] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answer::{FollowerView, HandOverView, PartitionActionView};
+    use crate::admin::answer::{
+        FollowerView, HandOverView, OpenTransactionView, PartitionActionView, StoredPartitionView,
+    };
 
     #[test]
     fn an_order_is_told_partition_by_partition_and_its_notes_once() {
@@ -481,6 +483,36 @@ consumer group offsets: not configured
 left out of the target: broker 3
 ";
         assert_eq!(actions(&answer), expected);
+    }
+
+    #[test]
+    fn what_is_ready_to_be_adopted_is_told_with_its_proof_and_what_stays_open() {
+        let open = OpenTransactionView { producer_id: 7, first_offset: 30 };
+        let partition = StoredPartitionView {
+            partition_id: 1,
+            captured_end: Some(40),
+            flushed_end: 40,
+            log_end: 40,
+            last_stable_offset: 30,
+            open_transactions: vec![open],
+            ..StoredPartitionView::default()
+        };
+        let view = StoredTopicView {
+            directory: "/data/dr".into(),
+            captured_ms: Some(5),
+            proven_ms: Some(9),
+            partitions: vec![partition],
+        };
+        let notes = stored_notes("orders", &view).join("\n");
+        for words in [
+            "orders: ready to adopt: /data/dr, 1 partitions",
+            "told these ends at 5 and, with everything flushed, at 9",
+            "orders-1: captured at 40, flushed to 40, offsets 0 to 40, stable to 30, leader epoch 0",
+            "producer 7 from 30 and 0 more",
+            "--topic orders --partition 1 --start-offset OFFSET",
+        ] {
+            assert!(notes.contains(words), "{words}: {notes}");
+        }
     }
 
     #[test]

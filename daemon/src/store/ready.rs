@@ -75,9 +75,12 @@ pub fn ready_partitions(
     let log_starts = log_starts(&mut files, link_directory)?;
     let mut ready = Vec::new();
     for partition in partitions {
-        let known = journal.remove(partition).filter(|known| !known.removed);
-        let known = known.ok_or_else(|| NotReady::NoCheckpoint { partition: partition.clone() })?;
-        look_at(&mut files, &link_directory.join(partition.directory_name()), &known)?;
+        let directory = link_directory.join(partition.directory_name());
+        let known = match journal.remove(partition).filter(|known| !known.removed) {
+            Some(known) => known,
+            None => empty_log(&mut files, &directory, partition)?,
+        };
+        look_at(&mut files, &directory, &known)?;
         let recorded = log_starts.get(partition).copied();
         if known.log_start > Offset::ZERO && recorded != Some(known.log_start) {
             let (partition, log_start) = (partition.clone(), known.log_start);
@@ -86,6 +89,25 @@ pub fn ready_partitions(
         ready.push(known);
     }
     Ok(ready)
+}
+
+/// A log that nothing was ever written to has no checkpoint: one file of no bytes says where it begins.
+fn empty_log(
+    files: &mut Files<'_>,
+    directory: &Path,
+    partition: &TopicPartition,
+) -> Result<PartitionCheckpoint, NotReady> {
+    let segments = Segments::list(files, directory)?;
+    let logs: Vec<(Offset, u64)> = segments.logs().collect();
+    let [(base, 0)] = logs.as_slice() else {
+        return Err(NotReady::NoCheckpoint { partition: partition.clone() });
+    };
+    let path = directory.join(PARTITION_METADATA_FILE);
+    match files.read_text(&path)?.map(|text| parse_partition_metadata(&text)) {
+        Some(Ok(id)) => Ok(PartitionCheckpoint::empty(partition.clone(), id, *base)),
+        Some(Err(_)) => Err(NotReady::OtherTopic { path }),
+        None => Err(NotReady::Missing { path }),
+    }
 }
 
 fn log_starts(
@@ -127,5 +149,64 @@ fn look_at(files: &mut Files<'_>, directory: &Path, known: &PartitionCheckpoint)
     match files.length(&path)? {
         Some(_) => Ok(()),
         None => Err(NotReady::Missing { path }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::written_log::{
+        WrittenLog, at, batch, directory, empty_disk, journal_directory, partition, restart,
+    };
+    use super::*;
+    use crate::memory_disk::MemoryDisk;
+    use crate::store::write_log_starts;
+    use twinlog_io::Step;
+
+    fn look(disk: &mut MemoryDisk) -> Result<Vec<PartitionCheckpoint>, NotReady> {
+        let link = directory().parent().expect("a link").to_path_buf();
+        ready_partitions(disk, &link, &journal_directory(), &[partition()])
+    }
+
+    #[test]
+    fn a_log_is_ready_once_it_is_checkpointed_and_given_back_what_was_only_reserved() {
+        let mut disk = empty_disk();
+        let mut log = WrittenLog::begin(&mut disk);
+        for offset in 0..6 {
+            if offset == 3 {
+                log.roll(&mut disk);
+            }
+            log.append(&mut disk, batch(offset, 2500));
+        }
+        assert!(matches!(look(&mut disk), Err(NotReady::NoCheckpoint { .. })));
+        log.checkpoint(&mut disk);
+        assert!(matches!(look(&mut disk), Err(NotReady::Length { .. })), "it ends in zeros");
+        log.let_go(&mut disk);
+        assert_eq!(look(&mut disk).unwrap()[0].log_end, at(6));
+        let path = directory().join(PARTITION_METADATA_FILE);
+        disk.run(&Step::Remove { path }).unwrap();
+        assert!(matches!(look(&mut disk), Err(NotReady::Missing { .. })));
+    }
+
+    #[test]
+    fn a_log_that_starts_later_has_its_start_recorded_beside_it() {
+        let mut disk = empty_disk();
+        let mut log = WrittenLog::begin(&mut disk);
+        (0..3).for_each(|offset| log.append(&mut disk, batch(offset, 2500)));
+        log.state.log_start = at(2);
+        log.checkpoint(&mut disk);
+        log.let_go(&mut disk);
+        let told = look(&mut disk).unwrap_err().to_string();
+        assert!(told.contains("starts at offset 2, and nothing is recorded"), "{told}");
+        let link = directory().parent().expect("a link").to_path_buf();
+        write_log_starts(&mut disk, &link, &[(partition(), at(2))]).unwrap();
+        assert_eq!(look(&mut disk).unwrap()[0].log_start, at(2));
+    }
+
+    #[test]
+    fn a_log_that_never_held_a_batch_is_ready_and_one_that_is_not_there_is_none() {
+        let mut disk = empty_disk();
+        assert!(matches!(look(&mut disk), Err(NotReady::NoCheckpoint { .. })));
+        restart(&mut disk);
+        assert_eq!(look(&mut disk).unwrap()[0].log_end, at(0));
     }
 }

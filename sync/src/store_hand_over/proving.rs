@@ -190,11 +190,7 @@ impl StoreHandOver {
     }
 
     /// The files are closed: what they hold is what was proven, or all of it is taken back.
-    pub(super) fn sealed_came(
-        &mut self,
-        now: Nanoseconds,
-        result: Result<BTreeMap<i32, SealedLog>, String>,
-    ) {
+    pub(super) fn sealed_came(&mut self, now: Nanoseconds, result: Result<BTreeMap<i32, SealedLog>, String>) {
         let Some(found) = self.answered(now, Asked::Files, result) else { return };
         match self.judge_sealed(&found) {
             Err(trouble) => self.take_back(now, trouble),

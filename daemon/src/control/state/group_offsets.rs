@@ -166,7 +166,8 @@ mod tests {
             assert_eq!(of("west", &["app", "other", "none"]).await, first);
             state.keep_group_positions("west", vec![position("app", 1, 5)], 2).await.unwrap();
             assert_eq!(of("west", &["app"]).await, [position("app", 0, 7), position("app", 1, 5)]);
-            let clamped = state.clamp_group_positions("west", "orders", vec![(0, 8), (1, 4)], 3).await.unwrap();
+            let clamped =
+                state.clamp_group_positions("west", "orders", vec![(0, 8), (1, 4)], 3).await.unwrap();
             assert_eq!(clamped, [position("other", 0, 9), position("app", 1, 5)]);
             let all = state.all_group_positions("west").await.unwrap();
             assert_eq!(all, [position("app", 0, 7), position("app", 1, 4), position("other", 0, 8)]);

@@ -170,7 +170,9 @@ fn a_hand_over_skips_no_step_and_is_taken_back_only_before_the_point_of_no_retur
     run(async {
         with_active(&state, &["orders"]).await;
         state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
-        let skip = state.advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::HandOver)], 5).await;
+        let skip = state
+            .advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::HandOver)], 5)
+            .await;
         assert!(matches!(skip, Err(StateError::HandOverForbidden { .. })));
         let twice = state.begin_hand_overs("dr", vec![promote("orders")], 5).await;
         assert!(matches!(twice, Err(StateError::HandOverOpen { step: HandOverStep::Requested, .. })));
@@ -192,7 +194,9 @@ fn a_hand_over_skips_no_step_and_is_taken_back_only_before_the_point_of_no_retur
         for event in steps.take_while(|event| *event != HandOverEvent::Verify) {
             state.advance("dr", vec![Advance::new("orders", HandOverWay::Guest, event)], 9).await.unwrap();
         }
-        let late = state.advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::Abandon)], 10).await;
+        let late = state
+            .advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::Abandon)], 10)
+            .await;
         let step = HandOverStep::HandedOver;
         let event = HandOverEvent::Abandon;
         assert_eq!(late, Err(StateError::HandOverForbidden { topic: "orders".into(), step, event }));
@@ -210,7 +214,10 @@ fn history_tells_everything_once_and_cannot_be_changed() {
             state.explain_hand_over("dr", "orders", Some("a follower is behind"), 5).await.unwrap();
             state.explain_mirror("dr", "orders", ("LATE", "waits for a follower"), 5).await.unwrap();
         }
-        state.advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::Capture)], 6).await.unwrap();
+        state
+            .advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::Capture)], 6)
+            .await
+            .unwrap();
         let told: Vec<String> = state
             .history("dr", Some("orders"), 100)
             .await

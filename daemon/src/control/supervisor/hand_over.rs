@@ -512,7 +512,9 @@ impl Supervisor {
                 }
                 match machine.way() {
                     HandOverWay::Guest => info!("{verb} of {topic} is done; stock brokers lead it"),
-                    HandOverWay::Store => info!("{verb} of {topic} is done; its files are ready to be adopted"),
+                    HandOverWay::Store => {
+                        info!("{verb} of {topic} is done; its files are ready to be adopted")
+                    }
                 }
                 if let Some(guest) = &mut self.guest {
                     guest.topics.remove(&topic);

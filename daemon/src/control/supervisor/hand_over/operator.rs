@@ -284,7 +284,11 @@ impl Supervisor {
             return refused(topic, "BEING_DELETED", &"it is being deleted");
         }
         if self.guest.is_none() && self.stored_indexes(topic).is_empty() {
-            return refused(topic, "NOT_READY", &"none of its partitions is known yet; try again in a moment");
+            return refused(
+                topic,
+                "NOT_READY",
+                &"none of its partitions is known yet; try again in a moment",
+            );
         }
         if self.guest.is_some() && row.destination_topic_id.is_none() {
             return refused(topic, "NOT_CREATED", &"the destination does not have it yet");
