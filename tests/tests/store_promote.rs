@@ -233,7 +233,9 @@ impl Site {
         let of_promoted = |text: String| -> Vec<String> {
             let is_ours =
                 |line: &&str| PROMOTED.iter().any(|(topic, _)| line.contains(&format!(",{topic},")));
-            text.lines().filter(is_ours).map(str::to_owned).collect()
+            let mut lines: Vec<String> = text.lines().filter(is_ours).map(str::to_owned).collect();
+            lines.sort();
+            lines
         };
         let lines = of_promoted(fs::read_to_string(&file).expect("exported"));
         assert_eq!(lines, of_promoted(fs::read_to_string(&written).expect("written at the promote")));

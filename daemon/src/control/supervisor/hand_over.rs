@@ -357,7 +357,7 @@ impl HandOvers {
         };
         let running = Running {
             machine,
-            readings: store::SourceReadings::default(),
+            readings: store::SourceReadings::of(&row),
             kind: row.kind,
             told: None,
             told_step: row.step,
@@ -621,6 +621,9 @@ impl Supervisor {
                         (row.step, row.updated_ms) = (step, wall_clock_ms());
                     }
                     if let Some(running) = hand_overs.running.get_mut(&topic) {
+                        if step == HandOverStep::Captured {
+                            running.readings.captured(running.machine.ends());
+                        }
                         running.machine.handle(now, Event::Kept { step, result });
                     }
                 }

@@ -134,14 +134,13 @@ impl Supervisor {
         result: Option<&mut serde_json::Value>,
     ) {
         let Some(result) = result else { return };
-        let (machine, row) = (&running.machine, hand_overs.hand_overs.get(topic));
+        let machine = &running.machine;
+        let row = hand_overs.hand_overs.get(topic);
         if let Some(groups) = row.and_then(|row| row.options.get(GROUPS)) {
             result[GROUPS] = groups.clone();
         }
         if let Some(logs) = machine.sealed() {
-            let promotes = running.kind == HandOverKind::Promote;
-            let captured = row.map(|row| &row.captured_ends).filter(|_| promotes);
-            let view = stored_view(self.stored_directory(), logs, captured, running.readings);
+            let view = stored_view(self.stored_directory(), logs, &running.readings);
             result[STORED] = serde_json::json!(view);
         }
         if running.kind == HandOverKind::Failover {

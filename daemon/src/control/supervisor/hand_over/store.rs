@@ -7,7 +7,7 @@
 //! A partition without a source is opened from its files alone, for a failover only: until that is over nothing is
 //! fetched for it. Files are never changed here.
 
-use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, wall_clock_ms};
+use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, allows, outcome, wall_clock_ms};
 use crate::admin::answer::{OpenTransactionView, StoredPartitionView, StoredTopicView};
 use crate::control::mirror::{Phase, Replacement};
 use crate::control::state::HandOverKind;
@@ -35,14 +35,28 @@ pub struct Sealed {
     result: Result<Vec<PartitionCheckpoint>, NotReady>,
 }
 
-/// When the source said where its logs end, by the wall clock.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where the source said that its logs end, and when it said so, by the wall clock.
+#[derive(Clone, Debug)]
 pub(super) struct SourceReadings {
-    pub captured_ms: Option<i64>,
-    pub proven_ms: Option<i64>,
+    /// Empty of a failover.
+    ends: BTreeMap<i32, i64>,
+    captured_ms: Option<i64>,
+    proven_ms: Option<i64>,
 }
 
 impl SourceReadings {
+    /// What is kept of them: where the source may move, later steps keep our own ends in their place.
+    pub fn of(row: &HandOverRow) -> Self {
+        let is_exact = row.kind == HandOverKind::Promote && !allows(row, "allow_moving_source");
+        let ends = if is_exact { row.captured_ends.clone() } else { BTreeMap::new() };
+        Self { ends, captured_ms: None, proven_ms: None }
+    }
+
+    /// These are kept as the source's ends.
+    pub fn captured(&mut self, ends: &BTreeMap<i32, Offset>) {
+        self.ends = ends.iter().map(|(index, end)| (*index, end.value())).collect();
+    }
+
     /// The source has answered. A hand-over that goes on after a restart has its ends, and asks for the proof only.
     pub fn heard(&mut self, captures: bool) {
         let now_ms = Some(wall_clock_ms());
@@ -72,12 +86,11 @@ fn sealed_log(checkpoint: &PartitionCheckpoint) -> SealedLog {
 pub(super) fn stored_view(
     directory: String,
     logs: &BTreeMap<i32, SealedLog>,
-    captured: Option<&BTreeMap<i32, i64>>,
-    readings: SourceReadings,
+    readings: &SourceReadings,
 ) -> StoredTopicView {
     let partition = |(index, log): (&i32, &SealedLog)| StoredPartitionView {
         partition_id: *index,
-        captured_end: captured.and_then(|ends| ends.get(index)).copied(),
+        captured_end: readings.ends.get(index).copied(),
         flushed_end: log.log_end.value(),
         log_start: log.log_start.value(),
         log_end: log.log_end.value(),

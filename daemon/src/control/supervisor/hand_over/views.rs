@@ -4,7 +4,7 @@
 
 use super::groups::report_of;
 use super::store::STORED;
-use super::{HandOvers, Supervisor};
+use super::{HandOvers, Running, Supervisor};
 use crate::admin::answer::{
     AlarmView, FollowerView, GuestView, HandOverView, LagMarks, MirrorTopicView, PartitionView,
     RecoveryPointView, SourceView, StatusView, StoredTopicView, TaskView, TotalsView,
@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 use twinlog_io::{monotonic_nanoseconds, wall_clock_ms};
-use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
+use twinlog_sync::lifecycle::{HandOverStep, HandOverWay, MirrorState};
 use twinlog_sync::metadata::MembershipState;
 
 /// Where the copy's next fetch begins.
@@ -202,7 +202,7 @@ impl Supervisor {
         let running = hand_overs.running.get(topic);
         let hand_over = hand_overs.hand_overs.get(topic).map(|last| HandOverView {
             kind: last.kind.name().to_owned(),
-            step: running.map_or(last.step, |running| running.machine.step()).name().to_owned(),
+            step: self.step_shown(running, last.step, stopped).name().to_owned(),
             since_ms: last.started_ms,
             losses: result_of(row, "losses"),
             cuts: match running {
@@ -250,6 +250,17 @@ impl Supervisor {
             deletion: hand_overs.deletions.get(topic).map(super::deleting::Deleting::view),
             replica_repairs: hand_overs.repair_views(topic),
         })
+    }
+
+    /// Over only once its answer is here too: whoever waits for the end reads both from one view.
+    fn step_shown(&self, running: Option<&Running>, kept: HandOverStep, stopped: bool) -> HandOverStep {
+        let step = running.map_or(kept, |running| running.machine.step());
+        if step != HandOverStep::Done || stopped {
+            return step;
+        }
+        let way = if self.guest.is_some() { HandOverWay::Guest } else { HandOverWay::Store };
+        let last = way.transitions().iter().find(|row| row.to == step);
+        last.map_or(step, |row| row.from)
     }
 
     fn partition_view(&self, hand_overs: &HandOvers, mirror: &Mirror) -> PartitionView {
