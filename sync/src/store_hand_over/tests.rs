@@ -227,14 +227,19 @@ fn a_source_that_moves_is_refused_with_the_number_of_its_records_unless_that_is_
     let moves = |mode| {
         let mut world = World::new(2, 3);
         let mut machine = world.machine(mode);
+        // Dies when the freeze is kept, and goes on from there.
         while machine.step() < HandOverStep::Frozen {
-            while let Some(action) = machine.poll() {
-                for event in world.carry_out(&machine, action) {
-                    machine.handle(world.now, event);
+            match machine.poll() {
+                Some(action) => {
+                    for event in world.carry_out(&machine, action) {
+                        machine.handle(world.now, event);
+                    }
+                }
+                None => {
+                    world.move_on();
+                    machine.tick(world.now);
                 }
             }
-            world.move_on();
-            machine.tick(world.now);
         }
         world.copies.get_mut(&1).unwrap().source_end = 107;
         let machine = world.run(mode, 0);
