@@ -163,6 +163,23 @@ fn last_word(f: &mut fmt::Formatter<'_>, at: Option<Offset>, age_ms: Option<u64>
     }
 }
 
+/// The source ends elsewhere than it did.
+fn moved(f: &mut fmt::Formatter<'_>, index: i32, captured: Offset, found: Offset) -> fmt::Result {
+    let records = found.value() - captured.value();
+    match records > 0 {
+        true => write!(
+            f,
+            "partition {index} of the source grew by {records} records, from offset {captured} to {found}, \
+             meanwhile; stop its producers, or allow a moving source"
+        ),
+        false => write!(
+            f,
+            "partition {index} of the source ends at offset {found} now, and ended at {captured}: it lost records \
+             meanwhile"
+        ),
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -177,17 +194,7 @@ impl fmt::Display for Trouble {
                 "partition {index} ends inside {count} transactions of its source; stop their producers and \
                  promote again, or use failover"
             ),
-            Self::SourceMoves { index, captured, found } if found < captured => write!(
-                f,
-                "partition {index} of the source ends at offset {found} now, and ended at {captured}: it lost \
-                 records meanwhile"
-            ),
-            Self::SourceMoves { index, captured, found } => write!(
-                f,
-                "partition {index} of the source grew by {} records, from offset {captured} to {found}, meanwhile; \
-                 stop its producers, or allow a moving source",
-                found.value() - captured.value()
-            ),
+            Self::SourceMoves { index, captured, found } => moved(f, *index, *captured, *found),
             Self::OtherPartitions { source, here } => {
                 write!(
                     f,
