@@ -318,7 +318,8 @@ fn stored_notes(topic: &str, view: &StoredTopicView) -> Vec<String> {
             named.map(|open| format!("producer {} from {}", open.producer_id, open.first_offset)).collect();
         notes.push(format!(
             "{topic}-{}: transactions stay open: {} and {} more; adopt its .log files alone, for a broker with indexes \
-             takes none for open; then end each: kafka-transactions.sh abort --topic {topic} --partition {0} --start-offset OFFSET",
+             takes none for open; then end each: kafka-transactions.sh abort --topic {topic} --partition {0} \
+             --start-offset OFFSET",
             each.partition_id,
             named.join(", "),
             each.open_not_named
