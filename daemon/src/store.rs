@@ -10,12 +10,14 @@
 //! for the log's.
 //!
 //! Owns the public calls; `store/cut.rs` plans and makes cuts, `store/export.rs` saves what they drop.
+//! `store/ready.rs` looks whether closed files can be adopted.
 //! Must never run on a partition that a shard still owns, and must never cut what was not exported.
 
 pub(crate) mod cut;
 mod error;
 mod export;
 pub(crate) mod files;
+mod ready;
 #[cfg(test)]
 mod tests;
 mod trim;
@@ -23,6 +25,7 @@ mod trim;
 pub(crate) mod written_log;
 
 pub use error::StoreError;
+pub use ready::{NotReady, ready_partitions};
 pub use trim::{TrimReport, trim_partition, write_log_starts};
 
 use crate::journal;

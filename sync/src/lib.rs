@@ -13,6 +13,8 @@
 //!   session    what that broker already knows of our fetch positions (KIP-227)
 //!   credits    how many bytes may be asked for: memory and link bandwidth
 //!   lifecycle  what a mirror topic may become, and the order of a hand-over: tables, no machine
+//!   hand_over  what the two machines of a promote ask for, and what they are told
+//!   store_hand_over  a promote whose copy is a store: proven, flushed, closed, ready to be adopted
 //!   truncation what a shorter, newer or re-created source means, and what may be cut
 //!   group_offsets  positions of consumer groups: what is written at the destination, and what is not
 //!   metadata   the metadata log of a destination, and our membership in its cluster
@@ -30,6 +32,7 @@ pub mod credits;
 pub mod fault;
 pub mod group_offsets;
 pub mod guest;
+pub mod hand_over;
 pub mod lag;
 pub mod lane;
 pub mod ledger;
@@ -37,6 +40,7 @@ pub mod lifecycle;
 pub mod metadata;
 pub mod partition;
 pub mod session;
+pub mod store_hand_over;
 pub mod truncation;
 pub mod wire;
 

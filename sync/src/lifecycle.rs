@@ -1,4 +1,4 @@
-//! What a mirror topic may become, in which order it is handed over, and in which it is deleted: three tables.
+//! What a mirror topic may become, in which orders it is handed over, and in which it is deleted: four tables.
 //!
 //! Owns the tables and nothing else: who keeps a state asks [`Transition::next`] before it changes one.
 //! `lifecycle.txt` beside this file is the same tables as people read them; a test holds the two together.
@@ -20,12 +20,17 @@
 //!       +----------+----------+------------+--- Abandoned ----+------------------+-------------+     |
 //!                                                       Done - ConfigsRestored - Verified - HandedOver
 //!
+//!   Requested - Captured - Frozen - EndsProven - GroupsCommitted - Done            (the copy is a store)
+//!       |          |          |         |               |
+//!       +----------+----------+---------+-- Abandoned --+
+//!
 //!   Marked --it is ours there--> Deleting --not there any more--> Removing --nothing left here--> Forgotten
 //!       +-------with data, nothing of ours there------------------^                                ^
 //!       +-------without data-----------------------------------------------------------------------+
 //! ```
 //! Invariants: a step is kept before it is taken, so what is kept tells what *may* have happened; from
-//! `HandedOver` on another broker may accept writes, so nothing leads from there to `Abandoned`.
+//! `HandedOver` on another broker may accept writes, so nothing leads from there to `Abandoned`. What is written
+//! beside a store is known to nobody before `Done`: until then all of it can be taken back.
 
 use core::fmt;
 
@@ -138,6 +143,8 @@ named! {
         Frozen = "FROZEN",
         /// Every follower of the target has them, lately and with its registered epoch.
         FollowersProven = "FOLLOWERS_PROVEN",
+        /// Of a store: everything is flushed, and the source, asked again, ends where it ended.
+        EndsProven = "ENDS_PROVEN",
         /// No id that the destination hands out will be one of the mirrored ones.
         ProducerIdsFloored = "PRODUCER_IDS_FLOORED",
         GroupsCommitted = "GROUPS_COMMITTED",
@@ -161,6 +168,7 @@ named! {
         Capture = "capture",
         Freeze = "freeze",
         ProveFollowers = "prove followers",
+        ProveEnds = "prove ends",
         FloorProducerIds = "floor producer ids",
         CommitGroups = "commit groups",
         Reassign = "reassign",
@@ -203,7 +211,33 @@ impl HandOverStep {
 
     /// It can be taken back without anybody having been able to write.
     pub fn may_be_abandoned(self) -> bool {
-        Transition::next(HAND_OVER_TRANSITIONS, self, HandOverEvent::Abandon).is_some()
+        let abandoned = |way: HandOverWay| way.next(self, HandOverEvent::Abandon).is_some();
+        HandOverWay::ALL.into_iter().any(abandoned)
+    }
+}
+
+/// Who takes a topic over, and so by which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOverWay {
+    /// Brokers that follow us.
+    Guest,
+    /// Whoever adopts the files of a store, later.
+    Store,
+}
+
+impl HandOverWay {
+    pub const ALL: [Self; 2] = [Self::Guest, Self::Store];
+
+    pub const fn transitions(self) -> &'static [Transition<HandOverStep, HandOverEvent>] {
+        match self {
+            Self::Guest => HAND_OVER_TRANSITIONS,
+            Self::Store => STORE_HAND_OVER_TRANSITIONS,
+        }
+    }
+
+    /// What `from` becomes by `event` on this way.
+    pub fn next(self, from: HandOverStep, event: HandOverEvent) -> Option<HandOverStep> {
+        Transition::next(self.transitions(), from, event)
     }
 }
 
@@ -292,6 +326,24 @@ pub const HAND_OVER_TRANSITIONS: &[Transition<HandOverStep, HandOverEvent>] = {
     ]
 };
 
+/// The same where the copy is a store: nobody leads anything, so nothing is reassigned and nothing fenced.
+pub const STORE_HAND_OVER_TRANSITIONS: &[Transition<HandOverStep, HandOverEvent>] = {
+    use HandOverEvent as E;
+    use HandOverStep as S;
+    &[
+        step(S::Requested, E::Capture, S::Captured),
+        step(S::Captured, E::Freeze, S::Frozen),
+        step(S::Frozen, E::ProveEnds, S::EndsProven),
+        step(S::EndsProven, E::CommitGroups, S::GroupsCommitted),
+        step(S::GroupsCommitted, E::Finish, S::Done),
+        step(S::Requested, E::Abandon, S::Abandoned),
+        step(S::Captured, E::Abandon, S::Abandoned),
+        step(S::Frozen, E::Abandon, S::Abandoned),
+        step(S::EndsProven, E::Abandon, S::Abandoned),
+        step(S::GroupsCommitted, E::Abandon, S::Abandoned),
+    ]
+};
+
 const fn deletion(
     from: DeletionStep,
     event: DeletionEvent,
@@ -326,6 +378,8 @@ mod tests {
         MIRROR_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
         text.push_str("\nhand-over\n");
         HAND_OVER_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
+        text.push_str("\nhand-over of a store\n");
+        STORE_HAND_OVER_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
         text.push_str("\ndeletion\n");
         DELETION_TRANSITIONS.iter().for_each(|row| writeln!(text, "  {row}").unwrap());
         text
@@ -340,8 +394,10 @@ mod tests {
     fn no_table_answers_one_event_twice() {
         let pairs: BTreeSet<_> = MIRROR_TRANSITIONS.iter().map(|row| (row.from, row.event)).collect();
         assert_eq!(pairs.len(), MIRROR_TRANSITIONS.len());
-        let steps: BTreeSet<_> = HAND_OVER_TRANSITIONS.iter().map(|row| (row.from, row.event)).collect();
-        assert_eq!(steps.len(), HAND_OVER_TRANSITIONS.len());
+        for table in HandOverWay::ALL.map(HandOverWay::transitions) {
+            let steps: BTreeSet<_> = table.iter().map(|row| (row.from, row.event)).collect();
+            assert_eq!(steps.len(), table.len());
+        }
         let deletions: BTreeSet<_> = DELETION_TRANSITIONS.iter().map(|row| (row.from, row.event)).collect();
         assert_eq!(deletions.len(), DELETION_TRANSITIONS.len());
     }
@@ -351,23 +407,34 @@ mod tests {
         let late = HandOverStep::ALL.iter().filter(|step| **step >= HandOverStep::HandedOver);
         assert!(late.clone().count() == 5 && late.clone().all(|step| !step.may_be_abandoned()));
         let early = HandOverStep::ALL.iter().filter(|step| **step < HandOverStep::HandedOver);
-        assert!(early.clone().count() == 7 && early.clone().all(|step| step.may_be_abandoned()));
+        assert!(early.clone().count() == 8 && early.clone().all(|step| step.may_be_abandoned()));
     }
 
     #[test]
     fn a_hand_over_goes_through_every_step_in_order_and_skips_none() {
-        let mut at = HandOverStep::Requested;
-        let mut seen = 1;
-        let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
-        for event in forward.clone() {
-            let others = forward.clone().filter(|other| *other != event);
-            for other in others {
-                assert_eq!(Transition::next(HAND_OVER_TRANSITIONS, at, *other), None, "{at} {other}");
+        for (way, steps) in HandOverWay::ALL.into_iter().zip([11, 6]) {
+            let is_on_the_way =
+                |event: &HandOverEvent| way.transitions().iter().any(|row| row.event == *event);
+            let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
+            let (mut at, mut seen) = (HandOverStep::Requested, 1);
+            for event in forward.clone().filter(|event| is_on_the_way(event)) {
+                for other in forward.clone().filter(|other| *other != event) {
+                    assert_eq!(way.next(at, *other), None, "{at} {other}");
+                }
+                let next = way.next(at, *event).unwrap();
+                assert!(next > at, "{at} {next}");
+                (at, seen) = (next, seen + 1);
             }
-            at = Transition::next(HAND_OVER_TRANSITIONS, at, *event).unwrap();
-            seen += 1;
+            assert_eq!((at, seen), (HandOverStep::Done, steps));
         }
-        assert_eq!((at, seen), (HandOverStep::Done, 11));
+    }
+
+    #[test]
+    fn a_store_can_be_taken_back_until_it_is_done() {
+        let rows = STORE_HAND_OVER_TRANSITIONS.iter();
+        let from: BTreeSet<HandOverStep> = rows.map(|row| row.from).collect();
+        assert!(from.iter().all(|step| HandOverWay::Store.next(*step, HandOverEvent::Abandon).is_some()));
+        assert!(!from.contains(&HandOverStep::Done) && !from.contains(&HandOverStep::Abandoned));
     }
 
     #[test]

@@ -351,6 +351,46 @@ pub struct HandOverView {
     /// How long the destination's controller took for the request that moved the leadership.
     #[serde(default)]
     pub hand_over_request_ms: Option<u64>,
+    /// Once it is done, where the copy is a store.
+    #[serde(default)]
+    pub stored: Option<StoredTopicView>,
+}
+
+/// A store's topic whose files are closed, complete and ready to be adopted by a broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct StoredTopicView {
+    /// On the daemon's host: `<topic>-<partition>` for each partition is in it.
+    pub directory: String,
+    /// When the source told the captured ends; unknown where a restart came between.
+    pub captured_ms: Option<i64>,
+    /// When the source, asked again after everything was flushed, told the same ends. Later writes are not known.
+    pub proven_ms: Option<i64>,
+    pub partitions: Vec<StoredPartitionView>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct StoredPartitionView {
+    pub partition_id: i32,
+    /// Where the source's log ended; absent after a failover.
+    pub captured_end: Option<i64>,
+    pub flushed_end: i64,
+    pub log_start: i64,
+    pub log_end: i64,
+    pub last_stable_offset: i64,
+    /// The highest that its batches are stamped with: above 0, it is adopted with one replica first.
+    pub leader_epoch: i32,
+    /// They stay open: end them at the cluster that adopts them.
+    pub open_transactions: Vec<OpenTransactionView>,
+    /// More of them.
+    pub open_not_named: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenTransactionView {
+    pub producer_id: i64,
+    pub first_offset: i64,
 }
 
 /// Consumer groups at a hand-over.
@@ -401,6 +441,9 @@ pub struct MirrorActionView {
     pub losses: Vec<LossView>,
     #[serde(default)]
     pub cuts: Vec<CutView>,
+    /// Of a store, once it is done.
+    #[serde(default)]
+    pub stored: Option<StoredTopicView>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -191,6 +191,7 @@ fn conclude(action: &mut MirrorActionView, view: &MirrorTopicView) {
         action.cuts.clone_from(&hand_over.cuts);
         action.consumer_groups.clone_from(&hand_over.consumer_groups);
         action.left_out_broker_ids.clone_from(&hand_over.left_out_broker_ids);
+        action.stored.clone_from(&hand_over.stored);
         action.note = None;
     }
     let (message, code) = match &view.hand_over {

@@ -5,7 +5,7 @@ use super::operator::{Operator, OperatorArgs, OperatorError, operate};
 use super::table::{age, figure, lag_bytes, lag_time, span, table, text};
 use crate::admin::answer::{
     CutView, GroupsHandOverView, GuestLeaveView, ListView, LossView, Metadata, MirrorActionView,
-    MirrorTopicView, PartitionView, ReplicaRepairView,
+    MirrorTopicView, PartitionView, ReplicaRepairView, StoredTopicView,
 };
 use crate::admin::body::MirrorOrder;
 use crate::admin::client::{AdminClient, ClientError};
@@ -246,6 +246,7 @@ pub(super) fn actions(answer: &ListView<MirrorActionView>) -> String {
         );
         notes.extend(action.consumer_groups.iter().flat_map(|view| group_notes(topic, view)));
         notes.extend(action.cuts.iter().map(|each| format!("{topic}-{}: {}", each.partition_id, cut(each))));
+        notes.extend(action.stored.iter().flat_map(|view| stored_notes(topic, view)));
     }
     notes.sort();
     notes.dedup();
@@ -284,6 +285,47 @@ fn loss(each: &LossView) -> String {
 fn cut(each: &CutView) -> String {
     let bytes = each.bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
     format!("cut from offset {} to {}{bytes}; what went is in cuts/", each.from, each.to)
+}
+
+/// What is ready to be adopted, and what was proven of it.
+fn stored_notes(topic: &str, view: &StoredTopicView) -> Vec<String> {
+    let count = view.partitions.len();
+    let mut notes = vec![format!(
+        "{topic}: ready to adopt: {}, {count} partitions; see the README, Cut-over with a store",
+        view.directory
+    )];
+    if let Some(proven) = view.proven_ms {
+        let first = view.captured_ms.map_or_else(|| "before a restart".to_owned(), |at| format!("at {at}"));
+        notes.push(format!(
+            "{topic}: the source told these ends {first} and, with everything flushed, at {proven} (ms since 1970)"
+        ));
+    }
+    notes.extend(view.partitions.iter().map(|each| {
+        let captured = each.captured_end.map_or_else(String::new, |end| format!("captured at {end}, "));
+        format!(
+            "{topic}-{}: {captured}flushed to {}, offsets {} to {}, stable to {}, leader epoch {}",
+            each.partition_id,
+            each.flushed_end,
+            each.log_start,
+            each.log_end,
+            each.last_stable_offset,
+            each.leader_epoch
+        )
+    }));
+    for each in view.partitions.iter().filter(|each| !each.open_transactions.is_empty()) {
+        let named = each.open_transactions.iter();
+        let named: Vec<String> =
+            named.map(|open| format!("producer {} from {}", open.producer_id, open.first_offset)).collect();
+        notes.push(format!(
+            "{topic}-{}: transactions stay open: {} and {} more; adopt its .log files alone, for a broker with indexes \
+             takes none for open; then end each: kafka-transactions.sh abort --topic {topic} --partition {0} \
+             --start-offset OFFSET",
+            each.partition_id,
+            named.join(", "),
+            each.open_not_named
+        ));
+    }
+    notes
 }
 
 fn since(time_ms: i64, now_ms: i64) -> String {
@@ -348,6 +390,9 @@ fn mirror(view: &MirrorTopicView, now_ms: i64) -> String {
         for (partition, words) in losses.chain(cuts) {
             written.push_str(&format!("  partition {partition}: {words}\n"));
         }
+        for note in hand_over.stored.iter().flat_map(|stored| stored_notes(&view.mirror_topic_name, stored)) {
+            written.push_str(&format!("  {note}\n"));
+        }
     }
     if let Some(deletion) = &view.deletion {
         let error = deletion.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
@@ -407,7 +452,9 @@ fn partition(each: &PartitionView) -> [String; 15] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answer::{FollowerView, HandOverView, PartitionActionView};
+    use crate::admin::answer::{
+        FollowerView, HandOverView, OpenTransactionView, PartitionActionView, StoredPartitionView,
+    };
 
     #[test]
     fn an_order_is_told_partition_by_partition_and_its_notes_once() {
@@ -437,6 +484,36 @@ consumer group offsets: not configured
 left out of the target: broker 3
 ";
         assert_eq!(actions(&answer), expected);
+    }
+
+    #[test]
+    fn what_is_ready_to_be_adopted_is_told_with_its_proof_and_what_stays_open() {
+        let open = OpenTransactionView { producer_id: 7, first_offset: 30 };
+        let partition = StoredPartitionView {
+            partition_id: 1,
+            captured_end: Some(40),
+            flushed_end: 40,
+            log_end: 40,
+            last_stable_offset: 30,
+            open_transactions: vec![open],
+            ..StoredPartitionView::default()
+        };
+        let view = StoredTopicView {
+            directory: "/data/dr".into(),
+            captured_ms: Some(5),
+            proven_ms: Some(9),
+            partitions: vec![partition],
+        };
+        let notes = stored_notes("orders", &view).join("\n");
+        for words in [
+            "orders: ready to adopt: /data/dr, 1 partitions",
+            "told these ends at 5 and, with everything flushed, at 9",
+            "orders-1: captured at 40, flushed to 40, offsets 0 to 40, stable to 30, leader epoch 0",
+            "producer 7 from 30 and 0 more",
+            "--topic orders --partition 1 --start-offset OFFSET",
+        ] {
+            assert!(notes.contains(words), "{words}: {notes}");
+        }
     }
 
     #[test]

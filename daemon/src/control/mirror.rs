@@ -43,6 +43,8 @@ pub enum Replacement {
     Gone,
     /// Nothing: it was taken on without the source, and is opened again now that the source answers.
     Reopen,
+    /// Its files are to be adopted as they are: closed until its hand-over is done or taken back.
+    Sealed,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -120,6 +122,8 @@ pub struct Mirror {
     pub compared: bool,
     /// It was taken on while the source was away: what the source has is not known yet.
     pub without_source: bool,
+    /// Closed for its hand-over, in no shard.
+    pub sealed: bool,
     /// Bytes that a failover cut.
     pub cut_bytes: Arc<AtomicI64>,
     /// End of the log when it first came into a shard.
@@ -166,6 +170,7 @@ impl Mirror {
             accepts_gap: false,
             compared: false,
             without_source: false,
+            sealed: false,
             cut_bytes: Arc::default(),
             first_end: None,
             question: None,

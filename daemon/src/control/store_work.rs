@@ -195,7 +195,7 @@ pub fn replace(
             let end = checkpoint.log_end;
             crate::store::raise_stamp(disk, &job.journal_directory, &checkpoint, end)?
         }
-        Replacement::Gone | Replacement::Reopen => checkpoint,
+        Replacement::Gone | Replacement::Reopen | Replacement::Sealed => checkpoint,
     };
     Ok(job.recover(disk, Some(checkpoint))?)
 }

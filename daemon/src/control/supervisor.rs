@@ -156,6 +156,8 @@ pub struct Supervisor {
     groups: Option<groups::GroupLink>,
     /// Partitions that were taken on without the source, which has them after all.
     returned: BTreeSet<TopicPartition>,
+    /// Partitions that leave their shards for a hand-over, by topic.
+    sealing: BTreeMap<String, Vec<TopicPartition>>,
     /// Partitions that were in these tables before: their newest checkpoints are in a journal.
     left_before: BTreeSet<TopicPartition>,
     store_jobs: Arc<Semaphore>,
@@ -244,6 +246,7 @@ impl Supervisor {
             hand_overs: None,
             groups: None,
             returned: BTreeSet::new(),
+            sealing: BTreeMap::new(),
             left_before: BTreeSet::new(),
             store_jobs: Arc::new(Semaphore::new(store_turns(links) as usize)),
             store_turns: store_turns(links),
@@ -587,6 +590,7 @@ impl Supervisor {
             }
             Replacement::Gone => "it is a mirror no more".to_owned(),
             Replacement::Reopen => "it is opened again, for the source answers".to_owned(),
+            Replacement::Sealed => "it is closed, to be adopted".to_owned(),
         }
     }
 }

@@ -152,7 +152,7 @@ pub struct LeadAssignment {
     pub followers: Vec<(i32, Registration)>,
 }
 
-/// Where a led partition and its followers stand.
+/// Where a led partition and its followers stand, or the log of a store, which nobody leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeadStanding {
     pub leads: bool,
@@ -265,7 +265,7 @@ pub enum Event {
         broker: i32,
         leader_epoch: LeaderEpoch,
     },
-    /// `None`: the partition is not led here.
+    /// `None`: the partition is not here, or is a guest's that is not led.
     Standing {
         key: PartitionKey,
         standing: Option<Box<LeadStanding>>,

@@ -34,6 +34,7 @@ mod refusal;
 mod tests;
 mod trouble;
 
+pub use crate::hand_over::{Action, Event, Kept, Mode, SealedLog, SourceEnd};
 pub use destination::IsrChange;
 pub use proof::{FollowerStanding, Standing};
 pub use trouble::{Asked, ProducerOverlap, Trouble};
@@ -51,7 +52,7 @@ use twinlog_log_segment::offset::Offset;
 
 /// How often shards are asked where partitions and followers stand. Less often delays a promote by as much;
 /// more often makes the shards answer instead of serve.
-const ASK_INTERVAL: Nanoseconds = 100 * MILLISECOND;
+pub(crate) const ASK_INTERVAL: Nanoseconds = 100 * MILLISECOND;
 /// How long a promote waits while our copy does not grow towards the captured end.
 pub const CATCH_UP_LIMIT: Nanoseconds = 60 * SECOND;
 /// How long anything else before the hand-over may take. Shorter than a broker's session (9 s) it would not
@@ -62,109 +63,9 @@ const SEEN_PAUSE: Nanoseconds = 500 * MILLISECOND;
 /// How long an accepted change may stay unseen in the metadata log before it is looked at anew.
 const SEEN_LIMIT: Nanoseconds = 5 * SECOND;
 /// How long a cut may stay unseen before it is asked for once more.
-const CUT_PAUSE: Nanoseconds = 5 * SECOND;
+pub(crate) const CUT_PAUSE: Nanoseconds = 5 * SECOND;
 /// How often the source is asked for late writes before the hand-over is done without an answer.
 const LATE_TRIES_MAX: u32 = 5;
-
-/// Which way a topic becomes writable, and what the operator allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Promote {
-        /// Take what we have when the source goes on growing.
-        allow_moving_source: bool,
-    },
-    /// Without the source.
-    Failover {
-        /// Logs are cut where the first transaction begins that is open at their end; otherwise such
-        /// transactions are aborted afterwards.
-        truncate: bool,
-    },
-}
-
-impl Mode {
-    pub const fn is_failover(self) -> bool {
-        matches!(self, Self::Failover { .. })
-    }
-
-    const fn truncates(self) -> bool {
-        matches!(self, Self::Failover { truncate: true })
-    }
-}
-
-/// What was kept of a hand-over before a restart; as new otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    pub step: HandOverStep,
-    pub ends: BTreeMap<i32, Offset>,
-    /// [`HandOver::full_replicas`]
-    pub full_replicas: BTreeMap<i32, Vec<i32>>,
-}
-
-impl Kept {
-    pub fn requested() -> Self {
-        Self { step: HandOverStep::Requested, ends: BTreeMap::new(), full_replicas: BTreeMap::new() }
-    }
-}
-
-/// Where a log of the source ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceEnd {
-    pub high_watermark: Offset,
-    pub last_stable_offset: Offset,
-}
-
-/// What the owner is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Answered by [`Event::SourceEnds`].
-    AskSource,
-    /// For each partition, answered by an [`Event::Standing`] each.
-    AskStanding(Vec<i32>),
-    Freeze(Vec<(i32, Option<Offset>)>),
-    Thaw,
-    /// Make these logs end there, under a new epoch, and lead them again; their standings tell when it is done.
-    CutBack(Vec<(i32, Offset)>),
-    /// Keep this step, with [`HandOver::ends`] and [`HandOver::targets`]; answered by [`Event::Kept`].
-    Keep(HandOverStep),
-    /// Above all mirrored ones, and look for producers of the destination that have one of these already.
-    LiftProducerIds,
-    /// Positions of consumer groups, none beyond these offsets; answered by [`Event::GroupsCommitted`].
-    CommitGroups(Vec<(i32, Offset)>),
-    /// New replicas, or `None` to cancel.
-    Reassign(Vec<(i32, Option<Vec<i32>>)>),
-    /// From the guest that leads each of them.
-    AlterPartitions(Vec<IsrChange>),
-    /// Others lead them for good.
-    ForgetLeads,
-    /// Answered by [`Event::DestinationEnds`].
-    AskDestination,
-    RestoreConfigs,
-    AbortTransactions,
-}
-
-/// What came of it. Texts are the errors of whoever was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    SourceEnds(Result<BTreeMap<i32, SourceEnd>, String>),
-    /// `None`: the shard does not have it.
-    Standing {
-        index: i32,
-        standing: Option<Standing>,
-    },
-    Kept {
-        step: HandOverStep,
-        result: Result<(), String>,
-    },
-    /// A producer of the destination that forbids it.
-    ProducerIdsLifted(Result<Option<ProducerOverlap>, String>),
-    GroupsCommitted(Result<(), String>),
-    Reassigned(Result<(), String>),
-    /// The error code of each.
-    Altered(Result<Vec<(i32, i16)>, String>),
-    DestinationEnds(Result<BTreeMap<i32, Offset>, String>),
-    ConfigsRestored(Result<(), String>),
-    TransactionsAborted(Result<(), String>),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -433,6 +334,8 @@ impl HandOver {
                     self.enter(now, Phase::Finishing);
                 }
             }
+            // Of a store.
+            Event::Sealed(_) => {}
         }
         self.tick(now);
     }

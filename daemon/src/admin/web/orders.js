@@ -23,7 +23,7 @@ export const VERBS = {
   },
   promote: {
     name: 'Promote',
-    what: 'The topic becomes writable at the destination, after proof that nothing of the source is missing. Mirroring of it ends.',
+    what: 'The topic becomes writable at the destination, after proof that nothing of the source is missing. Mirroring of it ends. Where the copy is a store, its files become ready to be adopted.',
     fits: (topic) => !isStopped(topic),
     options: [
       { field: 'allow_moving_source', label: 'also while the source still gets records' },
@@ -32,7 +32,7 @@ export const VERBS = {
   },
   failover: {
     name: 'Fail over',
-    what: 'The topic becomes writable at once, without asking the source. What is not copied yet is lost. Mirroring of it ends.',
+    what: 'The topic becomes writable at once, without asking the source. What is not copied yet is lost. Mirroring of it ends. Where the copy is a store, its files become ready to be adopted.',
     fits: (topic) => !isStopped(topic),
     options: [{ field: 'open_transactions', label: 'open transactions', choices: { abort: 'are aborted after the hand-over', truncate: 'are cut off, with all that follows them' } }],
   },

@@ -136,6 +136,8 @@ function renewInside(inside, topic) {
     ['oldest open transaction', topic.oldest_open_transaction_ms === 0 ? told('none') : span(topic.oldest_open_transaction_ms)],
   ];
   if (topic.source_topic_name !== topic.mirror_topic_name) facts.unshift(['source topic', told(topic.source_topic_name)]);
+  const stored = topic.hand_over?.stored;
+  if (stored) facts.push(['ready to adopt', told(`${stored.directory}, ${stored.partitions.length} partitions`)]);
   if (topic.code) facts.push(['code', told(topic.code)]);
   for (const repair of topic.replica_repairs) facts.push([`partition ${repair.partition_id} waits for`, told(repair.waits_for)]);
   keyed(inside.facts, facts, ([name]) => name, ([name]) => {

@@ -14,6 +14,14 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// What we keep ourselves.
+    pub fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Cluster(_) => None,
+            Self::Store(kept) => Some(kept),
+        }
+    }
+
     pub fn take_requests(&self) -> u64 {
         match self {
             Self::Cluster(cluster) => cluster.take_requests(),

@@ -1,7 +1,8 @@
 //! Where positions go when the copy is a store: the state database, one transaction for all that is new.
 
+use super::offset_file::OffsetLine;
 use super::{GroupSync, NETWORK_EXCEPTION};
-use crate::control::state::{KeptPosition, StateDatabase};
+use crate::control::state::{KeptPosition, StateDatabase, StateError};
 use std::collections::BTreeMap;
 use tracing::warn;
 use twinlog_io::wall_clock_ms;
@@ -10,6 +11,17 @@ use twinlog_sync::wire::offset_fetch::Position;
 
 /// What a database that fails is told as: Kafka's code for a disk that does.
 const KAFKA_STORAGE_ERROR: i16 = 56;
+
+/// What is kept of a link, as a file has it.
+pub async fn lines(state: &StateDatabase, link: &str) -> Result<Vec<OffsetLine>, StateError> {
+    let line = |each: KeptPosition| OffsetLine {
+        group: each.group,
+        topic: each.topic,
+        partition: each.partition,
+        offset: each.offset,
+    };
+    Ok(state.all_group_positions(link).await?.into_iter().map(line).collect())
+}
 
 /// See the file's header.
 pub struct Kept {
@@ -92,6 +104,11 @@ impl Kept {
             warn!("positions of groups cannot be kept: {error}; tried again");
         }
         commits.len() as u64
+    }
+
+    /// Everything that is kept, as a file has it; what this process never heard of included.
+    pub async fn lines(&self) -> Result<Vec<OffsetLine>, StateError> {
+        lines(&self.state, &self.link).await
     }
 
     pub async fn delete(&self, sync: &GroupSync, groups: &[GroupNumber]) -> Vec<(GroupNumber, i16)> {

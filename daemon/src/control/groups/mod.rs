@@ -21,7 +21,7 @@ mod round;
 pub use cluster::Cluster;
 pub use coordinators::Coordinators;
 pub use destination::Destination;
-pub use kept::Kept;
+pub use kept::{Kept, lines as kept_lines};
 
 use crate::config::GroupSettings;
 use grid::Grid;
@@ -136,7 +136,7 @@ pub async fn run(
                 let missed = grid.passed(Instant::now());
                 finish(&sync, &outcome, began.elapsed(), missed);
                 tell(&outcome, &mut warned_at);
-                export(&sync, &around, &mut exported_at).await;
+                export(&around, &mut exported_at).await;
             }
             Some(RoundWanted { with_source, done }) = wanted.recv() => {
                 let round = Round { sync: &sync, around: &around, settings: &now_set };
@@ -155,28 +155,26 @@ pub async fn run(
     }
 }
 
-/// What the destination holds, as a file.
-async fn export(sync: &GroupSync, around: &Surroundings, exported_at: &mut Option<Instant>) {
-    let Some(path) = around.export.clone() else { return };
+/// What the destination holds, as a file, where that is a store.
+async fn export(around: &Surroundings, exported_at: &mut Option<Instant>) {
+    let Some((path, kept)) = around.export.as_ref().zip(around.destination.kept()) else { return };
     if exported_at.is_some_and(|at| at.elapsed() < EXPORT_INTERVAL) {
         return;
     }
     *exported_at = Some(Instant::now());
-    let lines: Vec<OffsetLine> = {
-        let machine = sync.machine();
-        let of_group = |group| {
-            let name = machine.destination_name(group);
-            machine.positions(group).into_iter().filter_map(move |each| {
-                let (group, topic, partition) = (name.clone(), each.topic, each.index);
-                Some(OffsetLine { group, topic, partition, offset: each.destination? })
-            })
-        };
-        machine.numbers().flat_map(of_group).collect()
+    let written = match kept.lines().await {
+        Ok(lines) => write_file(path.clone(), lines).await,
+        Err(error) => Err(error.to_string()),
     };
-    let written = tokio::task::spawn_blocking(move || offset_file::replace(&path, &lines)).await;
-    match written {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!("positions are not written as a file: {error}; tried again"),
+    if let Err(why) = written {
+        warn!("positions are not written as a file: {why}; tried again");
+    }
+}
+
+/// Replaces a file of positions beside everything else.
+pub async fn write_file(path: PathBuf, lines: Vec<OffsetLine>) -> Result<(), String> {
+    match tokio::task::spawn_blocking(move || offset_file::replace(&path, &lines)).await {
+        Ok(written) => written.map_err(|error| error.to_string()),
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }

@@ -69,6 +69,62 @@ impl StateDatabase {
         .await
     }
 
+    /// Everything that is kept of a link, by group, topic and partition.
+    pub async fn all_group_positions(&self, link: &str) -> Result<Vec<KeptPosition>, StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT group_id, topic, partition, committed, metadata FROM group_offsets
+                 WHERE link = ?1 ORDER BY group_id, topic, partition",
+            )?;
+            let rows = statement.query_map([link], |row| {
+                Ok(KeptPosition {
+                    group: row.get(0)?,
+                    topic: row.get(1)?,
+                    partition: row.get(2)?,
+                    offset: row.get(3)?,
+                    metadata: row.get(4)?,
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// No position of a topic stays beyond these ends; those that did, as they were.
+    pub async fn clamp_group_positions(
+        &self,
+        link: &str,
+        topic: &str,
+        ends: Vec<(i32, i64)>,
+        now_ms: i64,
+    ) -> Result<Vec<KeptPosition>, StateError> {
+        let (link, topic) = (link.to_owned(), topic.to_owned());
+        self.transact(move |transaction| {
+            let mut beyond = transaction.prepare_cached(
+                "SELECT group_id, committed, metadata FROM group_offsets
+                 WHERE link = ?1 AND topic = ?2 AND partition = ?3 AND committed > ?4 ORDER BY group_id",
+            )?;
+            let mut clamp = transaction.prepare_cached(
+                "UPDATE group_offsets SET committed = ?4, changed_ms = ?5
+                 WHERE link = ?1 AND topic = ?2 AND partition = ?3 AND committed > ?4",
+            )?;
+            let mut clamped = Vec::new();
+            for (partition, end) in ends {
+                let rows = beyond.query_map(params![link, topic, partition, end], |row| {
+                    let (group, offset, metadata) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                    Ok(KeptPosition { group, topic: topic.clone(), partition, offset, metadata })
+                })?;
+                for row in rows {
+                    clamped.push(row?);
+                }
+                clamp.execute(params![link, topic, partition, end, now_ms])?;
+            }
+            Ok(clamped)
+        })
+        .await
+    }
+
     /// Forgets groups.
     pub async fn delete_groups(&self, link: &str, groups: Vec<String>) -> Result<(), StateError> {
         let link = link.to_owned();
@@ -110,6 +166,11 @@ mod tests {
             assert_eq!(of("west", &["app", "other", "none"]).await, first);
             state.keep_group_positions("west", vec![position("app", 1, 5)], 2).await.unwrap();
             assert_eq!(of("west", &["app"]).await, [position("app", 0, 7), position("app", 1, 5)]);
+            let clamped =
+                state.clamp_group_positions("west", "orders", vec![(0, 8), (1, 4)], 3).await.unwrap();
+            assert_eq!(clamped, [position("other", 0, 9), position("app", 1, 5)]);
+            let all = state.all_group_positions("west").await.unwrap();
+            assert_eq!(all, [position("app", 0, 7), position("app", 1, 4), position("other", 0, 8)]);
             state.delete_groups("west", vec!["app".to_owned()]).await.unwrap();
             assert_eq!((of("west", &["app"]).await.len(), of("east", &["app"]).await.len()), (0, 1));
         });

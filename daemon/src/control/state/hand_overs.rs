@@ -11,7 +11,7 @@ use super::{StateDatabase, StateError};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use twinlog_sync::lifecycle::{HAND_OVER_TRANSITIONS, HandOverEvent, HandOverStep, MirrorEvent, Transition};
+use twinlog_sync::lifecycle::{HandOverEvent, HandOverStep, HandOverWay, MirrorEvent};
 
 /// A hand-over that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct NewHandOver {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advance {
     pub topic: String,
+    /// Whose table says what follows.
+    pub way: HandOverWay,
     pub event: HandOverEvent,
     /// `None` keeps what is known.
     pub captured_ends: Option<BTreeMap<i32, i64>>,
@@ -41,9 +43,10 @@ pub struct Advance {
 }
 
 impl Advance {
-    pub fn new(topic: &str, event: HandOverEvent) -> Self {
+    pub fn new(topic: &str, way: HandOverWay, event: HandOverEvent) -> Self {
         Self {
             topic: topic.to_owned(),
+            way,
             event,
             captured_ends: None,
             target_replicas: None,
@@ -105,8 +108,10 @@ fn advance(
     let topic = &next.topic;
     let known =
         find(transaction, link, topic)?.ok_or_else(|| StateError::NoHandOver { topic: topic.clone() })?;
-    let step = Transition::next(HAND_OVER_TRANSITIONS, known.step, next.event).ok_or_else(|| {
-        StateError::HandOverForbidden { topic: topic.clone(), step: known.step, event: next.event }
+    let step = next.way.next(known.step, next.event).ok_or_else(|| StateError::HandOverForbidden {
+        topic: topic.clone(),
+        step: known.step,
+        event: next.event,
     })?;
     let ends = next.captured_ends.as_ref().unwrap_or(&known.captured_ends);
     let replicas = next.target_replicas.as_ref().unwrap_or(&known.target_replicas);

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 use twinlog_log_segment::files::TopicId;
 use twinlog_sync::lifecycle::{
-    DeletionEvent, DeletionStep, HandOverEvent, HandOverStep, MirrorEvent, MirrorState,
+    DeletionEvent, DeletionStep, HandOverEvent, HandOverStep, HandOverWay, MirrorEvent, MirrorState,
 };
 
 fn run<T>(work: impl Future<Output = T>) -> T {
@@ -55,6 +55,32 @@ async fn with_active(state: &StateDatabase, topics: &[&str]) {
     }
 }
 
+/// The events of a way from its first step to its last.
+fn forward(way: HandOverWay) -> Vec<HandOverEvent> {
+    let rows = way.transitions().iter().filter(|row| row.event != HandOverEvent::Abandon);
+    rows.map(|row| row.event).collect()
+}
+
+#[test]
+fn a_store_goes_its_own_way_and_no_step_of_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = open(&directory);
+    run(async {
+        with_active(&state, &["orders"]).await;
+        state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
+        for event in forward(HandOverWay::Store) {
+            let other = Advance::new("orders", HandOverWay::Store, HandOverEvent::Reassign);
+            assert!(matches!(
+                state.advance("dr", vec![other], 5).await,
+                Err(StateError::HandOverForbidden { .. })
+            ));
+            let next = Advance::new("orders", HandOverWay::Store, event);
+            state.advance("dr", vec![next], 6).await.unwrap();
+        }
+        assert_eq!(state.mirror("dr", "orders").await.unwrap().state, MirrorState::Stopped);
+    });
+}
+
 #[test]
 fn what_was_kept_is_there_after_the_thread_was_lost_at_any_moment() {
     let directory = tempfile::tempdir().unwrap();
@@ -64,15 +90,14 @@ fn what_was_kept_is_there_after_the_thread_was_lost_at_any_moment() {
         with_active(&state, &["orders"]).await;
         state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
     });
-    let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
-    for (index, event) in forward.enumerate() {
+    for (index, event) in forward(HandOverWay::Guest).into_iter().enumerate() {
         // A second connection reads what a new process would, while the first is never closed: what it
         // sees has reached the file and its log.
         let state = open(&directory);
         let found = run(state.hand_overs("dr")).unwrap();
         assert_eq!(found[0].step, expected);
-        let mut next = Advance::new("orders", *event);
-        if *event == HandOverEvent::Capture {
+        let mut next = Advance::new("orders", HandOverWay::Guest, event);
+        if event == HandOverEvent::Capture {
             next.captured_ends = Some(BTreeMap::from([(0, 1000), (1, i64::MAX)]));
             next.target_replicas = Some(BTreeMap::from([(0, vec![1, 2, 3]), (1, vec![2, 3, 1])]));
         }
@@ -145,12 +170,14 @@ fn a_hand_over_skips_no_step_and_is_taken_back_only_before_the_point_of_no_retur
     run(async {
         with_active(&state, &["orders"]).await;
         state.begin_hand_overs("dr", vec![promote("orders")], 4).await.unwrap();
-        let skip = state.advance("dr", vec![Advance::new("orders", HandOverEvent::HandOver)], 5).await;
+        let skip = state
+            .advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::HandOver)], 5)
+            .await;
         assert!(matches!(skip, Err(StateError::HandOverForbidden { .. })));
         let twice = state.begin_hand_overs("dr", vec![promote("orders")], 5).await;
         assert!(matches!(twice, Err(StateError::HandOverOpen { step: HandOverStep::Requested, .. })));
         assert!(state.delete_mirrors("dr", vec!["orders".into()], "", 5).await.is_err());
-        let mut abandon = Advance::new("orders", HandOverEvent::Abandon);
+        let mut abandon = Advance::new("orders", HandOverWay::Guest, HandOverEvent::Abandon);
         abandon.detail = "the source moved".to_owned();
         abandon.result = Some(json!({ "lag": 3 }));
         state.advance("dr", vec![abandon], 6).await.unwrap();
@@ -163,11 +190,13 @@ fn a_hand_over_skips_no_step_and_is_taken_back_only_before_the_point_of_no_retur
         // Another one may follow; it goes past the point of no return.
         state.transition("dr", changed("orders", MirrorEvent::Established), 7).await.unwrap();
         state.begin_hand_overs("dr", vec![promote("orders")], 8).await.unwrap();
-        let forward = HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon);
-        for event in forward.take_while(|event| **event != HandOverEvent::Verify) {
-            state.advance("dr", vec![Advance::new("orders", *event)], 9).await.unwrap();
+        let steps = forward(HandOverWay::Guest).into_iter();
+        for event in steps.take_while(|event| *event != HandOverEvent::Verify) {
+            state.advance("dr", vec![Advance::new("orders", HandOverWay::Guest, event)], 9).await.unwrap();
         }
-        let late = state.advance("dr", vec![Advance::new("orders", HandOverEvent::Abandon)], 10).await;
+        let late = state
+            .advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::Abandon)], 10)
+            .await;
         let step = HandOverStep::HandedOver;
         let event = HandOverEvent::Abandon;
         assert_eq!(late, Err(StateError::HandOverForbidden { topic: "orders".into(), step, event }));
@@ -185,7 +214,10 @@ fn history_tells_everything_once_and_cannot_be_changed() {
             state.explain_hand_over("dr", "orders", Some("a follower is behind"), 5).await.unwrap();
             state.explain_mirror("dr", "orders", ("LATE", "waits for a follower"), 5).await.unwrap();
         }
-        state.advance("dr", vec![Advance::new("orders", HandOverEvent::Capture)], 6).await.unwrap();
+        state
+            .advance("dr", vec![Advance::new("orders", HandOverWay::Guest, HandOverEvent::Capture)], 6)
+            .await
+            .unwrap();
         let told: Vec<String> = state
             .history("dr", Some("orders"), 100)
             .await
@@ -386,11 +418,11 @@ fn what_a_hand_over_left_out_is_kept_with_its_end_and_cancelled_with_its_topic()
             since_ms: 9,
         };
         state.note_in_hand_over("dr", "orders", ("cuts", json!({ "0": 1 })), 5).await.unwrap();
-        for event in HandOverEvent::ALL.iter().filter(|event| **event != HandOverEvent::Abandon) {
-            let mut next = Advance::new("orders", *event);
+        for event in forward(HandOverWay::Guest) {
+            let mut next = Advance::new("orders", HandOverWay::Guest, event);
             next.full_replicas =
-                (*event == HandOverEvent::Capture).then(|| BTreeMap::from([(2, vec![1, 2, 3])]));
-            next.repairs = if *event == HandOverEvent::Finish { vec![repair.clone()] } else { Vec::new() };
+                (event == HandOverEvent::Capture).then(|| BTreeMap::from([(2, vec![1, 2, 3])]));
+            next.repairs = if event == HandOverEvent::Finish { vec![repair.clone()] } else { Vec::new() };
             state.advance("dr", vec![next], 9).await.unwrap();
         }
         let row = state.hand_overs("dr").await.unwrap().remove(0);

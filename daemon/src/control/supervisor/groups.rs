@@ -17,7 +17,7 @@ use twinlog_sync::Nanoseconds;
 use twinlog_sync::group_offsets::Bound;
 
 /// Positions of groups beside the journal of a store.
-const OFFSETS_FILE: &str = "offsets.csv";
+pub(super) const OFFSETS_FILE: &str = "offsets.csv";
 /// Rounds that somebody waits for; each waits for those before it.
 const ROUNDS_WANTED_MAX: usize = 64;
 

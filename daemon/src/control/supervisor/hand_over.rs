@@ -5,6 +5,7 @@
 //!   operator.rs    --promote, failover--> kept, then one machine for each topic
 //!   states.rs      --pause, resume------> kept, then told to the shards; what becomes of a topic by itself, too
 //!   commands.rs    --create, delete-----> kept, then found anew, or deleting.rs step by step
+//!   store.rs       files of a store are closed and looked at, instead of leadership that moves
 //!   repairing.rs   brokers that were left out become replicas again
 //!   drive: image, time, standings --> machines --> carrying.rs: shards at once; requests of all machines
 //!          together, as tasks --> HandOverOutcome --> machines
@@ -21,10 +22,12 @@ mod floor;
 mod groups;
 mod keeping;
 mod losses;
+mod machine;
 mod metrics;
 mod operator;
 mod repairing;
 mod states;
+mod store;
 mod views;
 
 use super::{Outcome, Supervisor};
@@ -39,6 +42,7 @@ use crate::control::state::{
 };
 use crate::shard::mailbox::{Command, LeadStanding};
 use config_sync::ConfigSync;
+use machine::Machine;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -52,11 +56,11 @@ use twinlog_io::wall_clock_ms;
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::Offset;
 use twinlog_sync::Nanoseconds;
-use twinlog_sync::guest::hand_over::{
-    Event, FollowerStanding, HandOver, Kept, Mode, ProducerOverlap, Standing,
-};
-use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
+use twinlog_sync::guest::hand_over::{FollowerStanding, HandOver, ProducerOverlap, Standing};
+use twinlog_sync::hand_over::{Event, Kept, Mode};
+use twinlog_sync::lifecycle::{HandOverStep, HandOverWay, MirrorState};
 use twinlog_sync::session::PartitionKey;
+use twinlog_sync::store_hand_over::StoreHandOver;
 
 /// How often every shard is asked where its partitions stand, for those who look. More often costs the shards
 /// an answer for each partition.
@@ -82,6 +86,8 @@ pub enum HandOverOutcome {
     GroupsWritten {
         topic: String,
         result: Result<bool, String>,
+        /// Of a store.
+        kept: Option<groups::KeptGroups>,
     },
     /// Hand-overs are kept as requested: the rows as they are now.
     Begun(Box<operator::Begun>),
@@ -101,6 +107,8 @@ pub enum HandOverOutcome {
         news: deleting::DeletionNews,
     },
     Repaired(repairing::Repaired),
+    /// The files of a store's topic were looked at.
+    Sealed(Box<store::Sealed>),
     /// States that were kept, or were not.
     Changed(Box<states::Changed>),
     LinkChanged(Box<states::LinkChanged>),
@@ -116,7 +124,7 @@ pub enum HandOverOutcome {
 }
 
 struct Running {
-    machine: HandOver,
+    machine: Machine,
     kind: HandOverKind,
     /// The trouble that was told last.
     told: Option<String>,
@@ -125,6 +133,8 @@ struct Running {
     group_tries: u32,
     /// How long the last request that hands over took, from its first byte to its answer.
     request_ms: Option<u64>,
+    /// Of a store: when the source told its ends.
+    readings: store::SourceReadings,
 }
 
 /// See the file's header.
@@ -302,16 +312,15 @@ impl HandOvers {
         let now = self.now();
         for (topic, event) in events {
             if let Some(running) = self.running.get_mut(&topic) {
+                if let Event::SourceEnds(Ok(_)) = &event {
+                    running.readings.heard(running.machine.step() == HandOverStep::Requested);
+                }
                 running.machine.handle(now, event);
             }
         }
     }
 
     fn start(&mut self, row: HandOverRow, guests: &[i32]) {
-        let Some(topic_id) = self.rows.get(&row.topic).and_then(|mirror| mirror.destination_topic_id) else {
-            error!("{}: a hand-over of a topic that the destination never had is left as it is", row.topic);
-            return;
-        };
         let mode = match row.kind {
             HandOverKind::Promote => {
                 Mode::Promote { allow_moving_source: allows(&row, "allow_moving_source") }
@@ -327,9 +336,28 @@ impl HandOvers {
             ends: row.captured_ends.iter().filter_map(offset).collect(),
             full_replicas: row.full_replicas.clone(),
         };
-        let guests = guests.iter().copied().collect();
+        let machine = match (&self.destination, self.rows.get(&row.topic)) {
+            (None, _) => {
+                // As many seeds as there are topics: their retries do not come in step.
+                let seed = self.running.len() as u64 + 1;
+                let partitions = store::partitions_in(&row);
+                Machine::Store(Box::new(StoreHandOver::new(self.now(), seed, mode, partitions, kept)))
+            }
+            (Some(_), Some(MirrorTopic { destination_topic_id: Some(topic_id), .. })) => {
+                let guests = guests.iter().copied().collect();
+                Machine::Guest(Box::new(HandOver::new(self.now(), *topic_id, mode, guests, kept)))
+            }
+            (Some(_), _) => {
+                error!(
+                    "{}: a hand-over of a topic that the destination never had is left as it is",
+                    row.topic
+                );
+                return;
+            }
+        };
         let running = Running {
-            machine: HandOver::new(self.now(), topic_id, mode, guests, kept),
+            machine,
+            readings: store::SourceReadings::of(&row),
             kind: row.kind,
             told: None,
             told_step: row.step,
@@ -416,15 +444,19 @@ impl Supervisor {
     }
 
     fn drive_machines(&mut self, hand_overs: &mut HandOvers) {
-        let Some(guest) = &self.guest else { return };
-        let moved = *guest.member.image_moves().borrow();
-        if !moved.is_ready || hand_overs.running.is_empty() {
+        if hand_overs.running.is_empty() {
             return;
         }
         let now = hand_overs.now();
-        if hand_overs.seen_version.replace(moved.version) != Some(moved.version) {
-            let image = guest.member.image();
-            hand_overs.running.values_mut().for_each(|running| running.machine.image_is(now, &image));
+        if let Some(guest) = &self.guest {
+            let moved = *guest.member.image_moves().borrow();
+            if !moved.is_ready {
+                return;
+            }
+            if hand_overs.seen_version.replace(moved.version) != Some(moved.version) {
+                let image = guest.member.image();
+                hand_overs.running.values_mut().for_each(|running| running.machine.image_is(now, &image));
+            }
         }
         for running in hand_overs.running.values_mut() {
             if running.machine.deadline().is_some_and(|deadline| now >= deadline) {
@@ -432,6 +464,7 @@ impl Supervisor {
             }
         }
         self.carry_out_all(hand_overs);
+        self.drive_sealing(hand_overs);
         self.end_those_that_are_over(hand_overs);
     }
 
@@ -477,7 +510,12 @@ impl Supervisor {
                         machine.ends()[index]
                     );
                 }
-                info!("{verb} of {topic} is done; stock brokers lead it");
+                match machine.way() {
+                    HandOverWay::Guest => info!("{verb} of {topic} is done; stock brokers lead it"),
+                    HandOverWay::Store => {
+                        info!("{verb} of {topic} is done; its files are ready to be adopted")
+                    }
+                }
                 if let Some(guest) = &mut self.guest {
                     guest.topics.remove(&topic);
                 }
@@ -559,11 +597,12 @@ impl Supervisor {
             HandOverOutcome::LinkChanged(changed) => supervisor.link_changed(hand_overs, *changed),
             HandOverOutcome::ConfigsRead(round) => supervisor.configs_read(hand_overs, *round),
             HandOverOutcome::Repaired(repaired) => supervisor.repaired(hand_overs, repaired),
+            HandOverOutcome::Sealed(sealed) => supervisor.sealed_came(hand_overs, *sealed),
             HandOverOutcome::CutsKept { topic, cuts, note, result } => {
                 supervisor.cuts_kept(hand_overs, &topic, &cuts, note, result);
             }
-            HandOverOutcome::GroupsWritten { topic, result } => {
-                supervisor.groups_written(hand_overs, topic, result);
+            HandOverOutcome::GroupsWritten { topic, result, kept } => {
+                supervisor.groups_written(hand_overs, topic, result, kept);
             }
             HandOverOutcome::Begun(begun) => supervisor.begun(hand_overs, *begun),
             HandOverOutcome::Events(events) => hand_overs.handle_all(events),
@@ -582,6 +621,9 @@ impl Supervisor {
                         (row.step, row.updated_ms) = (step, wall_clock_ms());
                     }
                     if let Some(running) = hand_overs.running.get_mut(&topic) {
+                        if step == HandOverStep::Captured {
+                            running.readings.captured(running.machine.ends());
+                        }
                         running.machine.handle(now, Event::Kept { step, result });
                     }
                 }

@@ -385,6 +385,10 @@ impl Supervisor {
         if replacement == Replacement::Gone {
             return self.drop_mirror(&partition);
         }
+        if replacement == Replacement::Sealed {
+            (mirror.phase, mirror.sealed) = (Phase::Parked, true);
+            return;
+        }
         if mirror.stopped.is_some() {
             mirror.phase = Phase::Parked;
             return;

@@ -1,4 +1,5 @@
-//! A guest whose source does not answer at the start: what is stored is served all the same.
+//! A source that does not answer at the start: what is stored is served by a guest all the same, and a store's topic can
+//! be failed over.
 //!
 //! ```text
 //!   no answer for some seconds --> each partition of the journal: recovered, in its shard, led, nothing fetched
@@ -26,16 +27,22 @@ use twinlog_sync::fault::Fault;
 const SOURCE_LIMIT: Duration = Duration::from_secs(10);
 
 impl Supervisor {
-    /// Takes on what the journal knows, once, when the source is silent.
+    /// Takes on what the journal knows, once, when the source is silent: all of it as a guest, what is failed over
+    /// where the copy is a store.
     pub(super) fn take_on_without_source(&mut self, now: Instant) {
         let silent = self.refresh.first && now - self.progress.started_at >= SOURCE_LIMIT;
-        if self.guest.is_none() || !silent || !self.mirrors.is_empty() {
+        if !silent || (self.guest.is_some() && !self.mirrors.is_empty()) {
             return;
         }
-        let stopped = |topic: &str| self.hand_overs.as_ref().is_some_and(|known| known.is_stopped(topic));
+        let Some(hand_overs) = &self.hand_overs else { return };
+        let is_guest = self.guest.is_some();
         let wanted = self.checkpoints.values().filter(|checkpoint| {
             let topic = checkpoint.partition.topic();
-            !checkpoint.removed && self.discovery.wants(topic, false) && !stopped(topic)
+            let is_meant = match is_guest {
+                true => self.discovery.wants(topic, false) && !hand_overs.is_stopped(topic),
+                false => hand_overs.fails_over(topic) && !self.mirrors.contains_key(&checkpoint.partition),
+            };
+            !checkpoint.removed && is_meant
         });
         let known: Vec<(TopicPartition, TopicId, Offset)> = wanted
             .map(|checkpoint| (checkpoint.partition.clone(), checkpoint.topic_id, checkpoint.log_start))
@@ -43,8 +50,8 @@ impl Supervisor {
         if known.is_empty() {
             return;
         }
-        let seconds = SOURCE_LIMIT.as_secs();
-        warn!("the source was silent for {seconds} s: {} partitions are served as they are", known.len());
+        let (seconds, count) = (SOURCE_LIMIT.as_secs(), known.len());
+        warn!("the source was silent for {seconds} s: {count} partitions are taken on as they are");
         for (partition, topic_id, log_start) in known {
             self.new_partition(partition.clone(), topic_id, None, now);
             self.waiting.remove(&partition);

@@ -24,6 +24,9 @@ use twinlog_sync::{Nanoseconds, SECOND};
 /// How often partitions are searched for followers that gave them up; each look is at every one of them.
 const STALLED_LOOK_NS: Nanoseconds = SECOND;
 
+/// The broker id of a log that nobody leads.
+const NO_GUEST: i32 = -1;
+
 /// A partition that is led here.
 pub(in crate::shard) struct Lead {
     pub leadership: Leadership,
@@ -65,6 +68,23 @@ fn stamps_of(checkpoint: &PartitionCheckpoint) -> EpochHistory {
         assert!(recorded.is_ok(), "the first epoch of an empty history is always accepted");
     }
     stamps
+}
+
+/// Where the log of a store stands: nobody leads or follows it.
+fn stored_standing(entry: &Slot) -> LeadStanding {
+    let (ledger, log_end) = (&entry.partition.ledger, entry.log.servable().next);
+    LeadStanding {
+        leads: false,
+        guest: NO_GUEST,
+        leader_epoch: entry.log.stamp_epoch(),
+        partition_epoch: 0,
+        log_start: ledger.log_start(),
+        log_end,
+        high_watermark: log_end,
+        open_transactions: entry.partition.transactions.len(),
+        first_open: entry.partition.transactions.first_open_offset(),
+        followers: Vec::new(),
+    }
 }
 
 impl<E: Engine> Shard<E> {
@@ -221,7 +241,9 @@ impl<E: Engine> Shard<E> {
         let slot = self.by_key.get(&key).copied();
         let standing = slot.and_then(|slot| {
             let entry = self.slots[slot as usize].as_ref()?;
-            let lead = entry.lead.as_ref()?;
+            let Some(lead) = entry.lead.as_ref() else {
+                return (!self.options.is_guest).then(|| Box::new(stored_standing(entry)));
+            };
             let asked = |broker: i32| self.asked_at(slot, broker);
             let followers = lead.leadership.ends().map(|(broker, follower)| FollowerStanding {
                 broker,

@@ -141,7 +141,7 @@ impl World {
                 None => Ok(self.copies.iter().map(|(index, copy)| (*index, copy.end())).collect()),
             })],
             Action::AskStanding(indexes) => indexes.into_iter().map(|index| self.standing(index)).collect(),
-            Action::Freeze(_) | Action::CutBack(_) | Action::Thaw => {
+            Action::Freeze(_) | Action::CutBack(_) | Action::Thaw | Action::Seal(_) => {
                 self.stand_still(action);
                 Vec::new()
             }

@@ -17,6 +17,7 @@ pub enum Asked {
     Configs,
     Abort,
     State,
+    Files,
 }
 
 impl Asked {
@@ -33,6 +34,7 @@ impl Asked {
             Self::Configs => "the destination does not take the topic's own configuration",
             Self::Abort => "the open transactions cannot be aborted",
             Self::State => "the next step cannot be kept",
+            Self::Files => "its files are not ready to be adopted",
         }
     }
 }
@@ -84,6 +86,10 @@ pub enum Trouble {
     },
     /// The shard does not lead it now.
     NotLed {
+        index: i32,
+    },
+    /// No data thread has it now.
+    NotHere {
         index: i32,
     },
     /// No follower is alive.
@@ -157,6 +163,23 @@ fn last_word(f: &mut fmt::Formatter<'_>, at: Option<Offset>, age_ms: Option<u64>
     }
 }
 
+/// The source ends elsewhere than it did.
+fn moved(f: &mut fmt::Formatter<'_>, index: i32, captured: Offset, found: Offset) -> fmt::Result {
+    let records = found.value() - captured.value();
+    match records > 0 {
+        true => write!(
+            f,
+            "partition {index} of the source grew by {records} records, from offset {captured} to {found}, \
+             meanwhile; stop its producers, or allow a moving source"
+        ),
+        false => write!(
+            f,
+            "partition {index} of the source ends at offset {found} now, and ended at {captured}: it lost records \
+             meanwhile"
+        ),
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,11 +194,7 @@ impl fmt::Display for Trouble {
                 "partition {index} ends inside {count} transactions of its source; stop their producers and \
                  promote again, or use failover"
             ),
-            Self::SourceMoves { index, captured, found } => write!(
-                f,
-                "partition {index} of the source grew from offset {captured} to {found} meanwhile; stop its \
-                 producers, or allow a moving source"
-            ),
+            Self::SourceMoves { index, captured, found } => moved(f, *index, *captured, *found),
             Self::OtherPartitions { source, here } => {
                 write!(
                     f,
@@ -183,6 +202,7 @@ impl fmt::Display for Trouble {
                 )
             }
             Self::NotLed { index } => write!(f, "partition {index} is not led by us now"),
+            Self::NotHere { index } => write!(f, "partition {index} is in no data thread now"),
             Self::NotCaughtUp { index, log_end, end } => {
                 write!(f, "partition {index} is at offset {log_end} of {end} and does not go on")
             }

@@ -2,6 +2,8 @@
 
 use super::groups::GROUPS;
 use super::losses::CUTS;
+use super::machine::Machine;
+use super::store::{STORED, stored_view};
 use super::{HandOverOutcome, HandOvers, Running, Supervisor, outcome, wall_clock_ms};
 use crate::control::guest::hand_over as requests;
 use crate::control::guest::producer_overlap::fence;
@@ -14,8 +16,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use twinlog_log_segment::files::{TopicId, TopicPartition};
 use twinlog_log_segment::offset::Offset;
-use twinlog_sync::guest::hand_over::{Action, Event, HandOver, IsrChange};
-use twinlog_sync::lifecycle::{HAND_OVER_TRANSITIONS, HandOverEvent, HandOverStep};
+use twinlog_sync::guest::hand_over::IsrChange;
+use twinlog_sync::hand_over::{Action, Event};
+use twinlog_sync::lifecycle::{HandOverEvent, HandOverStep, HandOverWay};
 
 /// Nothing to cancel: somebody else did, or it was never taken.
 const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
@@ -31,8 +34,8 @@ struct Batch {
 }
 
 /// The event by which a step is reached.
-fn event_of(step: HandOverStep) -> HandOverEvent {
-    let row = HAND_OVER_TRANSITIONS.iter().find(|row| row.to == step);
+fn event_of(way: HandOverWay, step: HandOverStep) -> HandOverEvent {
+    let row = way.transitions().iter().find(|row| row.to == step);
     row.expect("every step but the first is reached").event
 }
 
@@ -65,10 +68,13 @@ impl Supervisor {
     ) -> Vec<Event> {
         let running = &hand_overs.running[topic];
         let machine = &running.machine;
-        let row = hand_overs.rows.get(topic);
-        let topic_id = row.and_then(|row| row.destination_topic_id).expect("its machine was made with it");
+        let topic_id = || {
+            let row = hand_overs.rows.get(topic);
+            row.and_then(|row| row.destination_topic_id).expect("its machine was made with it")
+        };
         match action {
-            Action::AskStanding(indexes) => return self.ask_standing(topic, &indexes),
+            Action::AskStanding(indexes) => return self.ask_standing(hand_overs, topic, &indexes),
+            Action::Seal(indexes) => return self.seal(topic, &indexes),
             Action::Freeze(freezes) => {
                 for (index, at) in freezes {
                     self.command(topic, index, |key| Command::Freeze { key, at });
@@ -78,6 +84,7 @@ impl Supervisor {
                 for index in self.indexes_here(topic) {
                     self.command(topic, index, |key| Command::Thaw { key });
                 }
+                self.reopen_sealed(topic);
             }
             Action::ForgetLeads => {
                 for index in self.indexes_here(topic) {
@@ -87,18 +94,10 @@ impl Supervisor {
             Action::Keep(step) => {
                 let mut advance = advance_of(topic, step, running);
                 if step == HandOverStep::Done {
-                    advance.repairs = repairs_of(topic, topic_id, machine);
-                    let kept = hand_overs.hand_overs.get(topic);
-                    let groups = kept.and_then(|row| row.options.get(GROUPS));
-                    if let (Some(result), Some(groups)) = (advance.result.as_mut(), groups) {
-                        result[GROUPS] = groups.clone();
+                    if machine.way() == HandOverWay::Guest {
+                        advance.repairs = repairs_of(topic, topic_id(), machine);
                     }
-                    let result = advance.result.as_mut().filter(|_| running.kind == HandOverKind::Failover);
-                    if let Some(result) = result {
-                        let losses = self.losses(hand_overs, topic, machine.handed_ends());
-                        result["losses"] = serde_json::json!(losses);
-                        result["cuts"] = serde_json::json!(self.cuts(hand_overs, topic));
-                    }
+                    self.tell_the_end(hand_overs, topic, running, advance.result.as_mut());
                 }
                 batch.steps.push((step, advance));
             }
@@ -112,7 +111,7 @@ impl Supervisor {
             Action::AlterPartitions(changes) => {
                 for change in changes {
                     let of_guest = batch.changes.entry(change.guest).or_default();
-                    of_guest.push((topic.to_owned(), topic_id, change));
+                    of_guest.push((topic.to_owned(), topic_id(), change));
                 }
             }
             Action::AskSource => self.ask_source(topic),
@@ -124,6 +123,31 @@ impl Supervisor {
             }
         }
         Vec::new()
+    }
+
+    /// What the answer of a hand-over that is done says beside its steps.
+    fn tell_the_end(
+        &self,
+        hand_overs: &HandOvers,
+        topic: &str,
+        running: &Running,
+        result: Option<&mut serde_json::Value>,
+    ) {
+        let Some(result) = result else { return };
+        let machine = &running.machine;
+        let row = hand_overs.hand_overs.get(topic);
+        if let Some(groups) = row.and_then(|row| row.options.get(GROUPS)) {
+            result[GROUPS] = groups.clone();
+        }
+        if let Some(logs) = machine.sealed() {
+            let view = stored_view(self.stored_directory(), logs, &running.readings);
+            result[STORED] = serde_json::json!(view);
+        }
+        if running.kind == HandOverKind::Failover {
+            let losses = self.losses(hand_overs, topic, machine.handed_ends());
+            result["losses"] = serde_json::json!(losses);
+            result["cuts"] = serde_json::json!(self.cuts(hand_overs, topic));
+        }
     }
 
     /// What is about to be cut is kept first: a crash must not make it unknown.
@@ -208,7 +232,7 @@ impl Supervisor {
         self.partitions_of(topic).iter().map(TopicPartition::partition).collect()
     }
 
-    fn command(
+    pub(super) fn command(
         &mut self,
         topic: &str,
         index: i32,
@@ -223,11 +247,15 @@ impl Supervisor {
         true
     }
 
-    fn ask_standing(&mut self, topic: &str, indexes: &[i32]) -> Vec<Event> {
+    fn ask_standing(&mut self, hand_overs: &HandOvers, topic: &str, indexes: &[i32]) -> Vec<Event> {
+        let from_files = self.guest.is_none() && hand_overs.fails_over(topic);
         let mut absent = Vec::new();
         for index in indexes {
             if !self.command(topic, *index, |key| Command::TellStanding { key }) {
                 absent.push(Event::Standing { index: *index, standing: None });
+                if from_files {
+                    self.open_for_failover(topic, *index);
+                }
             }
         }
         absent
@@ -351,7 +379,7 @@ fn advance_of(topic: &str, step: HandOverStep, running: &Running) -> Advance {
     let machine = &running.machine;
     let ends: BTreeMap<i32, i64> = machine.ends().iter().map(|(index, end)| (*index, end.value())).collect();
     let targets = (step <= HandOverStep::HandedOver).then(|| machine.targets());
-    let full = (step < HandOverStep::Reassigned).then(|| machine.full_replicas().clone());
+    let full = (step < HandOverStep::Reassigned).then(|| machine.full_replicas());
     let error = machine.trouble().map(ToString::to_string);
     let result = step.is_over().then(|| {
         serde_json::json!({
@@ -371,20 +399,20 @@ fn advance_of(topic: &str, step: HandOverStep, running: &Running) -> Advance {
         full_replicas: full,
         detail: error.filter(|_| step == HandOverStep::Abandoned).unwrap_or_default(),
         result,
-        ..Advance::new(topic, event_of(step))
+        ..Advance::new(topic, machine.way(), event_of(machine.way(), step))
     }
 }
 
 /// What a topic lacks after its hand-over of what it had before. A list that is no part of the old one is
 /// somebody else's already.
-fn repairs_of(topic: &str, topic_id: TopicId, machine: &HandOver) -> Vec<ReplicaRepair> {
+fn repairs_of(topic: &str, topic_id: TopicId, machine: &Machine) -> Vec<ReplicaRepair> {
     let replicas = machine.replicas();
-    let lacking = machine.full_replicas().iter().filter_map(|(index, wanted)| {
-        let expected = replicas.get(index)?;
+    let lacking = machine.full_replicas().into_iter().filter_map(|(index, wanted)| {
+        let expected = replicas.get(&index)?;
         let is_part = expected.iter().all(|broker| wanted.contains(broker));
         (is_part && expected.len() < wanted.len()).then(|| ReplicaRepair {
             topic: topic.to_owned(),
-            partition: *index,
+            partition: index,
             destination_topic_id: topic_id,
             wanted: wanted.clone(),
             expected: expected.clone(),
@@ -434,17 +462,17 @@ async fn keep_one(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twinlog_sync::lifecycle::Transition;
 
     #[test]
-    fn every_step_but_the_first_is_reached_by_its_event() {
-        for step in HandOverStep::ALL.iter().filter(|step| **step != HandOverStep::Requested) {
-            let reached = HAND_OVER_TRANSITIONS.iter().filter(|row| row.to == *step);
-            assert!(reached.clone().count() > 0);
-            for row in reached {
-                let next = Transition::next(HAND_OVER_TRANSITIONS, row.from, event_of(*step));
-                assert_eq!(next, Some(*step), "{} to {step}", row.from);
+    fn every_step_but_the_first_is_reached_by_its_event_on_its_way() {
+        for way in HandOverWay::ALL {
+            for row in way.transitions() {
+                assert_eq!(way.next(row.from, event_of(way, row.to)), Some(row.to), "{row}");
             }
+        }
+        for step in HandOverStep::ALL.iter().filter(|step| **step != HandOverStep::Requested) {
+            let reached = HandOverWay::ALL.into_iter().flat_map(HandOverWay::transitions);
+            assert!(reached.filter(|row| row.to == *step).count() > 0, "{step}");
         }
     }
 }

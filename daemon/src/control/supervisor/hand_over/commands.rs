@@ -151,8 +151,16 @@ impl Supervisor {
             return Err(refuse(name, "BEING_DELETED", &"it is being deleted; create it when that is over"));
         }
         if hand_overs.is_stopped(name) {
-            let why = "it was handed over and is STOPPED; mirror delete forgets that, then delete or rename the \
-                       destination's topic";
+            let why = match self.guest.is_some() {
+                true => {
+                    "it was handed over and is STOPPED; mirror delete forgets that, then delete or rename the \
+                     destination's topic"
+                }
+                false => {
+                    "it was handed over and is STOPPED; move its files to where they are adopted, then mirror delete \
+                     forgets that"
+                }
+            };
             return Err(refuse(name, MirrorState::Stopped.name(), &why));
         }
         if let Some(TopicPhase::Refused(why)) = self.guest_topic(name) {
@@ -261,6 +269,8 @@ impl Supervisor {
         };
         if hand_overs.is_stopped(name) {
             let note = match delete_data {
+                true if self.guest.is_none() => "forgotten, and its files are deleted",
+                false if self.guest.is_none() => "forgotten; its files stay as they are",
                 true => "forgotten with what we hold of it; the destination's own topic stays as it is",
                 false => "forgotten; the destination's own topic and what we hold of it stay as they are",
             };

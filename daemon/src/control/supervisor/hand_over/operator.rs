@@ -4,6 +4,7 @@
 //! back. A promote or failover is answered once it is kept; its steps are in the topic's view.
 
 use super::losses::SOURCE_ENDS;
+use super::store::PARTITIONS;
 use super::{HandOverOutcome, HandOverRow, HandOvers, Supervisor, outcome, views, wall_clock_ms};
 use crate::admin::answer::{
     ClusterView, GuestLeaveView, LinkView, MirrorActionView, MirrorTopicView, PartitionActionView,
@@ -260,6 +261,9 @@ impl Supervisor {
         if order.kind == HandOverKind::Failover {
             options[SOURCE_ENDS] = self.last_words(topic);
         }
+        if self.guest.is_none() {
+            options[PARTITIONS] = serde_json::json!(self.stored_indexes(topic));
+        }
         NewHandOver { topic: topic.to_owned(), kind: order.kind, options }
     }
 
@@ -279,11 +283,14 @@ impl Supervisor {
         if hand_overs.deletions.contains_key(topic) {
             return refused(topic, "BEING_DELETED", &"it is being deleted");
         }
-        if self.guest.is_none() {
-            let why = "the destination is a store, which leads nothing: there is no leadership to hand over";
-            return refused(topic, "NOT_OFFERED", &why);
+        if self.guest.is_none() && self.stored_indexes(topic).is_empty() {
+            return refused(
+                topic,
+                "NOT_READY",
+                &"none of its partitions is known yet; try again in a moment",
+            );
         }
-        if row.destination_topic_id.is_none() {
+        if self.guest.is_some() && row.destination_topic_id.is_none() {
             return refused(topic, "NOT_CREATED", &"the destination does not have it yet");
         }
         let mut lags = Vec::new();
@@ -304,8 +311,13 @@ impl Supervisor {
         let left_out = self.dead_replicas(row);
         let fails_over = order.kind == HandOverKind::Failover;
         let truncates = fails_over && order.open_transactions == OpenTransactions::Truncate;
+        let note = match truncates {
+            true => self.cuts_expected(hand_overs, topic),
+            false if self.guest.is_none() => Some(self.store_note(hand_overs, topic)),
+            false => None,
+        };
         MirrorActionView {
-            note: truncates.then(|| self.cuts_expected(hand_overs, topic)).flatten(),
+            note,
             losses: if fails_over { self.losses_now(topic) } else { Vec::new() },
             mirror_topic_name: topic.to_owned(),
             mirror_lags: lags,

@@ -3,10 +3,11 @@
 //! A figure that nobody has observed is left out, never shown as 0.
 
 use super::groups::report_of;
-use super::{HandOvers, Supervisor};
+use super::store::STORED;
+use super::{HandOvers, Running, Supervisor};
 use crate::admin::answer::{
     AlarmView, FollowerView, GuestView, HandOverView, LagMarks, MirrorTopicView, PartitionView,
-    RecoveryPointView, SourceView, StatusView, TaskView, TotalsView,
+    RecoveryPointView, SourceView, StatusView, StoredTopicView, TaskView, TotalsView,
 };
 use crate::control::lag::Figures;
 use crate::control::mirror::Mirror;
@@ -17,7 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 use twinlog_io::{monotonic_nanoseconds, wall_clock_ms};
-use twinlog_sync::lifecycle::{HandOverStep, MirrorState};
+use twinlog_sync::lifecycle::{HandOverStep, HandOverWay, MirrorState};
 use twinlog_sync::metadata::MembershipState;
 
 /// Where the copy's next fetch begins.
@@ -41,6 +42,11 @@ pub fn lag(mirror: &Mirror) -> Option<i64> {
 fn result_of<T: serde::de::DeserializeOwned>(row: &MirrorTopic, name: &str) -> Vec<T> {
     let value = row.last_promote.as_ref().and_then(|answer| answer.get(name));
     value.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
+}
+
+/// What is ready to be adopted of it.
+fn stored_of(row: &MirrorTopic) -> Option<StoredTopicView> {
+    serde_json::from_value(row.last_promote.as_ref()?.get(STORED)?.clone()).ok()
 }
 
 /// How figures are to be read.
@@ -196,7 +202,7 @@ impl Supervisor {
         let running = hand_overs.running.get(topic);
         let hand_over = hand_overs.hand_overs.get(topic).map(|last| HandOverView {
             kind: last.kind.name().to_owned(),
-            step: running.map_or(last.step, |running| running.machine.step()).name().to_owned(),
+            step: self.step_shown(running, last.step, stopped).name().to_owned(),
             since_ms: last.started_ms,
             losses: result_of(row, "losses"),
             cuts: match running {
@@ -214,6 +220,7 @@ impl Supervisor {
             hand_over_request_ms: running
                 .and_then(|running| running.request_ms)
                 .or_else(|| row.last_promote.as_ref()?.get("hand_over_request_ms")?.as_u64()),
+            stored: stopped.then(|| stored_of(row)).flatten(),
         });
         let failed = worst.filter(|_| row.state == MirrorState::Active);
         let figures = if stopped { Figures::default() } else { self.topic_figures(topic) };
@@ -245,10 +252,23 @@ impl Supervisor {
         })
     }
 
+    /// Over only once its answer is here too: whoever waits for the end reads both from one view.
+    fn step_shown(&self, running: Option<&Running>, kept: HandOverStep, stopped: bool) -> HandOverStep {
+        let step = running.map_or(kept, |running| running.machine.step());
+        if step != HandOverStep::Done || stopped {
+            return step;
+        }
+        let way = if self.guest.is_some() { HandOverWay::Guest } else { HandOverWay::Store };
+        let last = way.transitions().iter().find(|row| row.to == step);
+        last.map_or(step, |row| row.from)
+    }
+
     fn partition_view(&self, hand_overs: &HandOvers, mirror: &Mirror) -> PartitionView {
         let counters = &mirror.counters;
         let here = |value: i64| mirror.is_in_shard().then_some(value);
         let standing = hand_overs.standings.get(&mirror.key);
+        // A store leads nothing: what its shards tell is of the log alone.
+        let standing = standing.filter(|_| self.guest.is_some());
         let led = standing.and_then(|(at, led)| Some((at.elapsed(), led.as_ref()?)));
         let followers = led.iter().flat_map(|(since, led)| {
             led.followers.iter().map(|each| FollowerView {
