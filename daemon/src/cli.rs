@@ -25,7 +25,8 @@ mod verify_command;
 mod verify_progress;
 
 use crate::config::{
-    ConfigError, Configuration, DEFAULT_LINK, KeptLinks, RawConfig, RawValue, Scope, Settings, explain,
+    ConfigError, Configuration, DEFAULT_LINK, Findings, KeptLinks, RawConfig, RawValue, Scope, Settings,
+    explain,
 };
 use crate::control::check::{CheckRequest, check};
 use crate::control::run::{Output, RunError, RunOptions, run};
@@ -36,7 +37,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use groups_command::GroupsCommand;
 use hand_over_command::{FailoverArgs, PromoteArgs};
 use link_command::LinkCommand;
-use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand, ListArgs};
+use mirror_command::{CreateArgs, DeleteArgs, DescribeArgs, GuestCommand};
 use offsets_command::OffsetsCommand;
 use pausing::{PauseArgs, ResumeArgs};
 use status_command::StatusArgs;
@@ -216,7 +217,7 @@ pub enum MirrorCommand {
     /// Create mirror topics at the destination.
     Create(CreateArgs),
     /// List mirror topics.
-    List(ListArgs),
+    List(operator::OperatorArgs),
     /// Show mirror topics partition by partition.
     Describe(DescribeArgs),
     /// Make mirror topics writable after proof that nothing is missing.
@@ -311,6 +312,12 @@ fn refuse(code: u8, sentence: &dyn Display) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Everything that is wrong with a configuration, a line each.
+fn refuse_config(findings: &Findings) -> ExitCode {
+    findings.lines().for_each(|line| eprintln!("twinlog: {line}"));
+    ExitCode::from(USAGE)
+}
+
 /// 0 when everything was done.
 fn done(done: bool) -> ExitCode {
     if done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
@@ -318,24 +325,23 @@ fn done(done: bool) -> ExitCode {
 
 /// All findings, one line each. What operators said of links is not looked at: the daemon has it.
 fn check_config(path: &std::path::Path) -> ExitCode {
-    let raw = match RawConfig::read(path) {
-        Ok(raw) => raw,
+    let (raw, mut findings) = match RawConfig::read_all(path) {
+        Ok(read) => read,
         Err(error) => return refuse(USAGE, &error),
     };
     let names = raw.link_names();
-    let findings = Configuration::new(raw, None).findings(&KeptLinks::new());
-    if findings.is_empty() {
-        println!("{}: links {}; nothing is wrong", path.display(), names.join(", "));
-        return ExitCode::SUCCESS;
+    findings.append(Configuration::new(raw, None).findings(&KeptLinks::new()));
+    if !findings.is_empty() {
+        return refuse_config(&findings);
     }
-    findings.iter().for_each(|finding| eprintln!("twinlog: {finding}"));
-    ExitCode::from(USAGE)
+    println!("{}: links {}; nothing is wrong", path.display(), names.join(", "));
+    ExitCode::SUCCESS
 }
 
 fn main_run(arguments: &RunArgs) -> ExitCode {
     let configuration = match arguments.configuration() {
         Ok(configuration) => configuration,
-        Err(error) => return refuse(USAGE, &error),
+        Err(error) => return refuse_config(&error.findings()),
     };
     for text in &arguments.restart_from {
         if let Err(error) = instruction::parse_restart_from(text) {
@@ -350,17 +356,16 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
     };
     let core_dumps = match configuration.daemon() {
         Ok(daemon) => daemon.core_dumps,
-        Err(error) => return refuse(USAGE, &error),
+        Err(error) => return refuse_config(&error.findings()),
     };
     if !core_dumps && let Err(error) = twinlog_io::forbid_core_dumps() {
         return refuse(FAILED, &format!("core files cannot be forbidden: {error}; see core.dumps"));
     }
     match run(configuration, &options) {
         Ok(all) => done(all),
+        Err(RunError::Config(error)) => refuse_config(&error.findings()),
         // Configuration, as tokens and certificates are: a restart would not cure it.
-        Err(error @ (RunError::Access(_) | RunError::Config(_) | RunError::WhichLink { .. })) => {
-            refuse(USAGE, &error)
-        }
+        Err(error @ (RunError::Access(_) | RunError::WhichLink { .. })) => refuse(USAGE, &error),
         Err(error) => refuse(FAILED, &error),
     }
 }
@@ -368,7 +373,11 @@ fn main_run(arguments: &RunArgs) -> ExitCode {
 impl RunArgs {
     /// The file with the flags over it, and the way to both once more.
     pub fn configuration(&self) -> Result<Configuration, ConfigError> {
-        let configuration = Configuration::new(self.raw()?, self.link.clone());
+        let (raw, findings) = self.raw_all()?;
+        let configuration = Configuration::new(raw, self.link.clone());
+        if !findings.is_empty() {
+            return Err(self.refused(&configuration, findings));
+        }
         // Without links of its own, it is a file to which operators add links; flags alone name one.
         if self.config.is_none() {
             self.settings()?;
@@ -380,16 +389,40 @@ impl RunArgs {
             Err(error) => return Err(error),
         }
         let again = self.clone();
-        Ok(configuration.with_reread(move || again.raw()))
+        Ok(configuration.with_reread(move || {
+            let (raw, findings) = again.raw_all()?;
+            match findings.is_empty() {
+                true => Ok(raw),
+                false => Err(again.refused(&Configuration::new(raw, again.link.clone()), findings)),
+            }
+        }))
+    }
+
+    /// What is wrong with keys, and with all that could be read beside them.
+    fn refused(&self, configuration: &Configuration, mut findings: Findings) -> ConfigError {
+        match configuration.links(&KeptLinks::new()) {
+            Ok(_) | Err(ConfigError::NoLink | ConfigError::NoSuchLink { .. }) => {}
+            Err(error) => findings.add(error),
+        }
+        findings.end().expect_err("something was found")
     }
 
     /// One link of it.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
-        Settings::from_raw(&self.raw()?, self.link.as_deref())
+        let (raw, mut findings) = self.raw_all()?;
+        match Settings::from_raw(&raw, self.link.as_deref()) {
+            Ok(settings) => findings.end().map(|()| settings),
+            Err(error) => {
+                findings.add(error);
+                Err(findings.end().expect_err("something was found"))
+            }
+        }
     }
 
-    fn raw(&self) -> Result<RawConfig, ConfigError> {
-        let mut raw = self.config.as_deref().map_or_else(|| Ok(RawConfig::default()), RawConfig::read)?;
+    /// The file with the flags over it, and what is wrong with its keys.
+    fn raw_all(&self) -> Result<(RawConfig, Findings), ConfigError> {
+        let nothing = || Ok((RawConfig::default(), Findings::default()));
+        let (mut raw, findings) = self.config.as_deref().map_or_else(nothing, RawConfig::read_all)?;
         let link = link_of(&raw, self.link.as_deref());
         let text = |text: &String| RawValue::Text(text.clone());
         let flags = [
@@ -407,7 +440,7 @@ impl RunArgs {
                 raw.set(&link, name, value);
             }
         }
-        Ok(raw)
+        Ok((raw, findings))
     }
 }
 

@@ -5,7 +5,7 @@
 //!   flags        ---------------------------------> + --key table: parse, bounds--> Settings
 //! ```
 //! Configuration is parsed, not sanitised: an unknown key or a value out of its bound refuses to start
-//! with a sentence that names key, value, bound and reason. Values of keys that may hold secrets are
+//! with a sentence that names key, value, bound and reason, and so does every other of the same file. Values of keys that may hold secrets are
 //! never printed, not even when they are refused.
 
 mod admin;
@@ -13,6 +13,7 @@ mod admin_keys;
 mod error;
 mod explain;
 mod file;
+mod findings;
 mod foreign_keys;
 mod key;
 mod kind;
@@ -28,6 +29,7 @@ pub use admin::AdminFault;
 pub use error::{ConfigError, LinkNameFault};
 pub use explain::{explain, markdown_table};
 pub use file::RawConfig;
+pub use findings::{FINDINGS_MAX, Findings};
 pub use key::{KEYS, Key, Kind, MEMORY_BYTES_MIN, Scope, key, key_in};
 pub use link_set::{
     Configuration, KeptLink, KeptLinks, LINK_MEMORY_BYTES_MIN, LINKS_MAX, LinkConfigError, LinkValue,

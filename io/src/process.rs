@@ -12,6 +12,7 @@ use rustix::process::{
 pub struct ProcessUsage {
     pub user_microseconds: u64,
     pub system_microseconds: u64,
+    /// Of this program alone: `ru_maxrss` would also count what ran in the process before its exec.
     pub peak_resident_bytes: u64,
     /// Times a thread gave its core up to wait.
     pub voluntary_switches: u64,
@@ -38,11 +39,23 @@ pub fn process_usage() -> Result<ProcessUsage, SystemError> {
     Ok(ProcessUsage {
         user_microseconds: microseconds(usage.ru_utime),
         system_microseconds: microseconds(usage.ru_stime),
-        // Linux counts in KiB.
-        peak_resident_bytes: usage.ru_maxrss as u64 * 1024,
+        peak_resident_bytes: peak_resident_bytes()?,
         voluntary_switches: usage.ru_nvcsw as u64,
         involuntary_switches: usage.ru_nivcsw as u64,
     })
+}
+
+/// `VmHWM`, which the kernel counts for the memory of one program. A resource usage inherits its peak through exec.
+fn peak_resident_bytes() -> Result<u64, SystemError> {
+    let failed = |error: std::io::Error| SystemError::from_std(&error);
+    let status = std::fs::read_to_string("/proc/self/status").map_err(failed)?;
+    peak_of(&status).ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
+}
+
+/// The figure in the kernel's table, which counts in KiB.
+fn peak_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// From now on a crash leaves no core file, and nobody but root may look into this process: no core by its limit,
@@ -70,6 +83,14 @@ mod tests {
         let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    }
+
+    #[test]
+    fn a_peak_is_the_programs_own_not_that_of_what_started_it() {
+        assert_eq!(peak_of("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t1024 kB\n"), Some(2 << 20));
+        assert_eq!(peak_of("VmRSS:\t1024 kB\n"), None);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(process_usage().unwrap().peak_resident_bytes >= peak_of(&status).unwrap());
     }
 
     #[test]

@@ -193,6 +193,12 @@ pub struct Received {
 }
 
 impl Received {
+    /// From `end` on it is counted, where so many `bytes` are counted already; what is known of the mean stays.
+    pub fn begin(&mut self, end: i64, bytes: u64) {
+        self.marks.clear();
+        self.marks.push_back(Mark { end, bytes });
+    }
+
     /// Up to `end`, at least `bytes` were received since the start.
     pub fn mark(&mut self, end: i64, bytes: u64) {
         let Some(last) = self.marks.back().copied() else {
@@ -200,8 +206,7 @@ impl Received {
         };
         if end < last.end {
             // Cut, and begun anew: what was counted is not what is there.
-            self.marks.clear();
-            return self.marks.push_back(Mark { end, bytes });
+            return self.begin(end, bytes);
         }
         if end == last.end {
             return;

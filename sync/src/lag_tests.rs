@@ -179,6 +179,19 @@ fn a_log_that_was_never_seen_has_no_mean() {
 }
 
 #[test]
+fn what_is_counted_from_the_beginning_has_a_mean_at_once_and_a_jump_is_no_part_of_it() {
+    let mut machine = Received::default();
+    machine.begin(0, 0);
+    machine.mark(300, 30_000);
+    machine.reach(300);
+    let ten = Some(Bytes { bytes: 1_000, is_estimate: true });
+    assert_eq!(machine.missing(310, 30_000), ten);
+    machine.begin(900_000, 30_000);
+    machine.reach(900_000);
+    assert_eq!(machine.missing(900_010, 30_000), ten);
+}
+
+#[test]
 fn peaks_are_kept_for_a_day_and_not_longer() {
     let mut worst = Worst::default();
     assert_eq!(worst.of_last(0, 60), None);

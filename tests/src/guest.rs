@@ -115,6 +115,32 @@ impl GuestMirror {
         replaced.with_replaced(&listener(before), &listener(after))
     }
 
+    /// A second link of the same daemon: from another source, with ids and a port of its own, to the same
+    /// destination. Commands then name the link that they mean.
+    pub fn with_another_link(
+        mut self,
+        name: &str,
+        source: &Cluster,
+        destination: &Cluster,
+        topics: &str,
+        first_id: i32,
+    ) -> Self {
+        self.ports.extend(ports::take_run(1));
+        let port = self.ports.last().expect("just taken").number;
+        let link = format!(
+            "[link.{name}]\ntopics = [{topics:?}]\nsegment.bytes = \"1MiB\"\n[link.{name}.source]\n\
+             bootstrap.servers = {:?}\nmetadata.max.age.ms = 1000\n[link.{name}.destination]\nmode = \"guest\"\n\
+             bootstrap.servers = {:?}\nbootstrap.controllers = {:?}\n\
+             inter.broker.listener.name = \"INTERNAL\"\nguest.broker.ids = \"{first_id}-{}\"\n\
+             guest.listener = \"127.0.0.1:{port}\"",
+            source.bootstrap(),
+            destination.bootstrap(),
+            destination.bootstrap_controllers(),
+            first_id + 1,
+        );
+        self.with_destination_keys(&[&link])
+    }
+
     /// The file that says it all.
     pub fn configuration(&self) -> &Path {
         &self.configuration
@@ -127,7 +153,12 @@ impl GuestMirror {
 
     /// What `mirror describe` tells; null while there is nothing to tell.
     pub fn describe(&self, topic: &str) -> Value {
-        let told = self.command(&["mirror", "describe", topic, "--output", "json"]);
+        self.describe_of(&[], topic)
+    }
+
+    /// The same of a topic of the link that is named by these words.
+    pub fn describe_of(&self, link: &[&str], topic: &str) -> Value {
+        let told = self.command(&[&["mirror", "describe", topic, "--output", "json"], link].concat());
         if told.code() == Some(0) { told.json()["data"][0].take() } else { Value::Null }
     }
 

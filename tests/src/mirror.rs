@@ -3,11 +3,12 @@
 //! Owns the directory. Compares it with the broker's own files by [`crate::kafka::batches`], never by
 //! the product's reader.
 
-use crate::cli::{Finished, Program};
+use crate::cli::{Finished, Program, Running};
 use crate::kafka::batches::{self, CopyBound, Difference, assert_identical};
 use crate::kafka::dump::{Gaps, assert_clean};
 use crate::kafka::indexes::aborted_transactions;
 use crate::kafka::{Cluster, Isolation};
+use crate::poll;
 use serde_json::Value;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -131,6 +132,24 @@ impl Mirror {
         let (source, mirror) =
             (cluster.partition_directory(1, topic, partition), self.partition_directory(topic, partition));
         batches::compare(&source, &mirror, 0, CopyBound::Prefix).ok().map(|equal| equal.end_offset)
+    }
+
+    /// Waits until all partitions of a topic hold what the broker has now.
+    pub fn poll_until_stored(&self, cluster: &Cluster, topic: &str, running: &mut Running) {
+        let ends = cluster.scenario().end_offsets(topic, Isolation::ReadCommitted);
+        poll::poll_until(&format!("the store has all of {topic}"), || {
+            running.expect_running();
+            (0..).zip(&ends).all(|(partition, end)| self.stored_end(cluster, topic, partition) >= Some(*end))
+        });
+    }
+
+    /// Ends the program in order; the bytes of a topic are the broker's, and what it said is returned.
+    #[track_caller]
+    pub fn ended(&self, cluster: &Cluster, topic: &str, running: Running) -> Finished {
+        running.terminate();
+        let finished = running.wait().expect_code(0);
+        self.assert_same(cluster, 1, topic, Isolation::ReadCommitted);
+        finished
     }
 
     /// As [`Self::assert_same`], but an answer: for a mirror that is still running.

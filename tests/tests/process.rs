@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use twinlog_daemon::embedded::batch_text::BatchText;
@@ -188,6 +189,47 @@ fn an_old_source_is_mirrored_and_its_missing_protections_are_told_once() {
     let lines: Vec<&str> =
         lines.filter(|line| line.contains("no topic ids") && line.contains("upgrade")).collect();
     assert_eq!(lines.len(), 2, "one of each broker: {}", check.stdout);
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_file_is_told_at_once_by_the_check_and_by_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("twinlog.toml");
+    let wrong = "memory.bytes = \"1KiB\"\nflush.mss = 1\n[link.a]\ntopics = [\"(\"]\nflush.ms = 0\n\
+                 replica.fetch.max.bytes = \"32MiB\"\n[link.a.source]\nbootstrap.server = \"h:1\"\n\
+                 sasl.password = \"hunter2\"\nsecurity.protocol = \"SASL_SSL\"\n[link.b]\nacks = 1\n";
+    fs::write(&file, wrong).expect("written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("ours");
+    let told = |words: &[&str]| {
+        let finished = Program::new(PROGRAM).arguments(words).argument(&file).run().expect_code(2);
+        assert!(finished.stdout.is_empty() && !finished.stderr.contains("hunter2"), "{finished:?}");
+        finished.stderr.lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let by_check = told(&["config", "check", "--config"]);
+    assert_eq!(told(&["run", "--config"]), by_check, "the same lines");
+    for wanted in [
+        "flush.mss in the top level is not a key; did you mean flush.ms?",
+        "bootstrap.server in [link.a.source] is not a key; did you mean bootstrap.servers?",
+        "acks in [link.b] is a key of Kafka's clients that has no effect here",
+        "sasl.password stands in",
+        "memory.bytes = \"1KiB\" is refused: it is out of bounds; allowed: 64 MiB to 1 TiB",
+        "data.dir is missing",
+        "link a: topics = ",
+        "link a: flush.ms = \"0\" is refused: it is out of bounds; allowed: ",
+        "link a: replica.fetch.max.bytes = 33554432 does not go with replica.fetch.response.max.bytes",
+        "link a: sasl.mechanism is missing in [link.NAME.source], security.protocol = SASL_* needs it",
+        "link b: bootstrap.servers is missing in [link.NAME.source]",
+        "link b: nothing is to be mirrored",
+    ] {
+        let wanted = format!("twinlog: {wanted}");
+        let found = by_check.iter().filter(|line| line.starts_with(&wanted)).count();
+        assert_eq!(found, 1, "{wanted}: {}", by_check.join("\n"));
+    }
+    let many: String = (0..300).map(|number| format!("unknown.key.{number} = 1\n")).collect();
+    fs::write(&file, format!("data.dir = \"/d\"\n{many}")).expect("written");
+    let told = told(&["config", "check", "--config"]);
+    assert_eq!(told.len(), 101, "{told:?}");
+    assert_eq!(told[100], "twinlog: 200 more are wrong, not named here");
 }
 
 #[test]

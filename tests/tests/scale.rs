@@ -95,6 +95,22 @@ fn ten_thousand_partitions_stay_within_memory() {
 }
 
 #[test]
+fn the_budget_that_is_asked_for_is_kept_with_few_partitions_too() {
+    for (partitions, memory, mib) in [(1, "64MiB", 64), (100, "66MiB", 66), (1_000, "83MiB", 83)] {
+        let source = wide_source(partitions);
+        let mirror = Mirror::new(PROGRAM, &source.bootstrap(), &["wide"]).with_memory(Some(memory));
+        let run = mirror.catch_up().expect_code(0);
+        let report = run.json();
+        assert_eq!(report["totals"]["partitions"].as_u64(), Some(u64::from(partitions)), "{report}");
+        let peak = peak_bytes(&report);
+        println!("{partitions} partitions took {peak} bytes of {mib} MiB");
+        assert!(peak <= mib << 20, "{mib} MiB of memory.bytes, and {peak} bytes were taken");
+        assert!(!run.stderr.contains("memory.bytes"), "{mib} MiB are enough: {}", run.stderr);
+        source.stop();
+    }
+}
+
+#[test]
 fn the_engine_without_io_uring_and_the_page_cache_give_the_same_store() {
     let source = wide_source(40);
     let mirror = Mirror::new(PROGRAM, &source.bootstrap(), &["wide"])

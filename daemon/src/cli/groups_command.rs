@@ -10,15 +10,9 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub enum GroupsCommand {
     /// Every group of the source, and how its copy stands.
-    List(ListArgs),
+    List(OperatorArgs),
     /// Every position of groups.
     Describe(DescribeArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    #[command(flatten)]
-    pub operator: OperatorArgs,
 }
 
 #[derive(Debug, Args)]
@@ -37,8 +31,8 @@ pub fn run(command: &GroupsCommand) -> ExitCode {
     }
 }
 
-fn list(arguments: &ListArgs) -> ExitCode {
-    operate(&arguments.operator, async |operator| {
+fn list(arguments: &OperatorArgs) -> ExitCode {
+    operate(arguments, async |operator| {
         let link = operator.link().await?;
         let answer: ListView<GroupView> = operator.client.list(&Operator::path(&link, "groups")).await?;
         operator.show(&answer, |answer| groups(&answer.data));

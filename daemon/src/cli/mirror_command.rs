@@ -26,12 +26,6 @@ pub struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
-    #[command(flatten)]
-    pub operator: OperatorArgs,
-}
-
-#[derive(Debug, Args)]
 pub struct DescribeArgs {
     /// Mirror topics.
     #[arg(value_name = "TOPIC", required = true)]
@@ -100,8 +94,8 @@ pub fn create(arguments: &CreateArgs) -> ExitCode {
     })
 }
 
-pub fn list(arguments: &ListArgs) -> ExitCode {
-    operate(&arguments.operator, async |operator| {
+pub fn list(arguments: &OperatorArgs) -> ExitCode {
+    operate(arguments, async |operator| {
         let path = Operator::path(operator.named_link().unwrap_or("-"), "mirrors");
         let answer: ListView<MirrorTopicView> = operator.client.list(&path).await?;
         let now_ms = twinlog_io::wall_clock_ms();
@@ -336,7 +330,6 @@ fn mirrors(views: &[MirrorTopicView], now_ms: i64) -> String {
     let rows: Vec<[String; 10]> = views
         .iter()
         .map(|view| {
-            let lag: Option<i64> = view.partitions.iter().map(|each| each.lag).sum();
             [
                 view.link_name.clone(),
                 view.mirror_topic_name.clone(),
@@ -344,7 +337,7 @@ fn mirrors(views: &[MirrorTopicView], now_ms: i64) -> String {
                 view.state.clone(),
                 since(view.state_time_ms, now_ms),
                 view.partitions.len().to_string(),
-                figure(lag),
+                figure(view.lag),
                 lag_time(view.lag_ms, view.marks.lag_ms_at_least),
                 lag_bytes(view.lag_bytes, view.marks.lag_bytes_estimated),
                 [view.code.as_str(), &view.reason].join(" ").trim().to_owned(),

@@ -3,6 +3,7 @@
 //! Invariant: what comes out asks for a login wherever somebody else than a user of this host can connect.
 
 use super::error::ConfigError;
+use super::findings::Findings;
 use super::security::listener_tls;
 use super::settings::Values;
 use crate::admin::access::{AdminSettings, ListenerAddress};
@@ -102,18 +103,24 @@ pub(super) fn admin_settings(values: &Values) -> Result<AdminSettings, ConfigErr
     let path = |name| Some(values.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
     let (tls, clients) = listener_tls(values, "admin");
     let principals = values.text("admin.ssl.principals");
-    let parsed = Principals::parse(&principals);
+    let parsed = Principals::parse(&principals)
+        .map_err(|why| refuse("admin.ssl.principals", &principals, AdminFault::Principal(why)));
+    let mut findings = Findings::default();
+    let listeners = findings.take(listeners(&values.text(LISTENERS)));
+    let principals = findings.take(parsed);
+    let hosts = findings.take(hosts(&values.text("admin.allowed.hosts"))).unwrap_or_default();
+    let Some((listeners, principals)) = listeners.zip(principals) else { return Err(findings.into_error()) };
     let settings = AdminSettings {
-        listeners: listeners(&values.text(LISTENERS))?,
+        listeners,
         clients,
-        principals: parsed
-            .map_err(|why| refuse("admin.ssl.principals", &principals, AdminFault::Principal(why)))?,
+        principals,
         tokens_file: path("admin.tokens.file"),
         is_loopback_open: values.choice_or_empty("admin.loopback.authentication") == "none",
-        hosts: hosts(&values.text("admin.allowed.hosts"))?,
+        hosts,
         tls,
     };
-    check(&settings, values).map(|()| settings)
+    findings.take(check(&settings, values));
+    findings.end().map(|()| settings)
 }
 
 fn check(settings: &AdminSettings, values: &Values) -> Result<(), ConfigError> {
@@ -148,7 +155,7 @@ fn check(settings: &AdminSettings, values: &Values) -> Result<(), ConfigError> {
 }
 
 fn listeners(text: &str) -> Result<Vec<ListenerAddress>, ConfigError> {
-    let mut all: Vec<ListenerAddress> = Vec::new();
+    let (mut all, mut findings) = (Vec::<ListenerAddress>::new(), Findings::default());
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let wrong = |why| refuse(LISTENERS, text, why);
         let found = [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
@@ -157,17 +164,19 @@ fn listeners(text: &str) -> Result<Vec<ListenerAddress>, ConfigError> {
             (address.port() != 0).then_some(ListenerAddress { scheme, address })
         });
         let entry = entry.to_owned();
-        let Some(listener) = found else { return Err(wrong(AdminFault::Listener { entry })) };
+        let Some(listener) = found else {
+            findings.add(wrong(AdminFault::Listener { entry }));
+            continue;
+        };
         let is_loopback = listener.address.ip().to_canonical().is_loopback();
         if listener.scheme == Scheme::Http && !is_loopback {
-            return Err(wrong(AdminFault::PlainBeyondLoopback { entry }));
-        }
-        if all.iter().any(|other| other.address == listener.address) {
-            return Err(wrong(AdminFault::Twice { entry }));
+            findings.add(wrong(AdminFault::PlainBeyondLoopback { entry }));
+        } else if all.iter().any(|other| other.address == listener.address) {
+            findings.add(wrong(AdminFault::Twice { entry }));
         }
         all.push(listener);
     }
-    Ok(all)
+    findings.end().map(|()| all)
 }
 
 fn hosts(text: &str) -> Result<Vec<String>, ConfigError> {
@@ -179,11 +188,11 @@ fn hosts(text: &str) -> Result<Vec<String>, ConfigError> {
             })
     };
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let parse = |entry: &str| match is_host(entry) {
-        true => Ok(entry.to_ascii_lowercase()),
-        false => Err(refuse("admin.allowed.hosts", text, AdminFault::Host { entry: entry.to_owned() })),
-    };
-    entries.map(parse).collect()
+    let mut findings = Findings::default();
+    let wrong = entries.clone().filter(|entry| !is_host(entry));
+    let wrong = wrong.map(|entry| AdminFault::Host { entry: entry.to_owned() });
+    wrong.for_each(|why| findings.add(refuse("admin.allowed.hosts", text, why)));
+    findings.end().map(|()| entries.map(str::to_ascii_lowercase).collect())
 }
 
 #[cfg(test)]

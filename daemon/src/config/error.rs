@@ -1,6 +1,7 @@
 //! Why a configuration is refused: which key, which value, which bound, and what to do.
 
 use super::admin::AdminFault;
+use super::findings::Findings;
 use super::foreign_keys;
 use super::key::{Key, Scope};
 use super::value::ValueError;
@@ -109,6 +110,8 @@ pub enum ConfigError {
         link: String,
         why: Box<ConfigError>,
     },
+    /// More than one of the others.
+    Several(Box<Findings>),
     TooManyLinks {
         links: usize,
         max: usize,
@@ -196,6 +199,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "link {name:?} is not in the file, which has {}", known.join(", "))
             }
             Self::OfLink { link, why } => write!(f, "link {link}: {why}"),
+            Self::Several(findings) => write!(f, "{findings}"),
             Self::TooManyLinks { .. } | Self::LinkMemory { .. } | Self::Shared { .. } => self.write_links(f),
         }
     }
@@ -217,6 +221,14 @@ fn write_unsupported(f: &mut fmt::Formatter<'_>, key: &str, table: &str) -> fmt:
 }
 
 impl ConfigError {
+    /// Each of several on its own.
+    pub fn findings(&self) -> Findings {
+        match self {
+            Self::Several(findings) => (**findings).clone(),
+            one => one.clone().into(),
+        }
+    }
+
     /// The reasons that have to do with several links.
     fn write_links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

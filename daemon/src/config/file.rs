@@ -10,8 +10,9 @@
 //! over the file with [`RawConfig::set`] before anything is parsed, so that both obey the same table.
 
 use super::error::ConfigError;
+use super::findings::Findings;
 use super::foreign_keys;
-use super::key::{Key, Kind, Scope, key, key_in, nearest};
+use super::key::{Key, Scope, key, key_in, nearest};
 use super::value::RawValue;
 use crate::security::Secret;
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ use zeroize::Zeroizing;
 
 /// The table that holds all links.
 const LINK_TABLE: &str = "link";
+/// What is above all tables, as messages have it.
+const TOP_LEVEL: &str = "the top level";
 /// The table of a link that holds its source's keys.
 const SOURCE_TABLE: &str = "source";
 /// The table of a link that holds its destination's keys.
@@ -53,6 +56,12 @@ pub struct RawConfig {
 
 impl RawConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let (config, findings) = Self::read_all(path)?;
+        findings.end().map(|()| config)
+    }
+
+    /// What of a file can be taken, and what is wrong with the rest. An error: it is no such file at all.
+    pub fn read_all(path: &Path) -> Result<(Self, Findings), ConfigError> {
         let failed = |error| ConfigError::File { path: path.to_owned(), error };
         let length = std::fs::metadata(path).map_err(|error| failed(error.kind()))?.len();
         if length > FILE_BYTES_MAX {
@@ -60,14 +69,12 @@ impl RawConfig {
         }
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.kind()))?;
         let text = Zeroizing::new(text);
-        let config = Self::parse(path, &text)?;
+        let (config, mut findings) = Self::parse_all(path, &text)?;
         let mode = std::fs::metadata(path).map_err(|error| failed(error.kind()))?.mode() & 0o7777;
-        match config.first_plain_secret() {
-            Some(key) if mode & 0o077 != 0 => {
-                Err(ConfigError::SecretsReadable { path: path.to_owned(), mode, key })
-            }
-            _ => Ok(config),
+        if let Some(key) = config.first_plain_secret().filter(|_| mode & 0o077 != 0) {
+            findings.add(ConfigError::SecretsReadable { path: path.to_owned(), mode, key });
         }
+        Ok((config, findings))
     }
 
     /// A key whose secret stands in the file itself.
@@ -82,28 +89,37 @@ impl RawConfig {
 
     /// Reads the text of a file; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let (config, findings) = Self::parse_all(path, text)?;
+        findings.end().map(|()| config)
+    }
+
+    fn parse_all(path: &Path, text: &str) -> Result<(Self, Findings), ConfigError> {
         let table: Table = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
             ConfigError::Syntax { path: path.to_owned(), line, message: error.message().to_owned() }
         })?;
-        let mut config = Self::default();
+        let (mut config, mut findings) = (Self::default(), Findings::default());
         for (name, value) in table {
             match value {
-                Value::Table(links) if name == LINK_TABLE => config.read_links(links)?,
-                value => read_key(&mut config.daemon, Scope::Daemon, "the top level", name, value)?,
+                Value::Table(links) if name == LINK_TABLE => config.read_links(links, &mut findings),
+                value => {
+                    let mut place = Place { scope: Scope::Daemon, table: TOP_LEVEL, findings: &mut findings };
+                    place.read_key(&mut config.daemon, name, value);
+                }
             }
         }
-        Ok(config)
+        Ok((config, findings))
     }
 
-    fn read_links(&mut self, links: Table) -> Result<(), ConfigError> {
+    fn read_links(&mut self, links: Table, findings: &mut Findings) {
         for (name, value) in links {
             let Value::Table(table) = value else {
-                return Err(unknown(&format!("{LINK_TABLE}.{name}"), "the top level"));
+                findings.add(unknown(&format!("{LINK_TABLE}.{name}"), TOP_LEVEL));
+                continue;
             };
             let link = self.links.entry(name.clone()).or_default();
-            let place = format!("[link.{name}]");
+            let here = format!("[link.{name}]");
             for (key, value) in table {
                 let (table, into, scope) = match value {
                     Value::Table(table) if key == SOURCE_TABLE => (table, &mut link.source, Scope::Source),
@@ -111,25 +127,26 @@ impl RawConfig {
                         (table, &mut link.destination, Scope::Destination)
                     }
                     value => {
-                        read_key(&mut link.link, Scope::Link, &place, key, value)?;
+                        let mut place = Place { scope: Scope::Link, table: &here, findings };
+                        place.read_key(&mut link.link, key, value);
                         continue;
                     }
                 };
-                let place = format!("[link.{name}.{key}]");
+                let here = format!("[link.{name}.{key}]");
                 for (key, value) in table {
                     match value {
                         Value::Table(inner) if scope == Scope::Destination && key == CONTROLLERS_TABLE => {
-                            let place = format!("[link.{name}.{DESTINATION_TABLE}.{CONTROLLERS_TABLE}]");
+                            let here = format!("[link.{name}.{DESTINATION_TABLE}.{CONTROLLERS_TABLE}]");
+                            let mut place = Place { scope: Scope::Controllers, table: &here, findings };
                             for (key, value) in inner {
-                                read_key(&mut link.controllers, Scope::Controllers, &place, key, value)?;
+                                place.read_key(&mut link.controllers, key, value);
                             }
                         }
-                        value => read_key(into, scope, &place, key, value)?,
+                        value => Place { scope, table: &here, findings }.read_key(into, key, value),
                     }
                 }
             }
         }
-        Ok(())
     }
 
     /// Puts a flag over the file. `link` names whose key it is.
@@ -168,41 +185,55 @@ impl RawConfig {
     }
 }
 
-fn read_key(
-    into: &mut RawValues,
+/// Where keys are read, and what is wrong with them.
+struct Place<'a> {
     scope: Scope,
-    table: &str,
-    name: String,
-    value: Value,
-) -> Result<(), ConfigError> {
-    if let Value::Table(inner) = value {
-        for (part, value) in inner {
-            read_key(into, scope, table, format!("{name}.{part}"), value)?;
+    /// As messages have it.
+    table: &'a str,
+    findings: &'a mut Findings,
+}
+
+impl Place<'_> {
+    fn read_key(&mut self, into: &mut RawValues, name: String, value: Value) {
+        if let Value::Table(inner) = value {
+            for (part, value) in inner {
+                self.read_key(into, format!("{name}.{part}"), value);
+            }
+            return;
         }
-        return Ok(());
+        match key_in(self.scope, &name) {
+            None => {
+                let error = self.not_here(name);
+                self.findings.add(error);
+            }
+            Some(known) => match raw_value(known, value) {
+                Some(raw) => drop(into.insert(known.name, raw)),
+                None => self.findings.add(ConfigError::Shape { key: name, table: self.table.to_owned() }),
+            },
+        }
     }
-    let Some(known): Option<&Key> = key_in(scope, &name) else {
+
+    /// Why a name is no key here.
+    fn not_here(&self, name: String) -> ConfigError {
+        let table = self.table.to_owned();
         let is_kafkas = foreign_keys::reason(&name).is_some()
             || UNSUPPORTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        if key(&name).is_none() && is_kafkas {
-            return Err(ConfigError::Unsupported { key: name, table: table.to_owned() });
+        match key(&name) {
+            Some(key) => ConfigError::Misplaced { key, table },
+            None if is_kafkas => ConfigError::Unsupported { key: name, table },
+            None => unknown(&name, self.table),
         }
-        let elsewhere = key(&name).map(|key| ConfigError::Misplaced { key, table: table.to_owned() });
-        return Err(elsewhere.unwrap_or_else(|| unknown(&name, table)));
-    };
-    let shape = || ConfigError::Shape { key: name.clone(), table: table.to_owned() };
-    let raw = match value {
-        Value::Array(items) if !matches!(known.kind, Kind::Secret { .. }) => {
-            RawValue::List(items.iter().map(text_of).collect::<Option<_>>().ok_or_else(shape)?)
-        }
-        Value::String(text) if matches!(known.kind, Kind::Secret { .. }) => {
-            RawValue::Secret(Secret::new(text))
-        }
-        _ if matches!(known.kind, Kind::Secret { .. }) => return Err(shape()),
-        value => RawValue::Text(text_of(&value).ok_or_else(shape)?),
-    };
-    into.insert(known.name, raw);
-    Ok(())
+    }
+}
+
+/// `None`: a value of this shape is no value of any key, or none of this one.
+fn raw_value(key: &Key, value: Value) -> Option<RawValue> {
+    match (value, key.is_secret()) {
+        (Value::String(text), true) => Some(RawValue::Secret(Secret::new(text))),
+        (_, true) => None,
+        (Value::Array(items), false) => items.iter().map(text_of).collect::<Option<_>>().map(RawValue::List),
+        (value, false) => text_of(&value).map(RawValue::Text),
+    }
 }
 
 fn text_of(value: &Value) -> Option<String> {
@@ -301,6 +332,32 @@ mod tests {
         assert!(read("admin.ssl.key.password = \"hunter2\"\n", 0o640).is_err());
         let reference = "[link.a.source]\nsasl.password = \"${env:PASSWORD}\"\nssl.key.password = \"\"\n";
         assert!(read(reference, 0o644).is_ok(), "whoever reads it sees nothing");
+    }
+
+    #[test]
+    fn every_key_that_is_wrong_is_named_and_the_others_are_taken() {
+        let text = "acks = 1\ndata.dir = 1.5\nmemory.bytes = 1000\nlink.b = 1\n[link.a]\nflush.mss = 5\n\
+                    flush.ms = 6\nbootstrap.servers = \"h:1\"\n[link.a.source]\nssl.engine.factory.class = \"x\"\n\
+                    [link.a.destination.controllers]\nmode = \"guest\"\n";
+        let findings = refuse(text).findings();
+        let named: Vec<&str> = findings.iter().map(kind).collect();
+        assert_eq!(findings.len(), 7, "{findings}");
+        for (wanted, times) in [("unknown", 2), ("shape", 1), ("misplaced", 2), ("unsupported", 2)] {
+            assert_eq!(named.iter().filter(|each| **each == wanted).count(), times, "{wanted}: {findings}");
+        }
+        let (config, _) = RawConfig::parse_all(Path::new("twinlog.toml"), text).unwrap();
+        assert_eq!(config.daemon["memory.bytes"], RawValue::Text("1000".into()));
+        assert_eq!(config.links["a"].link["flush.ms"], RawValue::Text("6".into()));
+    }
+
+    fn kind(error: &ConfigError) -> &'static str {
+        match error {
+            ConfigError::UnknownKey { .. } => "unknown",
+            ConfigError::Shape { .. } => "shape",
+            ConfigError::Misplaced { .. } => "misplaced",
+            ConfigError::Unsupported { .. } => "unsupported",
+            _ => "another",
+        }
     }
 
     #[test]

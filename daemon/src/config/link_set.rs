@@ -9,9 +9,10 @@
 
 use super::error::ConfigError;
 use super::file::{RawConfig, RawLink, RawValues};
-use super::key::{KEYS, Key, Kind, Scope};
-use super::settings::{DaemonSettings, LinkSettings, Settings, check_link_name};
-use super::value::{RawValue, Value};
+use super::findings::Findings;
+use super::key::{KEYS, Key, Kind, Scope, key_in};
+use super::settings::{DaemonSettings, GuestSettings, LinkSettings, Settings, refused_value};
+use super::value::{HostPort, RawValue, Value};
 use crate::security::Secret;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -126,10 +127,7 @@ pub fn check_link_value(name: &str, value: Option<&str>) -> Result<(String, &'st
             return Err(LinkConfigError::LiteralSecret { key });
         }
         let raw = raw_value(key, value);
-        Value::parse(key, &raw).map_err(|why| {
-            let value = if key.is_secret() { Secret::default().to_string() } else { raw.to_string() };
-            LinkConfigError::Config(ConfigError::Value { key, value, why })
-        })?;
+        Value::parse(key, &raw).map_err(|why| LinkConfigError::Config(refused_value(key, &raw, why)))?;
     }
     Ok((key.link_name().expect("found by it"), key))
 }
@@ -249,58 +247,41 @@ impl Configuration {
     }
 
     /// Every link, parsed; none is in another's way. A file without a link is one to which links are added later.
+    /// An error names everything that is wrong, not only the first.
     pub fn links(&self, kept: &KeptLinks) -> Result<Vec<Settings>, ConfigError> {
-        let daemon = self.daemon()?;
-        if let Some(only) = self.only.as_ref().filter(|only| !self.has(only)) {
-            let known = self.raw.link_names();
-            if !kept.get(only).is_some_and(|link| link.created) {
-                return Err(match known.is_empty() {
-                    true => ConfigError::NoLink,
-                    false => ConfigError::NoSuchLink { name: only.clone(), known },
-                });
-            }
-        }
         let raw = self.raw_links(kept);
-        let several = raw.len() > 1;
-        let of_link = |(name, link): (&String, &RawLink)| {
-            LinkSettings::from_raw(name, link).map(|link| Settings { daemon: daemon.clone(), link }).map_err(
-                |why| match several {
-                    true => ConfigError::OfLink { link: name.clone(), why: Box::new(why) },
-                    false => why,
-                },
-            )
-        };
-        let links: Vec<Settings> = raw.iter().map(of_link).collect::<Result<_, _>>()?;
-        check_together(&links)?;
-        Ok(links)
+        let (links, findings) = self.judge(&raw, raw.len() > 1);
+        if let Some(only) = self.only.as_ref().filter(|only| findings.is_empty() && !raw.contains_key(*only))
+        {
+            let known = self.raw.link_names();
+            return Err(match known.is_empty() {
+                true => ConfigError::NoLink,
+                false => ConfigError::NoSuchLink { name: only.clone(), known },
+            });
+        }
+        findings.end().map(|()| links)
     }
 
-    /// Everything that is wrong, as far as one mistake does not hide another.
-    pub fn findings(&self, kept: &KeptLinks) -> Vec<ConfigError> {
-        let mut findings = Vec::new();
-        findings.extend(self.daemon().err());
-        let raw = self.raw_links(kept);
-        for (name, link) in &raw {
-            let mut wrong: Vec<ConfigError> = check_link_name(name).err().into_iter().collect();
-            for key in KEYS {
-                let Some(value) = value_of(link, key) else { continue };
-                if let Err(why) = Value::parse(key, value) {
-                    let value =
-                        if key.is_secret() { Secret::default().to_string() } else { value.to_string() };
-                    wrong.push(ConfigError::Value { key, value, why });
-                }
+    /// Everything that is wrong.
+    pub fn findings(&self, kept: &KeptLinks) -> Findings {
+        self.judge(&self.raw_links(kept), true).1
+    }
+
+    /// Links that are right, and all that is wrong; `is_named`: with the name of its link.
+    fn judge(&self, raw: &BTreeMap<String, RawLink>, is_named: bool) -> (Vec<Settings>, Findings) {
+        let (mut links, mut findings) = (Vec::new(), Findings::default());
+        let daemon = findings.take(self.daemon());
+        for (name, link) in raw {
+            match (LinkSettings::from_raw(name, link), &daemon) {
+                (Ok(link), Some(daemon)) => links.push(Settings { daemon: daemon.clone(), link }),
+                (Ok(_), None) => {}
+                (Err(why), _) if is_named => findings.add_of_link(name, why),
+                (Err(why), _) => findings.add(why),
             }
-            if wrong.is_empty() {
-                wrong.extend(LinkSettings::from_raw(name, link).err());
-            }
-            findings.extend(
-                wrong.into_iter().map(|why| ConfigError::OfLink { link: name.clone(), why: Box::new(why) }),
-            );
         }
-        if findings.is_empty() {
-            findings.extend(self.links(kept).err());
-        }
-        findings
+        check_together(raw, daemon.map(|daemon| daemon.memory_bytes), &mut findings);
+        tell_of_each_other(&mut links);
+        (links, findings)
     }
 
     /// Every configuration of a link, in the order of the key table.
@@ -344,30 +325,61 @@ impl Configuration {
     }
 }
 
-/// Links share a process: what only one of them can have is looked at over all.
-fn check_together(links: &[Settings]) -> Result<(), ConfigError> {
-    let Some(first) = links.first() else { return Ok(()) };
-    if links.len() > LINKS_MAX {
-        return Err(ConfigError::TooManyLinks { links: links.len(), max: LINKS_MAX });
+/// Links share a process: what only one of them can have is looked at over all, whatever else is wrong with them.
+fn check_together(raw: &BTreeMap<String, RawLink>, memory_bytes: Option<u64>, findings: &mut Findings) {
+    let links = raw.len();
+    if links > LINKS_MAX {
+        findings.add(ConfigError::TooManyLinks { links, max: LINKS_MAX });
     }
-    let share = first.daemon.memory_bytes / links.len() as u64;
-    if share < LINK_MEMORY_BYTES_MIN {
-        return Err(ConfigError::LinkMemory { links: links.len(), bytes: share, min: LINK_MEMORY_BYTES_MIN });
+    let share = memory_bytes.filter(|_| links > 0).map(|bytes| bytes / links as u64);
+    if let Some(bytes) = share.filter(|bytes| *bytes < LINK_MEMORY_BYTES_MIN) {
+        findings.add(ConfigError::LinkMemory { links, bytes, min: LINK_MEMORY_BYTES_MIN });
     }
     let mut taken: BTreeMap<(&'static str, String), &str> = BTreeMap::new();
-    for link in links {
-        let Some(guest) = &link.link.guest else { continue };
-        let ids = guest.serving_ids.iter().map(|(id, _)| *id).chain([guest.reserve_id]);
-        let ids = ids.map(|id| ("guest.broker.ids", id.to_string()));
-        let addresses = guest.serving_ids.iter().map(|(_, address)| ("guest.listener", address.to_string()));
-        for (key, value) in ids.chain(addresses) {
-            if let Some(one) = taken.insert((key, value.clone()), &link.link.name) {
-                let (one, other) = (one.to_owned(), link.link.name.clone());
-                return Err(ConfigError::Shared { key, value, one, other });
+    let mut shared: BTreeMap<(&str, &str, &'static str), Vec<String>> = BTreeMap::new();
+    for (name, link) in raw {
+        for (key, value) in guest_places(link) {
+            match taken.get(&(key, value.clone())) {
+                None => drop(taken.insert((key, value), name)),
+                Some(one) => shared.entry((one, name, key)).or_default().push(value),
             }
         }
     }
-    Ok(())
+    for ((one, other, key), values) in shared {
+        let (one, other) = (one.to_owned(), other.to_owned());
+        findings.add(ConfigError::Shared { key, value: values.join(", "), one, other });
+    }
+}
+
+/// Guests of one cluster are none of each other's stock brokers.
+fn tell_of_each_other(links: &mut [Settings]) {
+    let guests = links.iter().filter_map(|each| each.link.guest.as_ref());
+    let all: Vec<i32> = guests.flat_map(GuestSettings::ids).collect();
+    for guest in links.iter_mut().filter_map(|each| each.link.guest.as_mut()) {
+        let own: Vec<i32> = guest.ids().collect();
+        guest.ids_of_other_links = all.iter().copied().filter(|id| !own.contains(id)).collect();
+    }
+}
+
+/// Ids with which a link joins a cluster, and addresses at which it listens for followers.
+fn guest_places(link: &RawLink) -> Vec<(&'static str, String)> {
+    const IDS: &str = "guest.broker.ids";
+    const LISTENER: &str = "guest.listener";
+    let value = |name| {
+        let key = key_in(Scope::Destination, name).expect("a key of the table");
+        Value::parse(key, link.destination.get(name)?).ok()
+    };
+    let (Some(Value::Choice("guest")), Some(Value::BrokerIds(ids))) = (value("mode"), value(IDS)) else {
+        return Vec::new();
+    };
+    let mut places: Vec<_> = ids.iter().map(|id| (IDS, id.to_string())).collect();
+    if let Some(Value::Server(HostPort { host, port })) = value(LISTENER) {
+        // The last id is kept back and listens nowhere.
+        let ports = (0..ids.len() - 1).filter_map(|at| port.checked_add(u16::try_from(at).ok()?));
+        let address = |port| HostPort { host: host.clone(), port }.to_string();
+        places.extend(ports.map(|port| (LISTENER, address(port))));
+    }
+    places
 }
 
 #[cfg(test)]
@@ -458,7 +470,9 @@ mod tests {
         let both = |one: String, other: String| {
             configuration(&format!("data.dir = \"/d\"\n{one}{other}")).links(&KeptLinks::new())
         };
-        assert!(both(guest("a", "900-901", 1), guest("b", "902-903", 2)).is_ok());
+        let apart = both(guest("a", "900-901", 1), guest("b", "902-903", 2)).unwrap();
+        let others = |at: usize| apart[at].link.guest.as_ref().unwrap().ids_of_other_links.clone();
+        assert_eq!((others(0), others(1)), (vec![902, 903], vec![900, 901]));
         let ids = both(guest("a", "900-901", 1), guest("b", "901-902", 2)).unwrap_err().to_string();
         assert!(ids.contains("links a and b both have 901 in guest.broker.ids"), "{ids}");
         let ports = both(guest("a", "900-902", 1), guest("b", "903-904", 2)).unwrap_err().to_string();
@@ -477,5 +491,53 @@ mod tests {
         assert_eq!(findings.len(), 4, "{findings:?}");
         assert!(findings.iter().any(|each| each.to_string().starts_with("link east: topics")));
         assert!(configuration(TWO).findings(&KeptLinks::new()).is_empty());
+    }
+
+    #[test]
+    fn values_combinations_and_what_links_share_are_told_in_one_go() {
+        let guest = |name: &str, more: &str| {
+            format!(
+                "[link.{name}]\ntopics = \"a\"\n{more}\n[link.{name}.source]\nrequest.timeout.ms = 900\n\
+                 security.protocol = \"SASL_SSL\"\n[link.{name}.destination]\nmode = \"guest\"\n\
+                 bootstrap.servers = \"b:1\"\nguest.broker.ids = \"900-902\"\nguest.listener = \"h:65535\"\n\
+                 security.protocol = \"SSL\"\nssl.truststore.location = \"/absent\"\n"
+            )
+        };
+        let text = format!(
+            "memory.bytes = \"1KiB\"\nadmin.listeners = \"ftp://a, http://10.0.0.1:1\"\n\
+             admin.allowed.hosts = \"a/b\"\n{}{}",
+            guest("a", "replica.fetch.max.bytes = \"32MiB\"\nflush.ms = 0"),
+            guest(
+                "b",
+                "replica.fetch.response.max.bytes = \"1 parsec\"\nreplica.fetch.max.bytes = \"32MiB\""
+            ),
+        );
+        let findings = configuration(&text).findings(&KeptLinks::new());
+        let lines: Vec<String> = findings.lines().collect();
+        for wanted in [
+            "memory.bytes = \"1KiB\" is refused: it is out of bounds",
+            "data.dir is missing",
+            "\"ftp://a\" is neither",
+            "http://10.0.0.1:1 would",
+            "\"a/b\" is no host name",
+            "link a: flush.ms = \"0\"",
+            "link a: replica.fetch.max.bytes = 33554432 does not go with",
+            "link a: replica.fetch.wait.max.ms = 500 does not go with",
+            "link a: bootstrap.servers is missing in [link.NAME.source]",
+            "link a: sasl.mechanism is missing in [link.NAME.source]",
+            "link a: bootstrap.controllers is missing in [link.NAME.destination], mode = guest",
+            "link a: inter.broker.listener.name is missing",
+            "link a: [link.NAME.destination]:",
+            "link b: replica.fetch.response.max.bytes = \"1 parsec\"",
+            "link b: guest.listener has port 65535, and 2 ids need a port each",
+            "links a and b both have 900, 901, 902 in guest.broker.ids",
+            "links a and b both have h:65535 in guest.listener",
+        ] {
+            let found = lines.iter().filter(|line| line.contains(wanted)).count();
+            assert_eq!(found, 1, "{wanted}: {}", lines.join("\n"));
+        }
+        // Not judged by a default that stands in for what was refused.
+        assert!(!lines.iter().any(|line| line.contains("link b: replica.fetch.max.bytes")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("controllers]:")), "told once: {lines:?}");
     }
 }

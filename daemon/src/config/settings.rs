@@ -4,18 +4,19 @@
 
 use super::admin::admin_settings;
 use super::error::{ConfigError, LinkNameFault};
-use super::file::{RawConfig, RawLink};
-use super::key::{KEYS, Kind, Scope, key_in};
+use super::file::{RawConfig, RawLink, RawValues};
+use super::findings::Findings;
+use super::key::{KEYS, Key, Kind, Scope, key_in};
 use super::security::{client_security, listener_security};
 use super::security_keys::completed;
 use super::topic_filter::TopicFilters;
 use super::topic_pattern::TopicPattern;
-use super::value::{HostPort, RawValue, Value};
+use super::value::{HostPort, RawValue, Value, ValueError};
 use crate::admin::access::AdminSettings;
 use crate::journal::OWN_DIRECTORY;
 use crate::security::{ClientSecurity, ListenerSecurity, Secret, TlsVersions};
 use crate::shard::FsyncPolicy;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlog_io::{CoreChoice, EnginePreference};
@@ -53,6 +54,8 @@ pub struct GuestSettings {
     pub serving_ids: Vec<(i32, HostPort)>,
     /// Kept for raising leader epochs; leads nothing.
     pub reserve_id: i32,
+    /// Those of the daemon's other links: where their cluster is ours, no stock brokers either.
+    pub ids_of_other_links: Vec<i32>,
     pub durable_replicas: u32,
     /// Join a cluster that cannot be kept from placing partitions on us, and move those away again.
     pub allow_placement_eviction: bool,
@@ -166,16 +169,21 @@ impl Settings {
 
     /// Parses everything that was said. `link` chooses among several links.
     pub fn from_raw(raw: &RawConfig, link: Option<&str>) -> Result<Self, ConfigError> {
-        let daemon = DaemonSettings::from_raw(raw)?;
-        let (name, chosen) = choose_link(raw, link)?;
-        Ok(Self { daemon, link: LinkSettings::from_raw(name, chosen)? })
+        let mut findings = Findings::default();
+        let daemon = findings.take(DaemonSettings::from_raw(raw));
+        let chosen = choose_link(raw, link);
+        let link = findings.take(chosen.and_then(|(name, link)| LinkSettings::from_raw(name, link)));
+        daemon.zip(link).map(|(daemon, link)| Self { daemon, link }).ok_or_else(|| findings.into_error())
     }
 }
 
 impl DaemonSettings {
     /// Parses what stands at the top level.
     pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
-        let daemon = Values::parse(&raw.daemon, Scope::Daemon)?;
+        let mut findings = Findings::default();
+        let daemon = Values::parse(&raw.daemon, Scope::Daemon, &mut findings);
+        let admin = daemon.are_sound(&["admin."]).then(|| findings.take(admin_settings(&daemon))).flatten();
+        let Some(admin) = admin.filter(|_| findings.is_empty()) else { return Err(findings.into_error()) };
         Ok(Self {
             data_dir: daemon.path("data.dir"),
             data_cores: daemon.cores("data.cores"),
@@ -188,7 +196,7 @@ impl DaemonSettings {
                 _ => EnginePreference::Auto,
             },
             direct_io: daemon.choice("direct.io") == "auto",
-            admin: admin_settings(&daemon)?,
+            admin,
             metrics: MetricsSettings {
                 partitions: daemon.choice("metrics.partitions.enable") == "true",
                 topics_max: daemon.small("metrics.topics.max"),
@@ -228,42 +236,40 @@ fn choose_link<'a>(raw: &'a RawConfig, wanted: Option<&str>) -> Result<(&'a str,
 }
 
 impl LinkSettings {
+    /// Everything that is wrong with it, as far as one mistake does not hide another.
     pub(super) fn from_raw(name: &str, raw: &RawLink) -> Result<Self, ConfigError> {
-        check_link_name(name)?;
-        let source = Values::parse(&raw.source, Scope::Source)?;
-        let destination = Values::parse(&raw.destination, Scope::Destination)?;
-        let controllers = completed(&raw.controllers, &raw.destination);
-        let controllers = Values::parse(&controllers, Scope::Controllers)?;
-        let link = Values::parse(&raw.link, Scope::Link)?;
-        let auto_create = link.choice("auto.create.mirror.topics.enable") == "true";
-        let settings = Self {
+        let mut findings = Findings::default();
+        findings.take(check_link_name(name));
+        let source = Values::parse(&raw.source, Scope::Source, &mut findings);
+        let destination = Values::parse(&raw.destination, Scope::Destination, &mut findings);
+        let controllers = Values::of_controllers(raw, &mut findings);
+        let link = Values::parse(&raw.link, Scope::Link, &mut findings);
+        let security = secured(client_security, &source, Scope::Source, &mut findings);
+        let guest = match destination.choice("mode") {
+            "guest" => GuestSettings::from_values(&destination, &controllers, &mut findings),
+            _ => None,
+        };
+        check_topics(&link, &mut findings);
+        check_pairs(&link, &source, &mut findings);
+        let Some(security) = security.filter(|_| findings.is_empty()) else {
+            return Err(findings.into_error());
+        };
+        Ok(Self::from_values(name, &link, SourceSettings::from_values(&source, security), guest))
+    }
+
+    /// Of values that were all taken.
+    fn from_values(name: &str, link: &Values, source: SourceSettings, guest: Option<GuestSettings>) -> Self {
+        Self {
             name: name.to_owned(),
-            source: SourceSettings {
-                bootstrap_servers: source.servers("bootstrap.servers"),
-                client_id: source.text("client.id"),
-                client_rack: source.text("client.rack"),
-                metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
-                request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
-                backoff: BackoffLimits::from_milliseconds(
-                    source.number("retry.backoff.ms"),
-                    source.number("retry.backoff.max.ms"),
-                ),
-                security: client_security(&source, Scope::Source)?,
-            },
-            guest: match destination.choice("mode") {
-                "guest" => Some(GuestSettings::from_values(&destination, &controllers)?),
-                _ => None,
-            },
+            source,
+            guest,
             topics: link.topics("topics"),
-            topic_filters: match auto_create {
-                true => link.topic_filters("auto.create.mirror.topics.filters"),
-                false => TopicFilters::default(),
-            },
+            topic_filters: mirror_filters(link),
             isolation_level: match link.choice("isolation.level") {
                 "read_uncommitted" => IsolationLevel::ReadUncommitted,
                 _ => IsolationLevel::ReadCommitted,
             },
-            truncation: truncation_policy(&link),
+            truncation: truncation_policy(link),
             flush_ms: link.number("flush.ms"),
             flush_catch_up_ms: link.number("flush.catchup.ms"),
             flush_catch_up_bytes: link.number("flush.catchup.bytes"),
@@ -278,7 +284,7 @@ impl LinkSettings {
             bytes_per_second: link.number("link.bytes.per.second"),
             paused: link.choice("cluster.link.paused") == "true",
             availability_check: Duration::from_millis(link.number("availability.check.ms")),
-            groups: group_settings(name, &link),
+            groups: group_settings(name, link),
             config_sync_interval: Duration::from_millis(link.number("topic.config.sync.ms")),
             config_sync_include: link.topic_configs("topic.config.sync.include"),
             retry_timeout: Duration::from_millis(link.number("cluster.link.retry.timeout.ms")),
@@ -286,12 +292,7 @@ impl LinkSettings {
             fetch_wait_max_ms: link.small("replica.fetch.wait.max.ms"),
             fetch_bytes_max: link.small("replica.fetch.max.bytes"),
             fetch_response_bytes_max: link.small("replica.fetch.response.max.bytes"),
-        };
-        if settings.topics.is_empty() && settings.topic_filters.is_empty() {
-            return Err(ConfigError::NothingToMirror);
         }
-        settings.check_pairs()?;
-        Ok(settings)
     }
 
     /// How each cluster of the link is connected: source, destination, controllers.
@@ -299,38 +300,86 @@ impl LinkSettings {
         let guest = self.guest.iter().flat_map(|guest| [&guest.security, &guest.controller_security]);
         std::iter::once(&self.source.security).chain(guest)
     }
+}
 
-    fn check_pairs(&self) -> Result<(), ConfigError> {
-        let exceeds = |key, value: u64, other, other_value: u64, why| {
-            let wrong = value > other_value;
-            if wrong { Err(ConfigError::Conflict { key, value, other, other_value, why }) } else { Ok(()) }
-        };
-        exceeds(
-            "replica.fetch.max.bytes",
-            self.fetch_bytes_max.into(),
-            "replica.fetch.response.max.bytes",
-            self.fetch_response_bytes_max.into(),
-            "one partition cannot bring more than its whole answer",
-        )?;
-        exceeds(
-            "replica.fetch.min.bytes",
-            self.fetch_bytes_min.into(),
-            "replica.fetch.response.max.bytes",
-            self.fetch_response_bytes_max.into(),
-            "the source would hold every answer back until the longest wait",
-        )?;
-        exceeds(
-            "replica.fetch.wait.max.ms",
-            self.fetch_wait_max_ms.into(),
-            "request.timeout.ms",
-            u64::try_from(self.source.request_timeout.as_millis() / 2).expect("bounded by the key table"),
-            "half of the timeout at most, or a source with nothing to say looks dead",
-        )
+/// Filters that create mirror topics, where they may.
+fn mirror_filters(link: &Values) -> TopicFilters {
+    match link.choice("auto.create.mirror.topics.enable") {
+        "true" => link.topic_filters("auto.create.mirror.topics.filters"),
+        _ => TopicFilters::default(),
+    }
+}
+
+fn check_topics(link: &Values, findings: &mut Findings) {
+    let nothing = link.topics("topics").is_empty() && mirror_filters(link).is_empty();
+    if nothing && link.are_sound(&["topics", "auto.create.mirror.topics."]) {
+        findings.add(ConfigError::NothingToMirror);
+    }
+}
+
+/// Values that exclude each other.
+fn check_pairs(link: &Values, source: &Values, findings: &mut Findings) {
+    let (whole, wait, timeout) =
+        ("replica.fetch.response.max.bytes", "replica.fetch.wait.max.ms", "request.timeout.ms");
+    let mut exceeds = |key, other, other_value: Option<u64>, why| {
+        if let Some((value, other_value)) = link.sound_number(key).zip(other_value)
+            && value > other_value
+        {
+            findings.add(ConfigError::Conflict { key, value, other, other_value, why });
+        }
+    };
+    let whole_bytes = link.sound_number(whole);
+    let of_one = "one partition cannot bring more than its whole answer";
+    exceeds("replica.fetch.max.bytes", whole, whole_bytes, of_one);
+    let held_back = "the source would hold every answer back until the longest wait";
+    exceeds("replica.fetch.min.bytes", whole, whole_bytes, held_back);
+    let half_ms = source.sound_number(timeout).map(|timeout_ms| timeout_ms / 2);
+    exceeds(
+        wait,
+        timeout,
+        half_ms,
+        "half of the timeout at most, or a source with nothing to say looks dead",
+    );
+}
+
+/// Connections of one place, where all that is said of them was taken; the files that it names are read.
+fn secured<T>(
+    read: impl Fn(&Values, Scope) -> Result<T, ConfigError>,
+    values: &Values,
+    scope: Scope,
+    findings: &mut Findings,
+) -> Option<T> {
+    match values.are_sound(&["security.", "ssl.", "sasl.", "guest.followers."]) {
+        true => findings.take(read(values, scope)),
+        false => None,
+    }
+}
+
+impl SourceSettings {
+    fn from_values(source: &Values, security: ClientSecurity) -> Self {
+        Self {
+            bootstrap_servers: source.servers("bootstrap.servers"),
+            client_id: source.text("client.id"),
+            client_rack: source.text("client.rack"),
+            metadata_max_age: Duration::from_millis(source.number("metadata.max.age.ms")),
+            request_timeout: Duration::from_millis(source.number("request.timeout.ms")),
+            backoff: BackoffLimits::from_milliseconds(
+                source.number("retry.backoff.ms"),
+                source.number("retry.backoff.max.ms"),
+            ),
+            security,
+        }
     }
 }
 
 impl GuestSettings {
-    fn from_values(values: &Values, controllers: &Values) -> Result<Self, ConfigError> {
+    /// Every id that this link has in the cluster.
+    pub fn ids(&self) -> impl Iterator<Item = i32> {
+        self.serving_ids.iter().map(|(id, _)| *id).chain([self.reserve_id])
+    }
+
+    /// `None`: something of it was refused.
+    fn from_values(values: &Values, controllers: &Values, findings: &mut Findings) -> Option<Self> {
         const NEEDED: [&str; 5] = [
             "bootstrap.servers",
             "bootstrap.controllers",
@@ -338,37 +387,68 @@ impl GuestSettings {
             "guest.broker.ids",
             "guest.listener",
         ];
-        for name in NEEDED {
+        for name in NEEDED.into_iter().filter(|name| !values.is_given(name)) {
             let key = key_in(Scope::Destination, name).expect("a key of the table");
-            if !values.is_given(name) {
-                return Err(ConfigError::MissingFor { key, because: "mode = guest" });
-            }
+            findings.add(ConfigError::MissingFor { key, because: "mode = guest" });
         }
-        let mut ids = values.broker_ids("guest.broker.ids");
-        let reserve_id = ids.pop().expect("two ids at least");
-        let HostPort { host, port } = values.server("guest.listener");
-        let last_port = usize::from(port) + ids.len() - 1;
-        if u16::try_from(last_port).is_err() {
-            return Err(ConfigError::PortsExceeded { port, ids: ids.len() });
+        let (mut of_brokers, mut of_controllers) = (Findings::default(), Findings::default());
+        let security = secured(client_security, values, Scope::Destination, &mut of_brokers);
+        let controller_security =
+            secured(client_security, controllers, Scope::Controllers, &mut of_controllers);
+        let own = of_controllers.iter().filter(|each| !of_brokers.iter().any(|told| is_the_same(told, each)));
+        own.chain(of_brokers.iter()).for_each(|error| findings.add(error.clone()));
+        let listener_security =
+            secured(|values, _| listener_security(values), values, Scope::Destination, findings);
+        let (serving_ids, reserve_id) = serving_ids(values, findings)?;
+        if !NEEDED.iter().all(|name| values.has(name)) {
+            return None;
         }
-        let address = |index: usize| HostPort { host: host.clone(), port: port + index as u16 };
         let factor = values.small("mirror.replication.factor");
-        Ok(Self {
+        Some(Self {
             bootstrap_servers: values.servers("bootstrap.servers"),
             bootstrap_controllers: values.servers("bootstrap.controllers"),
             inter_broker_listener_name: values.text("inter.broker.listener.name"),
-            serving_ids: ids.iter().enumerate().map(|(index, id)| (*id, address(index))).collect(),
+            serving_ids,
             reserve_id,
+            ids_of_other_links: Vec::new(),
             durable_replicas: values.small("guest.durable.replicas"),
             allow_placement_eviction: values.choice("guest.allow.placement.eviction") == "true",
             mirror_replication_factor: (factor > 0).then_some(factor),
             store_retention_bytes: values.number("store.retention.bytes"),
             client_id: values.text("client.id"),
             request_timeout: Duration::from_millis(values.number("request.timeout.ms")),
-            security: client_security(values, Scope::Destination)?,
-            controller_security: client_security(controllers, Scope::Controllers)?,
-            listener_security: listener_security(values)?,
+            security: security?,
+            controller_security: controller_security?,
+            listener_security: listener_security?,
         })
+    }
+}
+
+/// Each id that leads with its own port, and the one that is kept back.
+fn serving_ids(values: &Values, findings: &mut Findings) -> Option<(Vec<(i32, HostPort)>, i32)> {
+    if !values.has("guest.broker.ids") || !values.has("guest.listener") {
+        return None;
+    }
+    let mut ids = values.broker_ids("guest.broker.ids");
+    let reserve_id = ids.pop().expect("two ids at least");
+    let HostPort { host, port } = values.server("guest.listener");
+    if usize::from(port) + ids.len() - 1 > usize::from(u16::MAX) {
+        findings.add(ConfigError::PortsExceeded { port, ids: ids.len() });
+        return None;
+    }
+    let address = |(index, id)| (id, HostPort { host: host.clone(), port: port + index as u16 });
+    Some((ids.into_iter().enumerate().map(address).collect(), reserve_id))
+}
+
+/// What controllers take over from brokers is wrong for the same reason, and told once.
+fn is_the_same(one: &ConfigError, other: &ConfigError) -> bool {
+    match (one, other) {
+        (ConfigError::Security { why: one, .. }, ConfigError::Security { why: other, .. }) => one == other,
+        (ConfigError::MissingFor { key: one, .. }, ConfigError::MissingFor { key: other, .. }) => {
+            one.name == other.name
+        }
+        (ConfigError::Kerberos { .. }, ConfigError::Kerberos { .. }) => true,
+        _ => false,
     }
 }
 
@@ -402,38 +482,72 @@ fn truncation_policy(link: &Values) -> TruncationPolicy {
 }
 
 /// Parsed values of one scope, defaults included: every key of the scope is there, but for an optional one
-/// that was not given.
-pub(super) struct Values(BTreeMap<&'static str, Value>);
+/// that was not given, and one that was refused and has no default.
+pub(super) struct Values {
+    taken: BTreeMap<&'static str, Value>,
+    /// Given and not taken, or not given and required: a default may stand in for each.
+    refused: BTreeSet<&'static str>,
+}
+
+/// Of a value that is refused, so much is shown: a file may hold megabytes in one.
+const SHOWN_CHARS_MAX: usize = 200;
 
 impl Values {
-    fn parse(raw: &BTreeMap<&'static str, RawValue>, scope: Scope) -> Result<Self, ConfigError> {
-        let mut values = BTreeMap::new();
+    fn parse(raw: &RawValues, scope: Scope, findings: &mut Findings) -> Self {
+        let mut values = Self { taken: BTreeMap::new(), refused: BTreeSet::new() };
         for key in KEYS.iter().filter(|key| key.scope == scope) {
             let given = raw.get(key.name);
             if given.is_none() && key.required {
-                return Err(ConfigError::Missing { key });
-            }
-            let is_text = matches!(key.kind, Kind::Text { .. } | Kind::File | Kind::Secret { .. });
-            if given.is_none() && key.default.is_empty() && !is_text {
+                findings.add(ConfigError::Missing { key });
+                values.refused.insert(key.name);
                 continue;
             }
-            let default = RawValue::Text(key.default.to_owned());
-            let text = given.unwrap_or(&default);
-            let value = Value::parse(key, text).map_err(|why| ConfigError::Value {
-                key,
-                value: match key.kind {
-                    Kind::Secret { .. } => Secret::default().to_string(),
-                    _ => text.to_string(),
-                },
-                why,
-            })?;
-            values.insert(key.name, value);
+            if let Some(Err(why)) = given.map(|text| Value::parse(key, text)) {
+                findings.add(refused_value(key, given.expect("it was parsed"), why));
+                values.refused.insert(key.name);
+            }
+            let is_text = matches!(key.kind, Kind::Text { .. } | Kind::File | Kind::Secret { .. });
+            let default =
+                (!key.default.is_empty() || is_text).then(|| RawValue::Text(key.default.to_owned()));
+            let text = given.filter(|_| !values.refused.contains(key.name)).or(default.as_ref());
+            if let Some(text) = text {
+                let value = Value::parse(key, text).expect("it was taken, or is the table's own");
+                values.taken.insert(key.name, value);
+            }
         }
-        Ok(Self(values))
+        values
+    }
+
+    /// With what they take over from the destination: a mistake there is said there.
+    fn of_controllers(raw: &RawLink, findings: &mut Findings) -> Self {
+        let mut all = Findings::default();
+        let values =
+            Self::parse(&completed(&raw.controllers, &raw.destination), Scope::Controllers, &mut all);
+        let is_own = |error: &ConfigError| match error {
+            ConfigError::Value { key, .. } => raw.controllers.contains_key(key.name),
+            _ => true,
+        };
+        all.iter().filter(|error| is_own(error)).for_each(|error| findings.add(error.clone()));
+        values
+    }
+
+    /// Whether no key whose name begins like one of these was refused.
+    pub(super) fn are_sound(&self, prefixes: &[&str]) -> bool {
+        !self.refused.iter().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+    }
+
+    /// `None`: it was refused, and a default stands there.
+    fn sound_number(&self, name: &str) -> Option<u64> {
+        (!self.refused.contains(name)).then(|| self.number(name))
+    }
+
+    /// Whether a value was given, and taken.
+    fn has(&self, name: &str) -> bool {
+        self.is_given(name) && !self.refused.contains(name)
     }
 
     fn value(&self, name: &str) -> &Value {
-        self.0.get(name).unwrap_or_else(|| panic!("{name} is no key of its scope, or was not given"))
+        self.taken.get(name).unwrap_or_else(|| panic!("{name} is no key of its scope, or was not given"))
     }
 
     pub(super) fn number(&self, name: &str) -> u64 {
@@ -458,7 +572,7 @@ impl Values {
 
     /// A choice whose default is none.
     pub(super) fn choice_or_empty(&self, name: &str) -> &'static str {
-        if self.0.contains_key(name) { self.choice(name) } else { "" }
+        if self.taken.contains_key(name) { self.choice(name) } else { "" }
     }
 
     pub(super) fn secret(&self, name: &str) -> Secret {
@@ -486,8 +600,10 @@ impl Values {
         *core
     }
 
+    /// Whether something was said, also where it was refused.
     fn is_given(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|value| !matches!(value, Value::Text(text) if text.is_empty()))
+        let says = |value: &Value| !matches!(value, Value::Text(text) if text.is_empty());
+        self.refused.contains(name) || self.taken.get(name).is_some_and(says)
     }
 
     fn server(&self, name: &str) -> HostPort {
@@ -501,7 +617,7 @@ impl Values {
     }
 
     fn topic_filters(&self, name: &str) -> TopicFilters {
-        match self.0.get(name) {
+        match self.taken.get(name) {
             None => TopicFilters::default(),
             Some(Value::TopicFilters(filters)) => filters.clone(),
             Some(_) => panic!("{name} is no list of filters"),
@@ -521,12 +637,21 @@ impl Values {
     }
 
     fn topics(&self, name: &str) -> Vec<TopicPattern> {
-        match self.0.get(name) {
+        match self.taken.get(name) {
             None => Vec::new(),
             Some(Value::Topics(topics)) => topics.clone(),
             Some(_) => panic!("{name} is no topic list"),
         }
     }
+}
+
+/// Why a value is refused; that of a secret is not shown.
+pub(super) fn refused_value(key: &'static Key, value: &RawValue, why: ValueError) -> ConfigError {
+    let text = if key.is_secret() { Secret::default().to_string() } else { value.to_string() };
+    let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    let is_whole = shown.len() == text.len();
+    let value = if is_whole { shown } else { format!("{shown}... ({} bytes)", text.len()) };
+    ConfigError::Value { key, value, why }
 }
 
 #[cfg(test)]

@@ -73,8 +73,12 @@ fn guest_mode_asks_for_what_it_needs_and_gives_each_id_a_port() {
         destination.insert(key.name, RawValue::Text((*value).into()));
         let settings = Settings::from_raw(&raw, None);
         if index + 1 < given.len() {
-            let text = settings.unwrap_err().to_string();
-            assert!(text.starts_with(given[index + 1].0) && text.contains("mode = guest"), "{text}");
+            let lines: Vec<String> = settings.unwrap_err().findings().lines().collect();
+            let missing: Vec<&str> = given[index + 1..].iter().map(|(name, _)| *name).collect();
+            assert_eq!(lines.len(), missing.len(), "{lines:?}");
+            for (line, name) in lines.iter().zip(missing) {
+                assert!(line.starts_with(name) && line.contains("mode = guest"), "{line}");
+            }
         } else {
             let guest = settings.unwrap().link.guest.unwrap();
             let addresses: Vec<String> =
@@ -112,14 +116,18 @@ fn every_key_refuses_what_lies_beyond_its_bound_and_takes_the_bound() {
                 }
                 for bound in [min, max] {
                     let taken = with(key, &bound.to_string());
-                    let fits = matches!(taken, Ok(_) | Err(ConfigError::Conflict { .. }));
-                    assert!(fits, "{} = {bound}: {taken:?}", key.name);
+                    let is_conflict = |error: &ConfigError| matches!(error, ConfigError::Conflict { .. });
+                    let fits = |refused: &ConfigError| refused.findings().iter().all(is_conflict);
+                    assert!(taken.as_ref().err().is_none_or(fits), "{} = {bound}: {taken:?}", key.name);
                 }
             }
             Kind::Choice(choices) => {
                 assert!(with(key, "neither").is_err(), "{}", key.name);
-                let taken =
-                    |choice: &&str| matches!(with(key, choice), Ok(_) | Err(ConfigError::MissingFor { .. }));
+                let is_missing = |error: &ConfigError| matches!(error, ConfigError::MissingFor { .. });
+                let taken = |choice: &&str| {
+                    let refused = with(key, choice).err();
+                    refused.is_none_or(|refused| refused.findings().iter().all(is_missing))
+                };
                 assert!(choices.iter().all(taken), "{}", key.name);
             }
             Kind::Text { bytes_max } | Kind::Secret { bytes_max } => {
@@ -147,6 +155,12 @@ fn values_that_exclude_each_other_are_refused_with_both() {
     let text = with("replica.fetch.max.bytes", "32MiB").unwrap_err().to_string();
     assert!(text.contains("replica.fetch.response.max.bytes = 16777216"), "{text}");
     assert!(matches!(with("request.timeout.ms", "900"), Err(ConfigError::Conflict { .. })));
+}
+
+#[test]
+fn a_refused_value_is_shown_as_far_as_it_fits_in_a_sentence() {
+    let text = with("flush.ms", &"é".repeat(1_000_000)).unwrap_err().to_string();
+    assert!(text.len() < 1_000 && text.contains("(2000002 bytes)"), "{text}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub fn check(request: &CheckRequest) -> Vec<Line> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
             Ok(runtime) => {
-                lines.extend(runtime.block_on(cluster_lines(request)));
+                lines.extend(runtime.block_on(cluster_lines(request, 0)));
                 // A name server that does not answer must not hold the report back.
                 runtime.shutdown_background();
             }
@@ -75,12 +75,12 @@ pub fn check(request: &CheckRequest) -> Vec<Line> {
     lines
 }
 
-async fn cluster_lines(request: &CheckRequest) -> Vec<Line> {
+async fn cluster_lines(request: &CheckRequest, other_partitions: u64) -> Vec<Line> {
     let link = &request.settings.link;
     let mut lines = Vec::new();
     let mut source = None;
     if request.source {
-        let (told, view) = source_lines(&request.settings).await;
+        let (told, view) = source_lines(&request.settings, other_partitions).await;
         (lines, source) = (told, view);
     }
     if let Some(guest) = link.guest.as_ref().filter(|_| request.destination) {
@@ -241,12 +241,14 @@ fn directory_lines(data_dir: &Path) -> Vec<Line> {
     lines
 }
 
-/// What both clusters of a link that does not run yet allow, and what it would take. Changes nothing.
-pub async fn check_clusters(settings: Settings) -> Vec<Line> {
-    cluster_lines(&CheckRequest { settings, directory: false, source: true, destination: true }).await
+/// What both clusters of a link that does not run yet allow, and what it would take beside the partitions of the
+/// links that do. Changes nothing.
+pub async fn check_clusters(settings: Settings, other_partitions: u64) -> Vec<Line> {
+    let request = CheckRequest { settings, directory: false, source: true, destination: true };
+    cluster_lines(&request, other_partitions).await
 }
 
-async fn source_lines(settings: &Settings) -> (Vec<Line>, Option<ClusterView>) {
+async fn source_lines(settings: &Settings, other_partitions: u64) -> (Vec<Line>, Option<ClusterView>) {
     let link = &settings.link;
     let source = &link.source;
     let client = SourceClient::new(source);
@@ -275,7 +277,8 @@ async fn source_lines(settings: &Settings) -> (Vec<Line>, Option<ClusterView>) {
             }
             Err(_) => vec![Line::warn("source rights", "the brokers did not tell them in time", RIGHTS_CURE)],
         });
-        let asked = tokio::time::timeout(CAPACITY_LIMIT, capacity::ask(&client, settings, view)).await;
+        let asked = capacity::ask(&client, settings, view, other_partitions);
+        let asked = tokio::time::timeout(CAPACITY_LIMIT, asked).await;
         lines.extend(match asked {
             Ok(capacity) => capacity.lines(),
             Err(_) => vec![Line::warn("capacity", "the brokers did not tell sizes in time", "check again")],

@@ -4,8 +4,10 @@
 //!   shard's counters --sample--> PartitionLag --figures--> views, /metrics, the progress line
 //!   ListOffsets ------source is--^      \-----deliveries--> LinkLag: histogram, worst of the hour and the day
 //! ```
-//! Records and milliseconds are counted to the bound of the copy: the last stable offset, or the high watermark of
-//! a link that reads uncommitted. A figure that nobody observed, and a 0 that nobody has confirmed for a while, is
+//! There is one lag, and every view, metric and answer has it from here: from what is delivered (flushed in a store,
+//! with the followers in guest mode) to the bound of the copy, which is the source's last stable offset, or its high
+//! watermark on a link that reads uncommitted. Records, bytes and milliseconds are all of that stretch; what lies
+//! between the same start and the high watermark stands beside it. A figure that nobody observed, and a 0 that nobody has confirmed for a while, is
 //! `None`.
 
 use crate::shard::mailbox::PartitionCounters;
@@ -99,6 +101,12 @@ impl PartitionLag {
         self.bound.reach(at, reached, delivered);
     }
 
+    /// It comes into a shard with a log up to `end`. Counted from there on, for a small topic is received whole before
+    /// anybody looks a first time, and the mean of its records would not be known.
+    pub fn begin(&mut self, end: i64, counters: &PartitionCounters) {
+        self.received.begin(end, counters.bytes.load(Relaxed));
+    }
+
     /// The source said where its log ends.
     pub fn source_is(&mut self, rules: Rules, seen_at: Nanoseconds, bound: i64, high_watermark: i64) {
         self.seen_at = seen_at;
@@ -117,11 +125,6 @@ impl PartitionLag {
     /// When the source last confirmed the figures; `None`: never.
     pub fn seen_at(&self) -> Option<Nanoseconds> {
         Some(self.seen_at).filter(|at| *at > 0)
-    }
-
-    /// Records until the bound of the copy from `log_end` on.
-    pub fn records(&self, log_end: i64) -> Option<i64> {
-        self.ends.map(|(bound, _)| (bound - log_end).max(0))
     }
 
     /// Something is not delivered yet.
@@ -148,18 +151,18 @@ impl PartitionLag {
         let stale = age > rules.stale_after;
         // Nothing was missing when the source was last heard; whether that is still so is not known.
         let believed = |figure: i64| (figure > 0 || !stale).then_some(figure);
-        let log_end = counters.log_end.load(Relaxed);
+        let delivered = counters.delivered.load(Relaxed);
         let oldest = self.bound.age(now).unwrap_or_default();
         let bytes = self.received.missing(bound, counters.bytes.load(Relaxed));
         let open = self.open.age(now).unwrap_or_default();
         Figures {
-            records: believed((bound - log_end).max(0)),
+            records: believed((bound - delivered).max(0)),
             milliseconds: believed(milliseconds(oldest.nanoseconds)),
             at_least: oldest.at_least,
             bytes: bytes.and_then(|missing| believed(i64::try_from(missing.bytes).unwrap_or(i64::MAX))),
             bytes_estimated: bytes.is_some_and(|missing| missing.is_estimate),
             age_ms: Some(milliseconds(age).cast_unsigned()),
-            high_watermark_records: believed((high_watermark - log_end).max(0)),
+            high_watermark_records: believed((high_watermark - delivered).max(0)),
             // A link that reads uncommitted is not told where transactions begin.
             oldest_open_ms: believed(milliseconds(open.nanoseconds))
                 .filter(|_| rules.isolation == IsolationLevel::ReadCommitted),
@@ -307,6 +310,44 @@ mod tests {
         lag.sample(RULES, &quiet, Some(60 * SECOND), |_| {});
         let told = lag.figures(RULES, 61 * SECOND, &quiet);
         assert_eq!((told.records, told.age_ms), (Some(0), Some(1_000)));
+    }
+
+    #[test]
+    fn the_lag_begins_where_delivery_ends_not_where_the_log_does() {
+        let (mut lag, written) = (PartitionLag::default(), counters(SECOND, (250, 260), 250));
+        written.delivered.store(40, Relaxed);
+        lag.sample(RULES, &written, None, |_| {});
+        let told = lag.figures(RULES, 2 * SECOND, &written);
+        assert_eq!((told.records, told.high_watermark_records), (Some(210), Some(220)));
+        assert!(told.milliseconds > Some(0), "all three figures are of the same records: {told:?}");
+        written.delivered.store(250, Relaxed);
+        lag.sample(RULES, &written, None, |_| {});
+        let told = lag.figures(RULES, 2 * SECOND, &written);
+        assert_eq!((told.records, told.milliseconds, told.bytes), (Some(0), Some(0), Some(0)));
+        let uncommitted = Rules { isolation: IsolationLevel::ReadUncommitted, ..RULES };
+        let mut all = PartitionLag::default();
+        all.sample(uncommitted, &written, None, |_| {});
+        assert_eq!(all.figures(uncommitted, 2 * SECOND, &written).records, Some(10));
+    }
+
+    #[test]
+    fn what_came_before_the_first_look_tells_the_mean_of_what_comes_next() {
+        let (mut lag, came) = (PartitionLag::default(), counters(SECOND, (300, 300), 300));
+        lag.begin(0, &came);
+        came.bytes.store(30_000, Relaxed);
+        came.fetched_bytes.store(30_000, Relaxed);
+        lag.sample(RULES, &came, None, |_| {});
+        // Paused here, while the source goes on.
+        lag.source_is(RULES, 2 * SECOND, 310, 310);
+        let told = lag.figures(RULES, 2 * SECOND, &came);
+        assert_eq!((told.records, told.bytes, told.bytes_estimated), (Some(10), Some(1_000), true));
+        // Opened again behind a gap: its offsets are no records that came.
+        lag.begin(900_300, &came);
+        lag.source_is(RULES, 3 * SECOND, 900_310, 900_310);
+        came.delivered.store(900_300, Relaxed);
+        came.fetch.store(900_300, Relaxed);
+        lag.sample(RULES, &came, None, |_| {});
+        assert_eq!(lag.figures(RULES, 3 * SECOND, &came).bytes, Some(1_000));
     }
 
     #[test]

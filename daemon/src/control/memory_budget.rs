@@ -4,7 +4,8 @@
 //!   | arena, 60 % ....................... | program, fixed | partitions, each ....... |
 //! ```
 //! The arena is fixed at the start, before anybody knows how many partitions there are; so a budget that is too
-//! small for them is found out by discovery, and said with the value that would do. Must never grow with traffic:
+//! small for them is found out by discovery, and said with the value that would do. Links share one budget: it is
+//! judged by the partitions of all of them together. Must never grow with traffic:
 //! what a record takes is in the arena.
 
 /// Part of the memory that buffers may take; the rest holds code, metadata, indexes and checkpoints.
@@ -15,6 +16,24 @@ pub const PROGRAM_BYTES: u64 = 25 << 20;
 /// Machines, names, checkpoints and metadata answers of a partition: measured, what 10,000 add at the peak of their
 /// first start, and a fifth more.
 pub const PARTITION_BYTES: u64 = 8 << 10;
+
+/// Tells of a budget that is too small, whenever there are more partitions than when it was told last.
+#[derive(Debug, Default)]
+pub struct Watch {
+    told_of: u64,
+}
+
+impl Watch {
+    /// `partitions` of each link now.
+    pub fn look(&mut self, memory_bytes: u64, partitions: impl Iterator<Item = u64>) -> Option<String> {
+        let all: u64 = partitions.sum();
+        if all <= self.told_of {
+            return None;
+        }
+        self.told_of = all;
+        complaint(memory_bytes, all)
+    }
+}
 
 /// What all arenas together take of a budget.
 pub fn arena_bytes(memory_bytes: u64) -> u64 {
@@ -29,7 +48,7 @@ pub fn least_for(partitions: u64) -> u64 {
     least.div_ceil(1 << 20).saturating_mul(1 << 20)
 }
 
-/// What to tell the operator when so many partitions do not fit.
+/// What to tell the operator when so many partitions, those of all links, do not fit.
 pub fn complaint(memory_bytes: u64, partitions: u64) -> Option<String> {
     let least = least_for(partitions);
     (memory_bytes < least).then(|| {
@@ -59,6 +78,18 @@ mod tests {
     #[test]
     fn the_default_holds_ten_thousand_partitions() {
         assert_eq!(complaint(512 << 20, 10_000), None);
+    }
+
+    #[test]
+    fn links_that_fit_one_by_one_are_told_when_their_sum_does_not() {
+        let (memory, mut watch) = (512 << 20, Watch::default());
+        assert_eq!(complaint(memory, 20_000), None);
+        assert_eq!(watch.look(memory, [20_000, 0].into_iter()), None);
+        let said = watch.look(memory, [20_000, 20_000].into_iter()).unwrap();
+        assert!(said.contains("too little for 40000 partitions"), "{said}");
+        assert_eq!(watch.look(memory, [20_000, 20_000].into_iter()), None, "told once");
+        assert_eq!(watch.look(memory, [1, 20_000].into_iter()), None);
+        assert!(watch.look(memory, [20_001, 20_000].into_iter()).is_some());
     }
 
     #[test]

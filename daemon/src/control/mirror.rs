@@ -24,7 +24,7 @@ use twinlog_sync::backoff::{Backoff, BackoffLimits};
 use twinlog_sync::fault::Fault;
 use twinlog_sync::partition::Leader;
 use twinlog_sync::session::PartitionKey;
-use twinlog_sync::wire::fetch_request::{IsolationLevel, Topic};
+use twinlog_sync::wire::fetch_request::Topic;
 
 /// What is to become of a log that the source does not continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,31 +229,12 @@ impl Mirror {
         seen && self.stopped.is_none() && self.captured_end.is_some_and(|end| offset >= end.value())
     }
 
-    /// Records between here and the source's end at the start; `None` where one of the two is not known.
+    /// Records between here and the source's end at the start; `None` where one of the two is not known. For a run
+    /// that ends there; how far it is behind the source of today is [`PartitionLag`]'s.
     pub fn missing_records(&self) -> Option<u64> {
-        self.missing_up_to(self.captured_end?.value())
-    }
-
-    /// Records between here and the source's end as it was told last; `None` where nobody tells it, or where we
-    /// are is not known yet.
-    pub fn lag_records(&self, isolation: IsolationLevel) -> Option<u64> {
-        if self.counters.state() == PartitionState::AwaitingLeader {
-            return None;
-        }
-        let told = match isolation {
-            IsolationLevel::ReadCommitted => &self.counters.last_stable_offset,
-            IsolationLevel::ReadUncommitted => &self.counters.high_watermark,
-        };
-        // Before its first answer to a fetch, the source has only told the end that was asked for.
-        let seen = self.counters.source_seen_at.load(Relaxed) > 0;
-        let end = if seen { told.load(Relaxed) } else { self.captured_end?.value() };
-        self.missing_up_to(end)
-    }
-
-    fn missing_up_to(&self, end: i64) -> Option<u64> {
         // Recovery says where our log ends: before it, nothing is counted.
-        self.first_end.filter(|_| end >= 0)?;
-        Some(u64::try_from(end - self.delivered()).unwrap_or(0))
+        self.first_end?;
+        Some(u64::try_from(self.captured_end?.value() - self.delivered()).unwrap_or(0))
     }
 
     /// A word for the report.
@@ -293,41 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn the_lag_follows_a_source_that_grows_after_the_end_that_was_captured() {
+    fn what_is_missing_is_counted_once_both_ends_are_known() {
         let mut mirror = mirror();
+        assert_eq!(mirror.missing_records(), None, "no end was ever told");
         mirror.captured_end = Offset::new(100);
+        assert_eq!(mirror.missing_records(), None, "where we are is not known");
         mirror.first_end = Some(Offset::ZERO);
-        let counters = mirror.counters.clone();
-        counters.state.store(PartitionState::Fetching as u32, Relaxed);
-        counters.delivered.store(40, Relaxed);
-        let lag = |mirror: &Mirror| mirror.lag_records(IsolationLevel::ReadCommitted);
-        assert_eq!(
-            (lag(&mirror), mirror.missing_records()),
-            (Some(60), Some(60)),
-            "the end that was asked for"
-        );
-        counters.source_seen_at.store(1, Relaxed);
-        counters.last_stable_offset.store(250, Relaxed);
-        counters.high_watermark.store(260, Relaxed);
-        counters.delivered.store(100, Relaxed);
-        assert_eq!((lag(&mirror), mirror.missing_records()), (Some(150), Some(0)));
-        assert_eq!(mirror.lag_records(IsolationLevel::ReadUncommitted), Some(160));
-        counters.delivered.store(250, Relaxed);
-        assert_eq!(lag(&mirror), Some(0));
-    }
-
-    #[test]
-    fn a_lag_that_nobody_knows_is_none_and_not_zero() {
-        let mut mirror = mirror();
-        let lag = |mirror: &Mirror| mirror.lag_records(IsolationLevel::ReadCommitted);
-        assert_eq!((lag(&mirror), mirror.missing_records()), (None, None), "no end was ever told");
-        mirror.captured_end = Offset::new(100);
-        let counters = mirror.counters.clone();
-        counters.state.store(PartitionState::Fetching as u32, Relaxed);
-        assert_eq!((lag(&mirror), mirror.missing_records()), (None, None), "where we are is not known");
-        mirror.first_end = Some(Offset::ZERO);
-        assert_eq!(lag(&mirror), Some(100));
-        counters.state.store(PartitionState::AwaitingLeader as u32, Relaxed);
-        assert_eq!(lag(&mirror), None, "nobody leads it");
+        mirror.counters.delivered.store(40, Relaxed);
+        assert_eq!(mirror.missing_records(), Some(60));
+        mirror.counters.delivered.store(250, Relaxed);
+        assert_eq!(mirror.missing_records(), Some(0), "the source has grown since");
     }
 }

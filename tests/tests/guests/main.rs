@@ -6,6 +6,7 @@ mod following;
 mod joining;
 mod producer_overlap;
 mod promote;
+mod several_links;
 mod shards;
 mod spool;
 mod verbs;

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 use twinlog_tests::cli::Running;
-use twinlog_tests::kafka::batches::{CopyBound, compare};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::security::{Authority, HOST, PASSWORD, USER};
 use twinlog_tests::kafka::{Cluster, ClusterOptions, Isolation};
@@ -64,23 +63,12 @@ impl World {
 
     /// Waits until the running store has all that there is.
     fn poll_until_copied(&self, mirror: &Mirror, running: &mut Running) {
-        let ends = self.cluster.scenario().end_offsets(TOPIC, Isolation::ReadCommitted);
-        poll::poll_until("the store has everything", || {
-            running.expect_running();
-            (0..PARTITIONS).zip(&ends).all(|(partition, end)| {
-                let original = self.cluster.partition_directory(1, TOPIC, partition);
-                let copy = mirror.partition_directory(TOPIC, partition);
-                let equal = compare(&original, &copy, 0, CopyBound::Prefix);
-                equal.is_ok_and(|equal| equal.end_offset >= *end)
-            })
-        });
+        mirror.poll_until_stored(&self.cluster, TOPIC, running);
     }
 
     /// Ends the program in order; its bytes are the source's, and what it said is returned.
     fn ended(&self, mirror: &Mirror, running: Running) -> String {
-        running.terminate();
-        let finished = running.wait().expect_code(0);
-        mirror.assert_same(&self.cluster, 1, TOPIC, Isolation::ReadCommitted);
+        let finished = mirror.ended(&self.cluster, TOPIC, running);
         for output in [&finished.stdout, &finished.stderr] {
             assert!(!output.contains(PASSWORD), "the password is shown:\n{output}");
         }

@@ -43,7 +43,9 @@ pub struct Capacity {
     /// The copy is kept here. Otherwise on the destination's brokers, and here only as far as the spool goes.
     pub is_store: bool,
     pub memory_bytes: u64,
-    /// The smallest `memory.bytes` that does for so many partitions.
+    /// Partitions of the daemon's other links, which share `memory_bytes` with it.
+    pub other_partitions: u64,
+    /// The smallest `memory.bytes` that does for all these partitions.
     pub memory_least_bytes: u64,
     /// What one connection read per second in the trial.
     pub trial_bytes_per_second: Option<u64>,
@@ -54,7 +56,12 @@ pub struct Capacity {
 type Led = BTreeMap<i32, Vec<(TopicPartition, Leader)>>;
 
 /// Asks the source. Fails only where it does not answer at all.
-pub(super) async fn ask(client: &SourceClient, settings: &Settings, view: &ClusterView) -> Capacity {
+pub(super) async fn ask(
+    client: &SourceClient,
+    settings: &Settings,
+    view: &ClusterView,
+    other_partitions: u64,
+) -> Capacity {
     let LinkSettings { topics, topic_filters, guest, bytes_per_second, .. } = &settings.link;
     let discovery = Discovery::new(topics.clone(), topic_filters.clone());
     let found = view.topics.iter().filter(|topic| discovery.wants(&topic.name, topic.is_internal));
@@ -67,7 +74,7 @@ pub(super) async fn ask(client: &SourceClient, settings: &Settings, view: &Clust
             }
         }
     }
-    let partitions = found.iter().map(|topic| topic.partitions.len() as u64).sum();
+    let partitions: u64 = found.iter().map(|topic| topic.partitions.len() as u64).sum();
     let sizes = sizes_of(client, &led).await;
     let existing = settings.daemon.data_dir.ancestors().find(|path| path.is_dir());
     Capacity {
@@ -78,7 +85,8 @@ pub(super) async fn ask(client: &SourceClient, settings: &Settings, view: &Clust
         free_bytes: probe_directory(existing.unwrap_or(Path::new("."))).ok().map(|facts| facts.free_bytes),
         is_store: guest.is_none(),
         memory_bytes: settings.daemon.memory_bytes,
-        memory_least_bytes: memory_budget::least_for(partitions),
+        other_partitions,
+        memory_least_bytes: memory_budget::least_for(partitions + other_partitions),
         trial_bytes_per_second: trial(client, &led, &sizes).await,
         budget_bytes_per_second: *bytes_per_second,
     }
@@ -190,17 +198,18 @@ impl Capacity {
     }
 
     fn memory_line(&self) -> Line {
-        match memory_budget::complaint(self.memory_bytes, self.partitions) {
+        match memory_budget::complaint(self.memory_bytes, self.partitions + self.other_partitions) {
             Some(complaint) => {
                 let cure = format!("set memory.bytes to {} MiB or more", self.memory_least_bytes >> 20);
                 Line::warn("memory", complaint, cure)
             }
             None => {
                 let (has, least) = (self.memory_bytes >> 20, self.memory_least_bytes >> 20);
-                Line::ok(
-                    "memory",
-                    format!("memory.bytes = {has} MiB; {least} MiB would do for this link alone"),
-                )
+                let whom = match self.other_partitions {
+                    0 => "this link alone".to_owned(),
+                    others => format!("this link and the {others} partitions of the others"),
+                };
+                Line::ok("memory", format!("memory.bytes = {has} MiB; {least} MiB would do for {whom}"))
             }
         }
     }
@@ -264,6 +273,19 @@ mod tests {
         assert!(small.lines().iter().any(Line::is_failure));
         small.is_store = false;
         assert!(!small.lines().iter().any(Line::is_failure), "{}", said(&small));
+    }
+
+    #[test]
+    fn memory_is_judged_with_the_partitions_of_the_other_links() {
+        assert!(said(&capacity()).contains("for this link alone"));
+        let beside = |other_partitions| Capacity {
+            other_partitions,
+            memory_least_bytes: memory_budget::least_for(10 + other_partitions),
+            ..capacity()
+        };
+        let said = |others| said(&beside(others));
+        assert!(said(100).contains("this link and the 100 partitions of the others"), "{}", said(100));
+        assert!(said(100_000).contains("too little for 100010 partitions"), "{}", said(100_000));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! of the others must not wait for it in every round.
 
 use super::NETWORK_EXCEPTION;
+use crate::control::guest::wire_text;
 use crate::control::source_client::{Answer, ClientError, Pipeline, Shaped, SourceClient};
 use bytes::Bytes;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -12,7 +13,6 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
     DescribeConfigsRequest, FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetFetchRequest,
 };
-use kafka_protocol::protocol::StrBytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -277,8 +277,8 @@ impl Cluster {
         let broker = self.client.brokers().into_keys().find(|broker| !self.left_out.contains(broker))?;
         let resource = DescribeConfigsResource::default()
             .with_resource_type(BROKER)
-            .with_resource_name(StrBytes::from_string(broker.to_string()))
-            .with_configuration_keys(Some(vec![StrBytes::from_string(name.to_owned())]));
+            .with_resource_name(wire_text(&broker.to_string()))
+            .with_configuration_keys(Some(vec![wire_text(name)]));
         let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
         let answer = async { self.send(broker, READING_LANE, |_| request).await?.decoded().await };
         let answer = self.within(broker, ANSWER_LIMIT, "DescribeConfigs", answer).await.ok()?;
@@ -300,7 +300,7 @@ fn told(code: i16) -> Option<String> {
 }
 
 fn group_id(name: &str) -> GroupId {
-    GroupId(StrBytes::from_string(name.to_owned()))
+    GroupId(wire_text(name))
 }
 
 fn positions_request(groups: &[String]) -> OffsetFetchRequest {
@@ -311,6 +311,6 @@ fn positions_request(groups: &[String]) -> OffsetFetchRequest {
 }
 
 fn coordinators_request(groups: &[String]) -> FindCoordinatorRequest {
-    let keys = groups.iter().map(|name| StrBytes::from_string(name.clone()));
+    let keys = groups.iter().map(|name| wire_text(name));
     FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(keys.collect())
 }

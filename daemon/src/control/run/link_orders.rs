@@ -26,6 +26,22 @@ enum Effect {
     Restart(Restart),
 }
 
+/// A link that is to be created.
+struct Creation {
+    view: LinkChangeView,
+    /// What would be kept of all links.
+    kept: KeptLinks,
+    effect: Effect,
+    changes: Vec<Checked>,
+}
+
+/// What the order to create a link comes to.
+enum Plan {
+    Create(Box<Creation>),
+    /// It is there already, just so.
+    There(LinkChangeView),
+}
+
 fn refused(why: &dyn Display) -> AdminError {
     AdminError::new(ErrorCode::Refused, why)
 }
@@ -69,8 +85,28 @@ impl Daemon {
         cluster: Option<String>,
         link: String,
         changes: Vec<LinkChange>,
-        validate_only: bool,
     ) -> Result<LinkChangeView, AdminError> {
+        let Creation { view, kept, effect, changes } = match self.plan_link(cluster, link, &changes, false)? {
+            Plan::Create(creation) => *creation,
+            Plan::There(view) => return Ok(view),
+        };
+        let link = &view.link_name;
+        let values = changes.into_iter().map(|(name, value, _)| (name, value)).collect();
+        self.state.create_link(link, values, wall_clock_ms()).await.map_err(|error| refused(&error))?;
+        info!("link {link} is created by an operator's word");
+        self.kept = kept;
+        self.carry(effect, Vec::new());
+        Ok(view)
+    }
+
+    /// What the creation of a link comes to; nothing is changed.
+    fn plan_link(
+        &self,
+        cluster: Option<String>,
+        link: String,
+        changes: &[LinkChange],
+        validate_only: bool,
+    ) -> Result<Plan, AdminError> {
         check_link_name(&link).map_err(|error| AdminError::new(ErrorCode::Malformed, &error))?;
         if let Some(cluster) = cluster {
             let why = format!(
@@ -78,29 +114,25 @@ impl Daemon {
             );
             return Err(AdminError::new(ErrorCode::NoSuchCluster, &why));
         }
-        let changes = checked(&changes).map_err(|error| refused(&error))?;
+        let changes = checked(changes).map_err(|error| refused(&error))?;
         let values = changes.iter().filter_map(|(name, value, _)| Some((name.clone(), value.clone()?)));
         let wanted = KeptLink { created: true, values: values.collect() };
+        let conflict = |why: String| Err(AdminError::new(ErrorCode::Conflict, &why));
         if self.configuration.has(&link) {
-            let why = format!("link {link} stands in the configuration file; alter it instead");
-            return Err(AdminError::new(ErrorCode::Conflict, &why));
+            return conflict(format!("link {link} stands in the configuration file; alter it instead"));
         }
         match self.kept.get(&link).filter(|known| known.created) {
             Some(known) if *known == wanted => {
                 let note = Some("it is there already, with exactly this".to_owned());
                 let effect = "none".to_owned();
-                return Ok(LinkChangeView {
-                    link_name: link,
-                    validate_only,
-                    effect,
-                    note,
-                    ..Default::default()
-                });
+                let there =
+                    LinkChangeView { link_name: link, validate_only, effect, note, ..Default::default() };
+                return Ok(Plan::There(there));
             }
             Some(_) => {
-                let why =
-                    format!("link {link} is there already, with other configurations; alter it instead");
-                return Err(AdminError::new(ErrorCode::Conflict, &why));
+                return conflict(format!(
+                    "link {link} is there already, with other configurations; alter it instead"
+                ));
             }
             None => {}
         }
@@ -110,47 +142,35 @@ impl Daemon {
         let keys: Vec<&'static Key> = changes.iter().map(|(_, _, key)| *key).collect();
         let view = LinkChangeView {
             changes: self.change_views(&kept, &link, &keys),
-            link_name: link.clone(),
+            link_name: link,
             validate_only,
             effect: "create".to_owned(),
             note: Some("memory is divided anew: data threads of every link start again".to_owned()),
             checks: Vec::new(),
         };
-        if validate_only {
-            return Ok(view);
-        }
-        let values = changes.into_iter().map(|(name, value, _)| (name, value)).collect();
-        self.state.create_link(&link, values, wall_clock_ms()).await.map_err(|error| refused(&error))?;
-        info!("link {link} is created by an operator's word");
-        self.kept = kept;
-        self.carry(effect, Vec::new());
-        Ok(view)
+        Ok(Plan::Create(Box::new(Creation { view, kept, effect, changes })))
     }
 
     /// A dry run of [`Self::create_link`], and what the clusters say to it. They are asked beside everything else:
     /// one that does not answer holds up this answer only.
-    pub(super) async fn try_create_link(
-        &mut self,
+    pub(super) fn try_create_link(
+        &self,
         cluster: Option<String>,
         link: String,
-        changes: Vec<LinkChange>,
+        changes: &[LinkChange],
         reply: Reply<LinkChangeView>,
     ) {
-        let mut view = match self.create_link(cluster, link.clone(), changes.clone(), true).await {
-            Ok(view) if view.effect == "create" => view,
-            answer => return drop(reply.send(answer)),
+        let (mut view, kept) = match self.plan_link(cluster, link, changes, true) {
+            Ok(Plan::Create(creation)) => (creation.view, creation.kept),
+            Ok(Plan::There(view)) => return drop(reply.send(Ok(view))),
+            Err(error) => return drop(reply.send(Err(error))),
         };
-        let values = changes.into_iter().filter_map(|change| {
-            let (name, _) = check_link_value(&change.name, change.value.as_deref()).ok()?;
-            Some((name, change.value?))
-        });
-        let mut kept = self.kept.clone();
-        kept.insert(link.clone(), KeptLink { created: true, values: values.collect() });
-        let links = self.configuration.links(&kept);
-        let settings = links.ok().and_then(|links| links.into_iter().find(|each| each.link.name == link));
+        let links = self.configuration.links(&kept).unwrap_or_default();
+        let settings = links.into_iter().find(|each| each.link.name == view.link_name);
+        let others = self.partition_counts().sum();
         tokio::spawn(async move {
             if let Some(settings) = settings {
-                view.checks = check_clusters(settings).await.iter().map(Line::view).collect();
+                view.checks = check_clusters(settings, others).await.iter().map(Line::view).collect();
             }
             // An operator who has gone needs no answer.
             let _ = reply.send(Ok(view));

@@ -12,6 +12,7 @@ use super::starting::{Start, Starter};
 use super::{Desk, RunError, RunOptions};
 use crate::admin::{AdminRequest, REQUESTS_MAX, Readiness};
 use crate::config::{Configuration, KeptLinks, Settings};
+use crate::control::memory_budget;
 use crate::control::progress::{Behind, Figures, Progress};
 use crate::control::report::Received;
 use crate::control::state::StateDatabase;
@@ -92,6 +93,7 @@ pub struct Daemon {
     asked: mpsc::Receiver<AdminRequest>,
     readiness: watch::Sender<Readiness>,
     watchdog: Watchdog,
+    memory: memory_budget::Watch,
     standing_at: Instant,
     ready_at: Instant,
 }
@@ -117,6 +119,7 @@ impl Daemon {
             asked,
             readiness,
             watchdog: Watchdog::new(),
+            memory: memory_budget::Watch::default(),
             standing_at: Instant::now(),
             ready_at: Instant::now(),
         }
@@ -244,6 +247,7 @@ impl Daemon {
                 return None;
             }
             self.look_for_halted();
+            self.look_at_memory();
             if !self.slots.is_empty() && self.running().all(|running| running.halted) {
                 return Some(End::Halted);
             }
@@ -273,6 +277,21 @@ impl Daemon {
             true => running.supervisor.drive_halted(),
             false => running.supervisor.drive(),
         });
+    }
+
+    /// Partitions of each link that runs.
+    pub(super) fn partition_counts(&self) -> impl Iterator<Item = u64> {
+        self.running().map(|running| running.supervisor.partition_count() as u64)
+    }
+
+    fn look_at_memory(&mut self) {
+        let Some(first) = self.slots.values().next() else { return };
+        let memory_bytes = first.settings.daemon.memory_bytes;
+        let mut memory = std::mem::take(&mut self.memory);
+        if let Some(complaint) = memory.look(memory_bytes, self.partition_counts()) {
+            warn!("{complaint}");
+        }
+        self.memory = memory;
     }
 
     /// The daemon does what it is for when every link does.

@@ -177,10 +177,10 @@ impl Daemon {
                 tokio::spawn(async move { tell(reply, joined_samples(asked).await) });
             }
             R::CreateLink { cluster, link, changes, validate_only: true, reply } => {
-                self.try_create_link(cluster, link, changes, reply).await;
+                self.try_create_link(cluster, link, &changes, reply);
             }
-            R::CreateLink { cluster, link, changes, validate_only, reply } => {
-                tell(reply, self.create_link(cluster, link, changes, validate_only).await);
+            R::CreateLink { cluster, link, changes, validate_only: false, reply } => {
+                tell(reply, self.create_link(cluster, link, changes).await);
             }
             R::AlterLink { at, changes, validate_only, reply } => {
                 tell(reply, self.alter_link(&at.link, changes, validate_only).await);

@@ -6,7 +6,6 @@
 use super::access::look;
 use super::{Outcome, Supervisor};
 use crate::control::discovery::{ClusterView, Finding};
-use crate::control::memory_budget::complaint;
 use crate::control::mirror::{Mirror, Phase, Stopped};
 use crate::control::protection::warn_of_missing;
 use crate::control::source_client::ClientError;
@@ -70,14 +69,8 @@ impl Supervisor {
         }
         self.refresh.backoff.reset();
         self.brokers_are(&view);
-        let known = self.mirrors.len();
         for finding in self.discovery.observe(&view) {
             self.found(finding, now);
-        }
-        if self.mirrors.len() > known
-            && let Some(complaint) = complaint(self.settings.daemon.memory_bytes, self.mirrors.len() as u64)
-        {
-            warn!("{complaint}");
         }
         if std::mem::take(&mut self.refresh.first) {
             let servers = view.brokers.into_values().collect();

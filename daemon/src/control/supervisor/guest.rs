@@ -243,7 +243,8 @@ impl GuestLink {
 
     /// Brokers that can take replicas.
     fn candidates(&self, image: &ClusterImage) -> Vec<Candidate> {
-        destination_view::candidates(image, |broker| self.is_ours(broker))
+        let of_another_link = |broker| self.settings.ids_of_other_links.contains(&broker);
+        destination_view::candidates(image, |broker| self.is_ours(broker) || of_another_link(broker))
     }
 }
 

@@ -260,6 +260,7 @@ impl Supervisor {
         let mirror = self.mirrors.get_mut(partition).expect("it has just become ready");
         mirror.phase = Phase::Running;
         mirror.first_end.get_or_insert(recovered.checkpoint.log_end);
+        mirror.lag.begin(recovered.checkpoint.log_end.value(), &mirror.counters);
         self.sampling.watch(mirror);
         let (shard, key, add) = (mirror.shard, mirror.key, add_partition(mirror, recovered));
         self.send(shard, Command::AddPartition(Box::new(add)));

@@ -1,11 +1,13 @@
 //! Where the link stands: what `--until-caught-up` waits for, and what it gives up on.
 
 use super::Supervisor;
+use super::lag::figures_of;
 use crate::control::mirror::Mirror;
 use crate::control::progress::Figures;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
+use twinlog_io::monotonic_nanoseconds;
 
 /// How long `--until-caught-up` waits for a source that never answered, or for a named topic or a
 /// leader that never appeared. A higher value only delays the bad news.
@@ -95,15 +97,13 @@ impl Supervisor {
 
     /// Where all partitions are: on their way to the ends captured at the start, or behind the ends as they are now.
     pub fn figures(&self, until_caught_up: bool) -> Figures {
-        let isolation = self.settings.link.isolation_level;
-        // A source that does not answer has ends that nobody knows.
-        let answers = self.refresh.last_error.is_none();
+        let (rules, clock) = (self.rules(), monotonic_nanoseconds());
         let mut figures = Figures::default();
         for mirror in self.mirrors.values() {
             let (missing, done) = match until_caught_up {
                 true => (mirror.missing_records(), mirror.is_caught_up()),
                 false => {
-                    let lag = mirror.lag_records(isolation).filter(|_| answers);
+                    let lag = figures_of(mirror, rules, clock).records.map(i64::unsigned_abs);
                     (lag, lag == Some(0) && mirror.is_in_shard() && mirror.stopped.is_none())
                 }
             };

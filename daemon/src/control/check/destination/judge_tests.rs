@@ -25,6 +25,7 @@ fn guest() -> GuestSettings {
         inter_broker_listener_name: "INTERNAL".to_owned(),
         serving_ids: vec![(900, at("g", 1)), (901, at("g", 2))],
         reserve_id: 902,
+        ids_of_other_links: Vec::new(),
         durable_replicas: 1,
         allow_placement_eviction: false,
         mirror_replication_factor: None,

@@ -298,7 +298,7 @@ impl Supervisor {
             let mirror = &self.mirrors[&partition];
             lags.push(PartitionActionView {
                 partition_id: partition.partition(),
-                lag: views::lag(mirror),
+                lag: self.figures_of(mirror).records,
                 last_source_fetch_offset: views::fetched(mirror),
                 error_message: mirror.trouble().map(|trouble| trouble.reason.clone()),
                 error_code: mirror.trouble().map(|trouble| trouble.code.to_owned()),

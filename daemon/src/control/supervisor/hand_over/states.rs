@@ -334,7 +334,7 @@ impl Supervisor {
     fn lags_of(&self, topic: &str) -> Vec<PartitionActionView> {
         let view = |partition: &TopicPartition| PartitionActionView {
             partition_id: partition.partition(),
-            lag: views::lag(&self.mirrors[partition]),
+            lag: self.figures_of(&self.mirrors[partition]).records,
             last_source_fetch_offset: views::fetched(&self.mirrors[partition]),
             ..PartitionActionView::default()
         };
@@ -406,7 +406,7 @@ impl Supervisor {
         let views = stopped.iter().map(|partition| PartitionActionView {
             partition_id: partition.partition(),
             last_source_fetch_offset: views::fetched(&self.mirrors[partition]),
-            lag: views::lag(&self.mirrors[partition]),
+            lag: self.figures_of(&self.mirrors[partition]).records,
             ..PartitionActionView::default()
         });
         let mirror_lags = views.collect();

@@ -26,18 +26,6 @@ pub fn fetched(mirror: &Mirror) -> Option<i64> {
     mirror.is_in_shard().then(|| mirror.counters.fetch.load(Relaxed))
 }
 
-/// Records until the bound of the copy, once the source has told it: by the last fetch, or by what it was asked
-/// since.
-pub fn lag(mirror: &Mirror) -> Option<i64> {
-    let log_end = mirror.counters.log_end.load(Relaxed);
-    if mirror.is_in_shard() && mirror.lag.seen_at() > Some(mirror.counters.source_seen_at.load(Relaxed)) {
-        return mirror.lag.records(log_end);
-    }
-    let stable = mirror.counters.last_stable_offset.load(Relaxed);
-    let known = mirror.is_in_shard() && mirror.counters.source_seen_at.load(Relaxed) > 0 && stable >= 0;
-    known.then(|| (stable - log_end).max(0))
-}
-
 /// A part of the last hand-over's answer.
 fn result_of<T: serde::de::DeserializeOwned>(row: &MirrorTopic, name: &str) -> Vec<T> {
     let value = row.last_promote.as_ref().and_then(|answer| answer.get(name));
@@ -158,7 +146,7 @@ impl Supervisor {
         tasks
     }
 
-    fn figures_of(&self, mirror: &Mirror) -> Figures {
+    pub(super) fn figures_of(&self, mirror: &Mirror) -> Figures {
         figures_of(mirror, self.rules(), monotonic_nanoseconds())
     }
 
