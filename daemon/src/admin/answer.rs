@@ -106,6 +106,8 @@ pub struct OffsetSyncView {
     /// Groups that were written, and requests that were sent, since the start.
     pub commits: u64,
     pub requests: u64,
+    /// What rounds have waited for since the start, in milliseconds; chunks of groups wait side by side.
+    pub phase_ms: BTreeMap<String, u64>,
     pub groups: usize,
     pub positions: usize,
     /// Positions that wait for data.

@@ -101,6 +101,11 @@ pub const NAMES: &[Name] = &[
     ),
     counter("twinlog_offset_commits", LINK, "Groups written at the destination."),
     counter("twinlog_offset_requests", LINK, "Requests about groups sent to both clusters."),
+    counter(
+        "twinlog_offset_phase_seconds",
+        &["link", "phase"],
+        "Time that rounds waited for this; groups are read and written side by side.",
+    ),
     gauge("twinlog_mirror_topic_state", &["link", "topic", "state"], "1 for the state of the topic."),
     gauge("twinlog_mirror_topic_lag_records", TOPIC, "Records that are not delivered, until the bound."),
     gauge("twinlog_mirror_topic_lag_bytes", TOPIC, "Bytes that are not delivered."),

@@ -8,7 +8,7 @@ use crate::admin::escaped_group;
 use crate::config::{RawConfig, Settings};
 use crate::control::groups::Cluster;
 use crate::control::groups::import::{Fate, Imported, Manner, import};
-use crate::control::groups::offset_file::{OffsetLine, parse, replace, written};
+use crate::control::groups::offset_file::{OffsetLine, parse, replace, written, written_of_one_group};
 use crate::control::source_client::SourceClient;
 use clap::{Args, Subcommand};
 use std::collections::BTreeSet;
@@ -28,6 +28,9 @@ pub enum OffsetsCommand {
 pub struct ExportArgs {
     #[command(flatten)]
     pub operator: OperatorArgs,
+    /// Only this group of the source, as lines topic,partition,offset: what kafka-consumer-groups.sh takes for one.
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
     /// Where they are written, instead of standard output.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -62,10 +65,17 @@ pub fn run(command: &OffsetsCommand) -> ExitCode {
 fn export(arguments: &ExportArgs) -> ExitCode {
     operate(&arguments.operator, async |operator| {
         let link = operator.link().await?;
-        let groups: ListView<GroupView> = operator.client.list(&Operator::path(&link, "groups")).await?;
+        let names = match &arguments.group {
+            Some(name) => vec![name.clone()],
+            None => {
+                let groups: ListView<GroupView> =
+                    operator.client.list(&Operator::path(&link, "groups")).await?;
+                groups.data.into_iter().map(|group| group.group_id).collect()
+            }
+        };
         let mut lines: Vec<OffsetLine> = Vec::new();
-        for group in groups.data {
-            let path = Operator::path(&link, &format!("groups/{}", escaped_group(&group.group_id)));
+        for name in names {
+            let path = Operator::path(&link, &format!("groups/{}", escaped_group(&name)));
             let view: GroupView = operator.client.get(&path).await?;
             lines.extend(view.partitions.iter().filter_map(|each| {
                 Some(OffsetLine {
@@ -76,10 +86,14 @@ fn export(arguments: &ExportArgs) -> ExitCode {
                 })
             }));
         }
+        let text = match &arguments.group {
+            Some(_) => written_of_one_group(&lines),
+            None => written(&lines),
+        };
         match &arguments.file {
-            None => print!("{}", written(&lines)),
+            None => print!("{text}"),
             Some(path) => {
-                if let Err(error) = replace(path, &lines) {
+                if let Err(error) = replace(path, &text) {
                     eprintln!("{} is not written: {error}", path.display());
                     return Ok(false);
                 }

@@ -14,6 +14,7 @@
 //!                                   created_links    links by the word of operators
 //!                                   link_configs     what they said of links, secrets as references only
 //!                                   group_offsets    positions of consumer groups, where the copy is a store
+//!                                   written_offsets  what we last wrote of them, where it is a cluster
 //! ```
 //! Owns the file, its one thread and its one connection. Every change and its row of history are one
 //! transaction, durable when the call returns (WAL, `synchronous = FULL`): a step that was kept can be taken

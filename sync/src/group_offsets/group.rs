@@ -1,7 +1,7 @@
 //! One group: its positions as both clusters have them, compared in place.
 
 use super::names::{Names, PartitionNumber};
-use super::{GroupKind, Verdict};
+use super::{Bound, GroupKind, Verdict};
 use crate::Nanoseconds;
 use crate::wire::offset_fetch::Position;
 use alloc::boxed::Box;
@@ -43,6 +43,8 @@ pub(super) struct Flags {
     pub may_go_back: bool,
     /// An operator deleted it at the destination.
     pub deleted: bool,
+    /// What the destination holds was written before this start; what follows from that was not looked at yet.
+    pub recalled: bool,
     /// The destination refuses what stands beside the position.
     pub without_note: bool,
 }
@@ -75,6 +77,18 @@ impl Row {
     /// What stands beside the position differs, and the destination would take it.
     pub fn notes_differ(&self) -> bool {
         !self.flags.without_note && self.source_note != self.held_note
+    }
+
+    /// The first reading after a start has shown what we wrote before it, and the source behind it: it was reset
+    /// meanwhile, and this is the first reading of that. A position that was moved up to the log's start is behind
+    /// without that, which is known as soon as the log is.
+    pub fn look_back(&mut self, bound: Option<Bound>, live: bool) {
+        let Some(bound) = bound.filter(|_| self.flags.recalled) else { return };
+        self.flags.recalled = false;
+        let went_back = self.source != NONE && self.source < self.held && self.held > bound.log_start;
+        if went_back && self.lower_readings == 0 {
+            (self.lower_readings, self.flags.lower_while_empty) = (1, !live);
+        }
     }
 
     /// Follows what the source said; true where that is new.
@@ -145,6 +159,8 @@ pub(super) struct Group {
     pub in_flight: bool,
     /// The last reading of the source brought something new.
     pub changed: bool,
+    /// It was written, and nobody has asked for it since.
+    pub to_remember: bool,
     /// What it was last counted as.
     pub counted_bytes: usize,
 }
@@ -177,6 +193,7 @@ impl Group {
             written_at: None,
             in_flight: false,
             changed: false,
+            to_remember: false,
             counted_bytes: 0,
         }
     }

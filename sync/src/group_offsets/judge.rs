@@ -78,8 +78,10 @@ impl Group {
     pub fn weigh(&mut self, names: &Names) {
         (self.open, self.held_back, self.ahead, self.back) = (0, 0, 0, 0);
         (self.deleted, self.waiting) = (0, 0);
-        for row in &self.rows {
-            match judge(row, names.bound(row.partition)) {
+        for row in &mut self.rows {
+            let bound = names.bound(row.partition);
+            row.look_back(bound, self.live_at_source);
+            match judge(row, bound) {
                 Want::Nothing | Want::Same => continue,
                 Want::NotMirrored => {
                     self.waiting += 1;

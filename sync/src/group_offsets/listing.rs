@@ -3,6 +3,7 @@
 use super::group::{Group, NONE};
 use super::{GONE_LISTINGS, GroupNumber, GroupOffsets, MEMORY_BYTES_MAX, Verdict};
 use crate::{Nanoseconds, SECOND};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// How long a group that is gone is still shown. Longer, consoles that make a group for each start fill the memory.
@@ -118,6 +119,7 @@ impl GroupOffsets {
         let Some(group) = self.groups.get_mut(number.index()).and_then(Option::take) else { return };
         self.bytes -= group.counted_bytes;
         self.by_name.remove(&group.name);
+        self.forgotten.push(String::from(&*group.name));
         self.free.push(number);
     }
 

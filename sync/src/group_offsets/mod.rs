@@ -15,7 +15,7 @@
 //! * never backwards, but for two reasons: a deliberate reset at the source (seen in two readings, with no live
 //!   member in one of them), and a truncation, down to its cut;
 //! * never blindly: a group is read at the destination before it is written, and what somebody else wrote there
-//!   stays while it is ahead of us;
+//!   stays while it is ahead of us; what we wrote before a restart is ours if it is still what we remember;
 //! * a group with live members at the destination is left alone, whole: the broker would refuse it anyway.
 //!
 //! An unchanged group costs one comparison of each of its positions with the bytes of the answer, and nothing else.
@@ -26,6 +26,7 @@ mod listing;
 mod names;
 #[cfg(test)]
 mod properties;
+mod remembered;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -182,6 +183,9 @@ pub struct GroupOffsets {
     round: u32,
     /// Rewinds that were followed since somebody last asked.
     rewinds: Vec<Rewind>,
+    /// Groups that were written, and those that are no more, since somebody last asked.
+    written: Vec<GroupNumber>,
+    forgotten: Vec<String>,
 }
 
 /// A position that went back, and why.

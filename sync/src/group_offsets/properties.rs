@@ -51,6 +51,8 @@ enum Step {
     DeleteThere {
         group: usize,
     },
+    /// The machine is lost, and begins anew with what was remembered after its last round.
+    Restart,
     /// A round; the destination refuses or forgets to answer some commits.
     Round {
         refuse: u8,
@@ -68,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..GROUPS, any::<bool>()).prop_map(|(group, live)| Step::Live { group, live }),
         1 => (key(), 1..20i64).prop_map(|(key, by)| Step::ConsumeThere { key, by }),
         1 => (0..GROUPS).prop_map(|group| Step::DeleteThere { group }),
+        1 => Just(Step::Restart),
         8 => (0..4u8).prop_map(|refuse| Step::Round { refuse }),
     ]
 }
@@ -84,6 +87,8 @@ struct World {
     deleted: BTreeSet<usize>,
     /// Groups whose last round was finished, with both sides as they were then: otherwise what was there is not known.
     read: BTreeMap<usize, Sides>,
+    /// What the machine said to have written, by group.
+    remembered: BTreeMap<usize, Vec<(i32, i64)>>,
 }
 
 type Sides = (Vec<Position<'static>>, Vec<Position<'static>>);
@@ -155,6 +160,12 @@ impl World {
                     self.there.retain(|key, _| key.0 != group);
                 }
             }
+            Step::Restart => {
+                *machine = GroupOffsets::new(machine.rules().clone());
+                // It does not know any more who deleted what.
+                self.deleted.clear();
+                self.read.clear();
+            }
             Step::Round { refuse } => self.round(machine, refuse),
         }
     }
@@ -186,7 +197,13 @@ impl World {
             let bound = *self.bound(index);
             machine.sampled(partition, Some(bound));
         }
-        for number in machine.to_read_at_destination(&due) {
+        let to_read = machine.to_read_at_destination(&due);
+        for number in machine.to_recall(&to_read) {
+            let group = numbers.iter().position(|each| *each == number).unwrap();
+            let rows = self.remembered.get(&group).cloned().unwrap_or_default();
+            machine.recalled(number, rows.into_iter().map(|(index, offset)| ("t", index, offset)));
+        }
+        for number in to_read {
             let group = numbers.iter().position(|each| *each == number).unwrap();
             let told = positions(&self.there, group);
             machine.destination_read(self.now, number, Ok(told.into_iter()));
@@ -195,6 +212,11 @@ impl World {
             let Some(commit) = machine.commit(*number) else { continue };
             let group = numbers.iter().position(|each| *each == commit.group).unwrap();
             self.answer(machine, group, &commit, refuse);
+        }
+        for number in machine.take_written() {
+            let group = numbers.iter().position(|each| *each == number).unwrap();
+            let own = machine.own_positions(number).map(|(_, index, offset)| (index, offset));
+            self.remembered.insert(group, own.collect());
         }
         let finished = (0..GROUPS).filter(|group| refuse != 1 && refuse != 2 && !self.live.contains(group));
         self.read = finished.map(|group| (group, self.sides(group))).collect();

@@ -18,6 +18,7 @@ struct Pair {
     writes: usize,
     /// What a whole commit is answered with.
     refused: Option<i16>,
+    remembered: Vec<(i32, i64)>,
 }
 
 fn told<'a>(positions: &'a [(i32, i64, &'static str)]) -> impl Iterator<Item = Position<'a>> + 'a {
@@ -43,7 +44,13 @@ impl Pair {
             bound: Some(Bound { log_start: 0, delivered: 1_000 }),
             writes: 0,
             refused: None,
+            remembered: Vec::new(),
         }
+    }
+
+    /// The machine begins anew with what it remembers.
+    fn restart(&mut self) {
+        self.machine = GroupOffsets::new(self.machine.rules().clone());
     }
 
     fn round(&mut self) -> Verdict {
@@ -62,7 +69,12 @@ impl Pair {
             for partition in machine.partitions_of(&[number]) {
                 machine.sampled(partition, self.bound);
             }
-            for number in machine.to_read_at_destination(&[number]) {
+            let to_read = machine.to_read_at_destination(&[number]);
+            for number in machine.to_recall(&to_read) {
+                let rows = self.remembered.iter().map(|(index, offset)| ("orders", *index, *offset));
+                machine.recalled(number, rows);
+            }
+            for number in to_read {
                 assert_eq!(machine.destination_name(number), "west.app");
                 machine.destination_read(self.now, number, Ok(told(&self.there)));
             }
@@ -81,6 +93,10 @@ impl Pair {
                     machine.committed(self.now, &commit, Ok(&codes));
                 }
             }
+        }
+        for number in machine.take_written() {
+            let own = machine.own_positions(number).map(|(_, index, offset)| (index, offset));
+            self.remembered = own.collect();
         }
         machine.report(self.now, number).verdict
     }
@@ -104,6 +120,73 @@ fn what_changed_is_written_once_with_what_stands_beside_it() {
     pair.source[1].1 = 12;
     pair.round();
     assert_eq!((pair.writes, pair.there.contains(&(1, 12, ""))), (writes + 1, true));
+}
+
+#[test]
+fn a_reset_while_nobody_ran_is_followed_where_the_destination_holds_what_was_written() {
+    let mut pair = Pair::new(&[(0, 70, ""), (1, 80, "")]);
+    pair.round();
+    // Somebody goes on to another place in one of two.
+    pair.there.iter_mut().filter(|each| each.0 == 1).for_each(|each| each.1 = 85);
+    pair.source = vec![(0, 5, ""), (1, 6, "")];
+    pair.restart();
+    assert_eq!(pair.round(), Verdict::BackAtSource, "it is seen for the first time");
+    pair.round();
+    assert_eq!(pair.round(), Verdict::AheadAtDestination, "what another hand wrote stays");
+    pair.there.sort_unstable();
+    assert_eq!(pair.there, [(0, 5, ""), (1, 85, "")]);
+}
+
+#[test]
+fn a_reset_while_nobody_ran_is_followed_where_the_log_is_known_late() {
+    let mut pair = Pair::new(&[(0, 70, "")]);
+    pair.round();
+    let bound = pair.bound.take();
+    pair.source = vec![(0, 5, "")];
+    pair.restart();
+    for _ in 0..3 {
+        assert_eq!(pair.round(), Verdict::NotMirrored);
+    }
+    pair.bound = bound;
+    // Topics that are not mirrored are looked at in some rounds only.
+    for _ in 0..10 {
+        pair.round();
+    }
+    assert_eq!((pair.round(), pair.there.clone()), (Verdict::Synced, vec![(0, 5, "")]));
+}
+
+#[test]
+fn a_reset_while_nobody_ran_waits_until_nobody_is_in_the_group() {
+    let mut pair = Pair::new(&[(0, 70, "")]);
+    pair.round();
+    (pair.source, pair.live_at_source) = (vec![(0, 5, "")], true);
+    pair.restart();
+    for _ in 0..4 {
+        assert_eq!(pair.round(), Verdict::BackAtSource);
+    }
+    pair.live_at_source = false;
+    assert_eq!((pair.round(), pair.there.clone()), (Verdict::Synced, vec![(0, 5, "")]));
+}
+
+#[test]
+fn without_memory_a_position_ahead_of_the_source_is_somebody_elses() {
+    let mut pair = Pair::new(&[(0, 70, "")]);
+    pair.round();
+    pair.source = vec![(0, 5, "")];
+    pair.remembered.clear();
+    pair.restart();
+    for _ in 0..4 {
+        assert_eq!(pair.round(), Verdict::AheadAtDestination);
+    }
+    // Moved up to the log's start it is behind without having gone back.
+    let mut trimmed = Pair::new(&[(0, 5, "")]);
+    trimmed.bound = Some(Bound { log_start: 10, delivered: 1_000 });
+    trimmed.round();
+    trimmed.restart();
+    for _ in 0..4 {
+        assert_eq!(trimmed.round(), Verdict::Synced);
+    }
+    assert_eq!(trimmed.there, [(0, 10, "")]);
 }
 
 #[test]

@@ -86,6 +86,7 @@ impl GroupOffsets {
                 return;
             }
         };
+        let is_first = !group.is_known;
         for row in &mut group.rows {
             // What is not told below is not there.
             (row.before, row.held) = (row.held, NONE);
@@ -98,7 +99,9 @@ impl GroupOffsets {
             row.held = position.offset;
             // A commit whose answer was lost may have been carried out.
             let known = row.flags.ours && position.offset == row.before;
-            row.flags.ours = known || position.offset == row.source || position.offset == row.sent;
+            let is_sent = position.offset == row.sent;
+            row.flags.ours = known || position.offset == row.source || is_sent;
+            row.flags.recalled |= is_first && is_sent;
             if row.held_note.as_deref().unwrap_or("") != position.metadata {
                 row.held_note = (!position.metadata.is_empty()).then(|| position.metadata.into());
             }
@@ -166,7 +169,7 @@ impl GroupOffsets {
     pub fn committed(&mut self, now: Nanoseconds, commit: &Commit, answer: Result<&[i16], i16>) {
         let Some(group) = self.groups.get_mut(commit.group.index()).and_then(Option::as_mut) else { return };
         group.in_flight = false;
-        let (mut worst, name) = (0, group.name.clone());
+        let (mut worst, mut any, name) = (0, false, group.name.clone());
         for (at, position) in commit.positions.iter().enumerate() {
             let error = match answer {
                 Ok(codes) => codes.get(at).copied().unwrap_or(UNKNOWN_SERVER_ERROR),
@@ -187,7 +190,7 @@ impl GroupOffsets {
                         });
                     }
                     (row.held, row.held_note) = (position.offset, position.metadata.clone());
-                    row.sent = NONE;
+                    (row.sent, any) = (NONE, true);
                     (row.flags.ours, row.flags.may_go_back) = (true, false);
                     (row.lower_readings, row.flags.lower_while_empty) = (0, false);
                 }
@@ -195,6 +198,9 @@ impl GroupOffsets {
                 // The mirror topic is not there yet, or hidden: it waits like any that is not mirrored.
                 error => worst = error,
             }
+        }
+        if any && !core::mem::replace(&mut group.to_remember, true) {
+            self.written.push(commit.group);
         }
         if worst == 0 {
             (group.doubtful, group.written_at) = (false, Some(now));

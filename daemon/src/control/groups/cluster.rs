@@ -16,7 +16,7 @@ use kafka_protocol::messages::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -44,8 +44,13 @@ const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 
 /// Which of a broker's connections.
 pub type LaneNumber = usize;
-/// Of listings and readings.
-pub const READING_LANE: LaneNumber = 0;
+/// Of listings and questions for coordinators.
+pub const ASKING_LANE: LaneNumber = 0;
+/// Connections for readings of positions, behind it. A broker carries out one request of a connection at a time, and
+/// so many groups are read in one that the next would wait. Each more takes one more of its threads from its clients.
+const READING_LANES: usize = 2;
+/// The first of those for commits.
+pub const FIRST_COMMIT_LANE: LaneNumber = ASKING_LANE + 1 + READING_LANES;
 
 enum Lane {
     Closed,
@@ -64,6 +69,8 @@ pub struct Cluster {
     lanes: Mutex<BTreeMap<(i32, LaneNumber), SharedLane>>,
     looked_at: Mutex<Option<Instant>>,
     requests: AtomicU64,
+    /// Readings so far: they take their lanes in turn.
+    readings: AtomicUsize,
 }
 
 /// A group as its coordinator lists it.
@@ -95,6 +102,7 @@ impl Cluster {
             lanes: Mutex::default(),
             looked_at: Mutex::default(),
             requests: AtomicU64::new(0),
+            readings: AtomicUsize::new(0),
         }
     }
 
@@ -192,7 +200,7 @@ impl Cluster {
 
     async fn list_one(&self, broker: i32) -> Result<(Vec<Listed>, i16), ClientError> {
         let answer = async {
-            let sent = self.send(broker, READING_LANE, |_| ListGroupsRequest::default()).await?;
+            let sent = self.send(broker, ASKING_LANE, |_| ListGroupsRequest::default()).await?;
             sent.decoded().await
         };
         let answer = self.within(broker, LISTING_LIMIT, "ListGroups", answer).await?;
@@ -241,8 +249,9 @@ impl Cluster {
 
     /// All positions of these groups, as they were sent.
     pub async fn positions(&self, broker: i32, groups: &[String]) -> Result<Bytes, ClientError> {
+        let lane = ASKING_LANE + 1 + self.readings.fetch_add(1, Relaxed) % READING_LANES;
         let answer = async {
-            let sent = self.send(broker, READING_LANE, |_| positions_request(groups)).await?;
+            let sent = self.send(broker, lane, |_| positions_request(groups)).await?;
             sent.raw().await
         };
         self.within(broker, ANSWER_LIMIT, "OffsetFetch", answer).await
@@ -254,7 +263,7 @@ impl Cluster {
         for piece in groups.chunks(NAMES_PER_REQUEST_MAX) {
             for broker in self.client.brokers().into_keys().filter(|broker| !self.left_out.contains(broker)) {
                 let answer = async {
-                    let sent = self.send(broker, READING_LANE, |_| coordinators_request(piece)).await?;
+                    let sent = self.send(broker, ASKING_LANE, |_| coordinators_request(piece)).await?;
                     sent.decoded().await
                 };
                 // Any of them knows.
@@ -280,7 +289,7 @@ impl Cluster {
             .with_resource_name(wire_text(&broker.to_string()))
             .with_configuration_keys(Some(vec![wire_text(name)]));
         let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
-        let answer = async { self.send(broker, READING_LANE, |_| request).await?.decoded().await };
+        let answer = async { self.send(broker, ASKING_LANE, |_| request).await?.decoded().await };
         let answer = self.within(broker, ANSWER_LIMIT, "DescribeConfigs", answer).await.ok()?;
         let found = answer.results.into_iter().next().filter(|result| result.error_code == 0)?;
         let config = found.configs.into_iter().find(|config| config.name.as_str() == name)?;

@@ -3,7 +3,7 @@
 //! A broker carries out the requests of one connection one after the other, and each commit waits there until its
 //! log is replicated: what goes side by side goes over several connections.
 
-use super::cluster::{Cluster, LaneNumber, Listing, READING_LANE};
+use super::cluster::{ASKING_LANE, Cluster, FIRST_COMMIT_LANE, LaneNumber, Listing};
 use super::{GroupSync, NETWORK_EXCEPTION};
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -21,11 +21,9 @@ use twinlog_sync::SECOND;
 use twinlog_sync::group_offsets::{Commit, GroupNumber, GroupOffsets};
 use twinlog_sync::wire::offset_fetch::OffsetAnswers;
 
-/// Connections for commits to one coordinator, beside the one for readings. Each more lets one more commit wait for
-/// replication at a time, and takes a connection from the broker.
-const COMMIT_LANES_MAX: usize = 8;
-/// Commits that are worth one more connection.
-const COMMITS_PER_LANE: usize = 16;
+/// Connections for commits to one coordinator. Commits that wait there side by side are written and replicated as one
+/// by the broker; each more takes a connection from it, and opens no sooner than the others are all busy.
+const COMMIT_LANES_MAX: usize = 32;
 /// Groups of one reading.
 const GROUPS_PER_READING_MAX: usize = 500;
 
@@ -49,13 +47,20 @@ fn has_moved(code: i16) -> bool {
 pub struct Coordinators {
     cluster: Arc<Cluster>,
     coordinators: Mutex<HashMap<GroupNumber, i32>>,
+    /// Commits under way on each lane of each broker.
+    busy: Mutex<HashMap<i32, Vec<u32>>>,
     /// When its retention was last asked for.
     retention_at: Mutex<Option<Instant>>,
 }
 
 impl Coordinators {
     pub fn new(cluster: Cluster) -> Self {
-        Self { cluster: Arc::new(cluster), coordinators: Mutex::default(), retention_at: Mutex::default() }
+        Self {
+            cluster: Arc::new(cluster),
+            coordinators: Mutex::default(),
+            busy: Mutex::default(),
+            retention_at: Mutex::default(),
+        }
     }
 
     pub fn take_requests(&self) -> u64 {
@@ -169,28 +174,45 @@ impl Coordinators {
         }
     }
 
-    /// Writes; every group's answer is told to the machine. How many were sent.
-    pub async fn commit(&self, sync: &GroupSync, commits: Vec<Commit>) -> u64 {
+    /// Writes; every group's answer is told to the machine. How many were sent. A coordinator that does not answer
+    /// holds up nobody else's groups.
+    pub async fn commit(self: &Arc<Self>, sync: &Arc<GroupSync>, commits: Vec<Commit>) -> u64 {
         let count = commits.len() as u64;
-        let lanes = (commits.len().div_ceil(COMMITS_PER_LANE)).clamp(1, COMMIT_LANES_MAX);
-        let mut under_way = Vec::with_capacity(commits.len());
-        for (at, commit) in commits.into_iter().enumerate() {
+        let mut by_broker: HashMap<i32, Vec<Commit>> = HashMap::new();
+        for commit in commits {
             let broker = self.known().get(&commit.group).copied();
-            let Some(broker) = broker else {
-                self.answered(sync, &commit, Err(NETWORK_EXCEPTION));
-                continue;
-            };
+            match broker {
+                Some(broker) => by_broker.entry(broker).or_default().push(commit),
+                None => self.answered(sync, &commit, Err(NETWORK_EXCEPTION)),
+            }
+        }
+        let mut under_way = JoinSet::new();
+        for (broker, commits) in by_broker {
+            let (this, sync) = (Arc::clone(self), Arc::clone(sync));
+            under_way.spawn(async move { this.commit_at(&sync, broker, commits).await });
+        }
+        while let Some(done) = under_way.join_next().await {
+            done.expect("a commit does not panic");
+        }
+        count
+    }
+
+    async fn commit_at(&self, sync: &GroupSync, broker: i32, commits: Vec<Commit>) {
+        let mut under_way = Vec::with_capacity(commits.len());
+        for commit in commits {
             let request = request(&sync.machine(), &commit);
-            let lane: LaneNumber = READING_LANE + 1 + at % lanes;
-            let sent = self.cluster.send(broker, lane, |_| request);
+            let lane = self.take_lane(broker);
+            let sent = self.cluster.send(broker, lane.number(), |_| request);
             match self.cluster.within(broker, Cluster::limit(), "OffsetCommit", sent).await {
-                Ok(answer) => under_way.push((broker, commit, answer)),
+                Ok(answer) => under_way.push((commit, answer, lane)),
                 Err(_) => self.answered(sync, &commit, Err(NETWORK_EXCEPTION)),
             }
         }
-        for (broker, commit, answer) in under_way {
+        for (commit, answer, lane) in under_way {
             let limit = Cluster::limit();
-            match self.cluster.within(broker, limit, "OffsetCommit", answer.decoded()).await {
+            let answer = self.cluster.within(broker, limit, "OffsetCommit", answer.decoded()).await;
+            drop(lane);
+            match answer {
                 Ok(answer) => {
                     let codes = codes_of(&sync.machine(), &commit, &answer);
                     self.answered(sync, &commit, Ok(&codes));
@@ -198,7 +220,22 @@ impl Coordinators {
                 Err(_) => self.answered(sync, &commit, Err(NETWORK_EXCEPTION)),
             }
         }
-        count
+    }
+
+    /// The lane with the fewest commits under way, the first of them: a new one is opened when all are busy.
+    fn take_lane(&self, broker: i32) -> TakenLane<'_> {
+        let mut busy = self.busy();
+        let lanes = busy.entry(broker).or_default();
+        let at = least_busy(lanes);
+        if at == lanes.len() {
+            lanes.push(0);
+        }
+        lanes[at] += 1;
+        TakenLane { coordinators: self, broker, at }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashMap<i32, Vec<u32>>> {
+        self.busy.lock().expect("nothing panics while it holds the lock")
     }
 
     fn answered(&self, sync: &GroupSync, commit: &Commit, answer: Result<&[i16], i16>) {
@@ -219,7 +256,7 @@ impl Coordinators {
             let ids = groups.iter().map(|(_, name)| GroupId(StrBytes::from_string(name.clone())));
             let request = DeleteGroupsRequest::default().with_groups_names(ids.collect());
             let answer = async {
-                let sent = self.cluster.send(broker, READING_LANE, |_| request).await?;
+                let sent = self.cluster.send(broker, ASKING_LANE, |_| request).await?;
                 sent.decoded().await
             };
             let answer = self.cluster.within(broker, Cluster::limit(), "DeleteGroups", answer).await;
@@ -240,6 +277,36 @@ impl Coordinators {
     /// The number may become another group's.
     pub fn forget(&self, group: GroupNumber) {
         self.known().remove(&group);
+    }
+}
+
+/// Of these lanes, by the commits under way on each, the one for the next; behind them all: a new one.
+fn least_busy(lanes: &[u32]) -> usize {
+    let least = lanes.iter().enumerate().min_by_key(|(_, commits)| **commits);
+    match least {
+        Some((at, commits)) if *commits == 0 || lanes.len() == COMMIT_LANES_MAX => at,
+        _ => lanes.len(),
+    }
+}
+
+/// A commit's place on a lane, until it is answered or given up.
+struct TakenLane<'a> {
+    coordinators: &'a Coordinators,
+    broker: i32,
+    at: usize,
+}
+
+impl TakenLane<'_> {
+    fn number(&self) -> LaneNumber {
+        FIRST_COMMIT_LANE + self.at
+    }
+}
+
+impl Drop for TakenLane<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.coordinators.busy();
+        let lanes = busy.get_mut(&self.broker).expect("lanes are not taken away");
+        lanes[self.at] -= 1;
     }
 }
 
@@ -294,4 +361,20 @@ fn codes_of(machine: &GroupOffsets, commit: &Commit, answer: &OffsetCommitRespon
         .collect();
     let code = |partition| told.get(&machine.partition(partition)).copied().unwrap_or(NETWORK_EXCEPTION);
     commit.positions.iter().map(|position| code(position.partition)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_spread_over_as_few_lanes_as_are_busy_and_never_over_more_than_the_bound() {
+        assert_eq!(least_busy(&[]), 0);
+        assert_eq!(least_busy(&[1]), 1, "the first is busy");
+        assert_eq!(least_busy(&[1, 0, 0]), 1, "the first of those that are free");
+        let mut lanes = vec![1; COMMIT_LANES_MAX];
+        assert_eq!(least_busy(&lanes), 0);
+        lanes[0] = 2;
+        assert_eq!(least_busy(&lanes), 1);
+    }
 }

@@ -53,7 +53,7 @@ impl Destination {
     }
 
     /// Writes, and tells the machine what came of it. How many groups were written.
-    pub async fn commit(&self, sync: &GroupSync, commits: Vec<Commit>) -> u64 {
+    pub async fn commit(&self, sync: &Arc<GroupSync>, commits: Vec<Commit>) -> u64 {
         match self {
             Self::Cluster(cluster) => cluster.commit(sync, commits).await,
             Self::Store(kept) => kept.commit(sync, commits).await,

@@ -3,7 +3,7 @@
 //! Every group is read before it is written. A position that would go back is left alone unless that is asked for, and
 //! one whose group has members is refused by its broker, and said.
 
-use super::cluster::{Cluster, READING_LANE};
+use super::cluster::{ASKING_LANE, Cluster};
 use super::coordinators::commit_request;
 use super::offset_file::OffsetLine;
 use std::collections::{BTreeMap, HashMap};
@@ -137,7 +137,7 @@ async fn import_group(
     }
     let rows = new.iter().map(|each| (each.line.topic.as_str(), each.line.partition, each.line.offset, ""));
     let request = commit_request(&new[0].line.group, rows);
-    let answer = async { cluster.send(broker, READING_LANE, |_| request).await?.decoded().await };
+    let answer = async { cluster.send(broker, ASKING_LANE, |_| request).await?.decoded().await };
     let answer = cluster.within(broker, Cluster::limit(), "OffsetCommit", answer).await;
     let answer = answer.map_err(|error| error.to_string())?;
     let codes: HashMap<(&str, i32), i16> = answer

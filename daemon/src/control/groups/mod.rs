@@ -7,7 +7,8 @@
 //!   what is written is decided by twinlog_sync::group_offsets; nothing here compares offsets
 //! ```
 //! Rounds stand on a fixed grid, and there are never two at once: one that overruns is finished and counted, and the
-//! next one begins at the next point of the grid.
+//! next one begins at the next point of the grid. Within a round the readings are spread: brokers that carry out all of
+//! them at once answer the last one late, and each group has its own time in every round either way.
 
 mod cluster;
 mod coordinators;
@@ -16,12 +17,16 @@ mod grid;
 pub mod import;
 mod kept;
 pub mod offset_file;
+mod phases;
 mod round;
+mod written;
 
 pub use cluster::Cluster;
 pub use coordinators::Coordinators;
 pub use destination::Destination;
 pub use kept::{Kept, lines as kept_lines};
+pub use phases::{Phase, Phases};
+pub use written::Written;
 
 use crate::config::GroupSettings;
 use grid::Grid;
@@ -56,6 +61,7 @@ pub struct Figures {
     /// Groups written, and requests sent to both clusters.
     pub commits: u64,
     pub requests: u64,
+    pub phases: Phases,
     pub summary: Summary,
 }
 
@@ -63,6 +69,8 @@ pub struct Figures {
 pub struct GroupSync {
     machine: Mutex<GroupOffsets>,
     figures: Mutex<Figures>,
+    /// Rounds that somebody waits for: the one that is under way has no time to spread its readings.
+    waiting: watch::Sender<usize>,
     born: Instant,
 }
 
@@ -72,6 +80,7 @@ impl GroupSync {
         Self {
             machine: Mutex::new(GroupOffsets::new(rules)),
             figures: Mutex::default(),
+            waiting: watch::Sender::new(0),
             born: Instant::now(),
         }
     }
@@ -86,6 +95,32 @@ impl GroupSync {
 
     fn shared_figures(&self) -> MutexGuard<'_, Figures> {
         self.figures.lock().expect("nothing panics while it holds the lock")
+    }
+
+    /// Somebody waits for a round, or has it.
+    pub fn waits(&self, waits: bool) {
+        self.waiting.send_modify(|waiting| match waits {
+            true => *waiting += 1,
+            false => *waiting = waiting.checked_sub(1).expect("who waited said so"),
+        });
+    }
+
+    /// Until then, or until somebody waits for a round.
+    async fn rest_until(&self, at: Instant) {
+        let mut waiting = self.waiting.subscribe();
+        tokio::select! {
+            () = sleep_until(at) => {}
+            // We hold the sender ourselves.
+            _ = waiting.wait_for(|waiting| *waiting > 0) => {}
+        }
+    }
+
+    /// Waits for this, and counts how long.
+    async fn timed<T>(&self, phase: Phase, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let done = work.await;
+        self.shared_figures().phases.add(phase, began.elapsed());
+        done
     }
 
     /// Time as the machine counts it.
@@ -115,6 +150,8 @@ pub struct Surroundings {
     pub ask: Box<dyn Fn(SampleWanted) + Send + Sync>,
     /// Where positions are written as a file, again and again.
     pub export: Option<PathBuf>,
+    /// What we wrote at a cluster is remembered for the next start.
+    pub written: Option<Written>,
 }
 
 /// The task. Ends when nobody can change its settings any more.
@@ -131,7 +168,8 @@ pub async fn run(
         tokio::select! {
             () = sleep_until(grid.next()), if now_set.enabled => {
                 let began = Instant::now();
-                let round = Round { sync: &sync, around: &around, settings: &now_set };
+                let from = Some(grid.next());
+                let round = Round { sync: &sync, around: &around, settings: &now_set, spread_from: from };
                 let outcome = round.run().await;
                 let missed = grid.passed(Instant::now());
                 finish(&sync, &outcome, began.elapsed(), missed);
@@ -139,8 +177,9 @@ pub async fn run(
                 export(&around, &mut exported_at).await;
             }
             Some(RoundWanted { with_source, done }) = wanted.recv() => {
-                let round = Round { sync: &sync, around: &around, settings: &now_set };
+                let round = Round { sync: &sync, around: &around, settings: &now_set, spread_from: None };
                 let outcome = if with_source { round.run().await } else { round.run_without_source().await };
+                sync.waits(false);
                 // Nobody waits any more.
                 let _ = done.send(outcome.source_error.map_or(Ok(()), Err));
             }
@@ -173,7 +212,9 @@ async fn export(around: &Surroundings, exported_at: &mut Option<Instant>) {
 
 /// Replaces a file of positions beside everything else.
 pub async fn write_file(path: PathBuf, lines: Vec<OffsetLine>) -> Result<(), String> {
-    match tokio::task::spawn_blocking(move || offset_file::replace(&path, &lines)).await {
+    let written =
+        tokio::task::spawn_blocking(move || offset_file::replace(&path, &offset_file::written(&lines))).await;
+    match written {
         Ok(written) => written.map_err(|error| error.to_string()),
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }

@@ -4,7 +4,9 @@
 //!   group,topic,partition,offset        one line each, in this order, as CSV: a name with a comma, a quote or a line
 //!   "a,b",orders,0,1040                 end stands in quotes, and a quote in it is doubled
 //! ```
-//! `kafka-consumer-groups.sh --all-groups --reset-offsets --from-file FILE --execute` takes the same file.
+//! `kafka-consumer-groups.sh --reset-offsets --from-file FILE --execute` takes the same file where two or more `--group`
+//! are named. With a single `--group` it wants lines without the group, and with `--all-groups` it takes only those that
+//! its cluster has already. ref: KIP-222, org.apache.kafka.tools.consumer.group.CsvUtils
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -53,54 +55,55 @@ impl fmt::Display for OffsetFileError {
 
 impl std::error::Error for OffsetFileError {}
 
-fn field(out: &mut String, text: &str) {
-    if text.contains([',', '"', '\n', '\r', '#']) || text.trim() != text {
-        out.push('"');
-        out.push_str(&text.replace('"', "\"\""));
-        out.push('"');
-    } else {
-        out.push_str(text);
-    }
-}
-
 /// The text of a file.
 pub fn written(lines: &[OffsetLine]) -> String {
-    let mut text = String::new();
-    for each in lines {
-        field(&mut text, &each.group);
-        text.push(',');
-        field(&mut text, &each.topic);
-        text.push_str(&format!(",{},{}\n", each.partition, each.offset));
+    text_of(lines.iter().map(|OffsetLine { group, topic, partition, offset }| {
+        [group.clone(), topic.clone(), partition.to_string(), offset.to_string()]
+    }))
+}
+
+/// The same of one group, for a tool that is told its name beside.
+pub fn written_of_one_group(lines: &[OffsetLine]) -> String {
+    text_of(lines.iter().map(|OffsetLine { topic, partition, offset, .. }| {
+        [topic.clone(), partition.to_string(), offset.to_string()]
+    }))
+}
+
+fn text_of<const FIELDS: usize>(lines: impl Iterator<Item = [String; FIELDS]> + Clone) -> String {
+    // Other readers may take a number sign for a comment, and spaces at an end for nothing.
+    let is_plain = |field: &String| !field.contains('#') && field.trim() == field;
+    let quotes = match lines.clone().flatten().all(|field| is_plain(&field)) {
+        true => csv::QuoteStyle::Necessary,
+        false => csv::QuoteStyle::NonNumeric,
+    };
+    let mut writer = csv::WriterBuilder::new().quote_style(quotes).from_writer(Vec::new());
+    for line in lines {
+        writer.write_record(&line).expect("memory takes every line");
     }
-    text
+    let text = writer.into_inner().expect("memory takes every line");
+    String::from_utf8(text).expect("every field was text")
 }
 
 /// Reads it back. Empty lines are passed over.
 pub fn parse(text: &str) -> Result<Vec<OffsetLine>, OffsetFileError> {
-    let (mut lines, mut seen, mut rest, mut line) = (Vec::new(), BTreeSet::new(), text, 0);
-    while !rest.is_empty() {
-        line += 1;
-        let (fields, behind, line_ends) = record(rest, line)?;
-        rest = behind;
-        let at = line;
-        line += line_ends;
-        if fields.len() == 1 && fields[0].is_empty() {
-            continue;
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let (mut lines, mut seen, mut began) = (Vec::new(), BTreeSet::new(), 0);
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).expect("it is text, and any number of fields is taken") {
+        let end = usize::try_from(reader.position().byte()).expect("a place in memory");
+        let raw = &text[began..end];
+        // The first line that is not empty.
+        let start = began + (raw.len() - raw.trim_start_matches(['\r', '\n']).len());
+        let line = || 1 + text[..start].matches('\n').count();
+        began = end;
+        if !are_quoted(raw, &record) {
+            return Err(OffsetFileError::Quotes { line: line() });
         }
-        let [group, topic, partition, offset] = <[String; 4]>::try_from(fields)
-            .map_err(|fields| OffsetFileError::Fields { line: at, found: fields.len() })?;
-        let number = |field, value: String| {
-            let number = value.parse::<i64>().ok().filter(|number| *number >= 0);
-            number.ok_or(OffsetFileError::Number { line: at, field, value })
-        };
-        let wrong =
-            |value: i64| OffsetFileError::Number { line: at, field: "partition", value: value.to_string() };
-        let partition = number("partition", partition)?;
-        let partition = i32::try_from(partition).map_err(|_| wrong(partition))?;
-        if !seen.insert((group.clone(), topic.clone(), partition)) {
-            return Err(OffsetFileError::Twice { line: at });
+        lines.push(offset_line(&record, line)?);
+        let OffsetLine { group, topic, partition, .. } = &lines[lines.len() - 1];
+        if !seen.insert((group.clone(), topic.clone(), *partition)) {
+            return Err(OffsetFileError::Twice { line: line() });
         }
-        lines.push(OffsetLine { group, topic, partition, offset: number("offset", offset)? });
         if lines.len() > LINES_MAX {
             return Err(OffsetFileError::TooLong);
         }
@@ -108,48 +111,34 @@ pub fn parse(text: &str) -> Result<Vec<OffsetLine>, OffsetFileError> {
     Ok(lines)
 }
 
-/// Fields of the first record, what is behind it, and how many line ends stood in quotes.
-fn record(text: &str, line: usize) -> Result<(Vec<String>, &str, usize), OffsetFileError> {
-    let (mut fields, mut current, mut line_ends) = (Vec::new(), String::new(), 0);
-    let (mut quoted, mut was_quoted) = (false, false);
-    let mut letters = text.char_indices().peekable();
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '"' if quoted && letters.peek().is_some_and(|next| next.1 == '"') => {
-                letters.next();
-                current.push('"');
-            }
-            '"' if quoted => (quoted, was_quoted) = (false, true),
-            letter if quoted => {
-                line_ends += usize::from(letter == '\n');
-                current.push(letter);
-            }
-            '"' if current.is_empty() && !was_quoted => quoted = true,
-            ',' => {
-                fields.push(std::mem::take(&mut current));
-                was_quoted = false;
-            }
-            '\n' => {
-                fields.push(current);
-                return Ok((fields, &text[at + 1..], line_ends));
-            }
-            '\r' if letters.peek().is_some_and(|next| next.1 == '\n') => {}
-            _ if was_quoted || letter == '"' => return Err(OffsetFileError::Quotes { line }),
-            letter => current.push(letter),
-        }
-    }
-    if quoted {
-        return Err(OffsetFileError::Quotes { line });
-    }
-    fields.push(current);
-    Ok((fields, "", line_ends))
+/// The reader takes a quote that never ends, and one within a plain field; what was meant by it nobody knows.
+fn are_quoted(raw: &str, record: &csv::StringRecord) -> bool {
+    let within: usize = record.iter().map(|field| field.matches('"').count()).sum();
+    let with_quotes = record.iter().filter(|field| field.contains('"')).count();
+    // Those within stand there twice.
+    let around = raw.matches('"').count().checked_sub(2 * within);
+    around.is_some_and(|around| around % 2 == 0 && around / 2 >= with_quotes)
+}
+
+fn offset_line(record: &csv::StringRecord, line: impl Fn() -> usize) -> Result<OffsetLine, OffsetFileError> {
+    let fields: Vec<&str> = record.iter().collect();
+    let [group, topic, partition, offset] = <[&str; 4]>::try_from(fields)
+        .map_err(|fields| OffsetFileError::Fields { line: line(), found: fields.len() })?;
+    let number = |field, value: &str, most: i64| {
+        let number = value.parse::<i64>().ok().filter(|number| (0..=most).contains(number));
+        number.ok_or_else(|| OffsetFileError::Number { line: line(), field, value: value.to_owned() })
+    };
+    let partition = number("partition", partition, i32::MAX.into())?;
+    let partition = i32::try_from(partition).expect("it was compared");
+    let offset = number("offset", offset, i64::MAX)?;
+    Ok(OffsetLine { group: group.to_owned(), topic: topic.to_owned(), partition, offset })
 }
 
 /// Writes a file whole, or leaves the one before it. Blocks.
-pub fn replace(path: &Path, lines: &[OffsetLine]) -> std::io::Result<()> {
+pub fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file = std::fs::File::create(&new)?;
-    file.write_all(written(lines).as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&new, path)
 }
@@ -191,6 +180,14 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn one_group_is_written_without_its_name() {
+        let lines = [line("app", 0, 7), line("app", 1, 8)];
+        assert_eq!(written_of_one_group(&lines), "orders,0,7\norders,1,8\n");
+        assert_eq!(written(&[line(" a#", 0, 7)]), "\" a#\",\"orders\",0,7\n");
+        assert_eq!(parse(&written(&[line(" a#", 0, 7)])).unwrap(), [line(" a#", 0, 7)]);
     }
 
     proptest! {

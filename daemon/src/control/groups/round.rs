@@ -3,18 +3,24 @@
 //! Chunks of groups go side by side, each from its reading to its last commit, so that nobody waits for the slowest.
 
 use super::cluster::Listing;
-use super::{GroupSync, NETWORK_EXCEPTION, SampleWanted, Surroundings};
+use super::{GroupSync, NETWORK_EXCEPTION, Phase, SampleWanted, Surroundings};
 use crate::config::GroupSettings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::info;
 use twinlog_sync::group_offsets::{GroupNumber, Rewind};
 use twinlog_sync::wire::offset_fetch::OffsetAnswers;
 
 /// Groups of one reading of the source. More make one answer larger; fewer make more requests for the same.
-const GROUPS_PER_CHUNK: usize = 500;
+const GROUPS_PER_CHUNK: usize = 250;
+/// Readings are spread over this part of the interval, and never over more than the second: what is left is for
+/// the last ones to be written before the next round, and a hand-over may have to wait for all of it.
+const SPREAD_DIVISOR: u32 = 2;
+const SPREAD_MAX: Duration = Duration::from_millis(500);
 /// A group that is not there.
 const GROUP_ID_NOT_FOUND: i16 = 69;
 
@@ -42,12 +48,32 @@ pub struct Round<'a> {
     pub sync: &'a Arc<GroupSync>,
     pub around: &'a Arc<Surroundings>,
     pub settings: &'a GroupSettings,
+    /// The point of the grid from which on its readings are spread; `None`: all at once, for somebody waits.
+    pub spread_from: Option<Instant>,
+}
+
+/// When a chunk is read, so that all of a broker's are spread evenly.
+fn due_at(from: Instant, interval: Duration, (at, count): (usize, usize)) -> Instant {
+    let spread = (interval / SPREAD_DIVISOR).min(SPREAD_MAX);
+    let part = |number: usize| u32::try_from(number).expect("memory holds fewer groups");
+    from + spread * part(at) / part(count)
+}
+
+/// Groups of one reading at one broker.
+struct Piece {
+    broker: i32,
+    groups: Vec<GroupNumber>,
+    /// Which of that broker's it is, and of how many.
+    place: (usize, usize),
 }
 
 impl Round<'_> {
     pub async fn run(&self) -> Outcome {
         self.sync.machine().round_begins(self.sync.now());
-        let (there, here) = tokio::join!(self.around.source.list(), self.around.destination.list());
+        let (there, here) = tokio::join!(
+            self.sync.timed(Phase::ListSource, self.around.source.list()),
+            self.sync.timed(Phase::ListDestination, self.around.destination.list()),
+        );
         let mut outcome = Outcome {
             error: there.error.clone().or(here.error.clone()),
             source_error: there.error.clone(),
@@ -55,11 +81,17 @@ impl Round<'_> {
         };
         self.around.destination.look_at_retention(self.sync).await;
         self.take_destination(&here);
-        let (chunks, missing) = self.take_source(there);
+        let (pieces, missing) = self.take_source(there);
         let mut under_way = JoinSet::new();
-        for (broker, groups) in chunks {
+        for Piece { broker, groups, place } in pieces {
             let (sync, around) = (Arc::clone(self.sync), Arc::clone(self.around));
-            under_way.spawn(async move { read_chunk(&sync, &around, broker, groups).await });
+            let due = self.spread_from.map(|from| due_at(from, self.settings.interval, place));
+            under_way.spawn(async move {
+                if let Some(due) = due {
+                    sync.rest_until(due).await;
+                }
+                read_chunk(&sync, &around, broker, groups).await
+            });
         }
         while let Some(done) = under_way.join_next().await {
             let chunk = done.expect("a chunk does not panic");
@@ -69,7 +101,7 @@ impl Round<'_> {
         }
         self.look_for(&missing).await;
         self.delete_gone().await;
-        self.end(outcome)
+        self.end(outcome).await
     }
 
     /// What is known of the source is written as far as it can be.
@@ -82,10 +114,15 @@ impl Round<'_> {
         for piece in all.chunks(GROUPS_PER_CHUNK) {
             outcome.commits += write(self.sync, self.around, piece).await;
         }
-        self.end(outcome)
+        self.end(outcome).await
     }
 
-    fn end(&self, mut outcome: Outcome) -> Outcome {
+    async fn end(&self, mut outcome: Outcome) -> Outcome {
+        match &self.around.written {
+            Some(written) => self.sync.timed(Phase::Remember, written.remember(self.sync)).await,
+            // What a store keeps is the destination itself.
+            None => self.sync.machine().nothing_is_remembered(),
+        }
         outcome.requests = self.around.source.take_requests() + self.around.destination.take_requests();
         let mut machine = self.sync.machine();
         machine.forget_gone(self.sync.now());
@@ -103,9 +140,9 @@ impl Round<'_> {
     }
 
     /// Chunks of what is to be read, and groups that may be gone.
-    fn take_source(&self, listing: Listing) -> (Vec<(i32, Vec<GroupNumber>)>, Vec<GroupNumber>) {
+    fn take_source(&self, listing: Listing) -> (Vec<Piece>, Vec<GroupNumber>) {
         let mut machine = self.sync.machine();
-        let mut chunks = Vec::new();
+        let mut pieces = Vec::new();
         machine.source_listing_begins();
         for (broker, groups) in listing.brokers {
             let mut numbers = Vec::with_capacity(groups.len());
@@ -118,10 +155,18 @@ impl Round<'_> {
                     self.around.destination.forget(number);
                 }
             }
-            chunks.extend(numbers.chunks(GROUPS_PER_CHUNK).map(|piece| (broker, piece.to_vec())));
+            // A group has the same place in every round: its readings are an interval apart.
+            numbers.sort_unstable();
+            let count = numbers.len().div_ceil(GROUPS_PER_CHUNK);
+            let chunks = numbers.chunks(GROUPS_PER_CHUNK).enumerate();
+            pieces.extend(chunks.map(|(at, groups)| Piece {
+                broker,
+                groups: groups.to_vec(),
+                place: (at, count),
+            }));
         }
         let missing = machine.source_listing_ends(listing.complete);
-        (chunks, missing)
+        (pieces, missing)
     }
 
     /// Groups that listings leave out: their coordinators say whether they are gone.
@@ -192,7 +237,7 @@ async fn read_chunk(
     };
     // Before it was sent: what it says is not older.
     let read_at = sync.now();
-    let answer = around.source.positions(broker, &names).await;
+    let answer = sync.timed(Phase::ReadSource, around.source.positions(broker, &names)).await;
     let mut chunk = Chunk::default();
     let mut due = Vec::new();
     {
@@ -241,7 +286,7 @@ async fn write(sync: &Arc<GroupSync>, around: &Arc<Surroundings>, due: &[GroupNu
     if !partitions.is_empty() {
         let (told, done) = oneshot::channel();
         (around.ask)(SampleWanted { partitions, told });
-        if done.await.is_err() {
+        if sync.timed(Phase::Sample, done).await.is_err() {
             // The link ends.
             return 0;
         }
@@ -250,10 +295,28 @@ async fn write(sync: &Arc<GroupSync>, around: &Arc<Surroundings>, due: &[GroupNu
     if to_read.is_empty() {
         return 0;
     }
-    around.destination.read(sync, &to_read).await;
+    if let Some(written) = &around.written {
+        written.recall(sync, &to_read).await;
+    }
+    sync.timed(Phase::ReadDestination, around.destination.read(sync, &to_read)).await;
     let commits = {
         let mut machine = sync.machine();
         to_read.iter().filter_map(|group| machine.commit(*group)).collect()
     };
-    around.destination.commit(sync, commits).await
+    sync.timed(Phase::Commit, around.destination.commit(sync, commits)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_of_a_broker_are_spread_evenly_and_never_over_more_than_the_bound() {
+        let from = Instant::now();
+        let at = |ms: u64| from + Duration::from_millis(ms);
+        let due = |interval_ms, place| due_at(from, Duration::from_millis(interval_ms), place);
+        assert_eq!(due(1_000, (0, 1)), from, "a single one is read at once");
+        assert_eq!((due(1_000, (0, 4)), due(1_000, (1, 4)), due(1_000, (3, 4))), (from, at(125), at(375)));
+        assert_eq!((due(100, (1, 2)), due(60_000, (1, 2))), (at(25), at(250)));
+    }
 }

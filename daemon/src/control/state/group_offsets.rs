@@ -1,7 +1,8 @@
-//! Positions of consumer groups where the copy is a store: there is no cluster that would keep them.
+//! Positions of consumer groups: where the copy is a store, for there is no cluster that would keep them; where it is
+//! a cluster, what we last wrote there, to tell it from what others write.
 
 use super::{StateDatabase, StateError};
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 /// One position, by the group's name at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +140,52 @@ impl StateDatabase {
         })
         .await
     }
+
+    /// What was last written of these groups, as it was kept; a group of which nothing is kept is left out.
+    pub async fn written_positions(
+        &self,
+        link: &str,
+        groups: Vec<String>,
+    ) -> Result<Vec<(String, String)>, StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            let mut statement = transaction
+                .prepare_cached("SELECT positions FROM written_offsets WHERE link = ?1 AND group_id = ?2")?;
+            let mut found = Vec::new();
+            for group in groups {
+                let kept = statement.query_row(params![link, group], |row| row.get(0)).optional()?;
+                found.extend(kept.map(|positions| (group, positions)));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Keeps what was written of groups, and forgets others, all or nothing.
+    pub async fn keep_written(
+        &self,
+        link: &str,
+        written: Vec<(String, String)>,
+        forgotten: Vec<String>,
+    ) -> Result<(), StateError> {
+        let link = link.to_owned();
+        self.transact(move |transaction| {
+            let mut statement = transaction
+                .prepare_cached("DELETE FROM written_offsets WHERE link = ?1 AND group_id = ?2")?;
+            for group in forgotten {
+                statement.execute(params![link, group])?;
+            }
+            let mut statement = transaction.prepare_cached(
+                "INSERT INTO written_offsets (link, group_id, positions) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET positions = ?3",
+            )?;
+            for (group, positions) in &written {
+                statement.execute(params![link, group, positions])?;
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +220,21 @@ mod tests {
             assert_eq!(all, [position("app", 0, 7), position("app", 1, 4), position("other", 0, 8)]);
             state.delete_groups("west", vec!["app".to_owned()]).await.unwrap();
             assert_eq!((of("west", &["app"]).await.len(), of("east", &["app"]).await.len()), (0, 1));
+        });
+    }
+
+    #[test]
+    fn what_was_written_is_kept_by_link_and_group_until_it_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let state = StateDatabase::open(directory.path()).unwrap();
+            let row = |group: &str, positions: &str| (group.to_owned(), positions.to_owned());
+            let both = || vec!["app".to_owned(), "other".to_owned()];
+            state.keep_written("west", vec![row("app", "1"), row("other", "2")], vec![]).await.unwrap();
+            state.keep_written("west", vec![row("app", "3")], vec!["other".to_owned()]).await.unwrap();
+            assert_eq!(state.written_positions("west", both()).await.unwrap(), [row("app", "3")]);
+            assert!(state.written_positions("east", both()).await.unwrap().is_empty());
         });
     }
 }

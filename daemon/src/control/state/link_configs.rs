@@ -9,7 +9,9 @@ use crate::config::KeptLinks;
 use rusqlite::{Transaction, params};
 
 /// Tables with rows of a link, those that refer to others first.
-const TABLES_OF_LINKS: [&str; 9] = [
+const TABLES_OF_LINKS: [&str; 11] = [
+    "group_offsets",
+    "written_offsets",
     "replica_repairs",
     "hand_overs",
     "deletions",

@@ -15,7 +15,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Schema n is what the first n steps make.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     "
 CREATE TABLE links (
     link TEXT PRIMARY KEY,
@@ -162,6 +162,15 @@ CREATE TABLE group_offsets (
     metadata TEXT NOT NULL,
     changed_ms INTEGER NOT NULL,
     PRIMARY KEY (link, group_id, topic, partition)
+) STRICT, WITHOUT ROWID;
+",
+    // What we last wrote of each group at a cluster, as JSON.
+    "
+CREATE TABLE written_offsets (
+    link TEXT NOT NULL,
+    group_id TEXT NOT NULL,
+    positions TEXT NOT NULL,
+    PRIMARY KEY (link, group_id)
 ) STRICT, WITHOUT ROWID;
 ",
 ];

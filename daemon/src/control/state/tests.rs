@@ -476,6 +476,7 @@ fn a_file_of_the_first_schema_is_brought_up_to_date() {
     old.execute_batch(
         "DROP TABLE commanded_topics; DROP TABLE deletions; DROP TABLE replica_repairs; DROP TABLE audit; \
          DROP TABLE created_links; DROP TABLE link_configs; DROP TABLE group_offsets; \
+         DROP TABLE written_offsets; \
          ALTER TABLE links DROP COLUMN paused; \
          ALTER TABLE hand_overs DROP COLUMN full_replicas; \
          ALTER TABLE producer_id_floors DROP COLUMN skipped; DELETE FROM schema_version WHERE version > 1;",

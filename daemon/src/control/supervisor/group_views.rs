@@ -88,6 +88,11 @@ impl Supervisor {
             error: figures.error,
             commits: figures.commits,
             requests: figures.requests,
+            phase_ms: figures
+                .phases
+                .told()
+                .map(|(phase, spent)| (phase.name().to_owned(), milliseconds(spent)))
+                .collect(),
             groups: summary.groups,
             positions: summary.positions,
             held_back: summary.held_back_positions,
@@ -134,6 +139,9 @@ impl Supervisor {
             ("twinlog_offset_requests", view.requests as f64),
         ] {
             samples.tell(name, &[link], Some(value));
+        }
+        for (phase, spent) in &view.phase_ms {
+            samples.tell("twinlog_offset_phase_seconds", &[link, phase.as_str()], Some(seconds(*spent)));
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{Outcome, Supervisor};
 use crate::config::GroupSettings;
 use crate::control::groups::{
     self, Cluster, Coordinators, Destination, GroupSync, Kept, RoundWanted, SampleWanted, Surroundings,
+    Written,
 };
 use crate::control::mirror::{Mirror, Phase};
 use crate::control::source_client::SourceClient;
@@ -82,7 +83,12 @@ impl Supervisor {
             // Without a supervisor nobody answers, and the round ends with it.
             let _ = outbox.send(Outcome::GroupSample(wanted));
         });
-        let around = Arc::new(Surroundings { source: Arc::new(source), destination, ask, export });
+        let written = match destination {
+            Destination::Cluster(_) => self.hand_overs.as_ref().map(|hand_overs| hand_overs.state()),
+            Destination::Store(_) => None,
+        };
+        let written = written.map(|state| Written::new(state, self.settings.link.name.clone()));
+        let around = Arc::new(Surroundings { source: Arc::new(source), destination, ask, export, written });
         let (task_sync, mut life) = (Arc::clone(&sync), self.life.subscribe());
         tokio::spawn(async move {
             tokio::select! {
@@ -144,7 +150,9 @@ impl Supervisor {
         groups.last_ends.insert(topic.to_owned(), ends);
         let (done, answer) = oneshot::channel();
         // Refused, it is dropped, and whoever waits is told.
-        let _ = groups.rounds.try_send(RoundWanted { with_source, done });
+        if groups.rounds.try_send(RoundWanted { with_source, done }).is_ok() {
+            groups.sync.waits(true);
+        }
         Some(answer)
     }
 
