@@ -18,7 +18,7 @@ pub(super) use judge::shown;
 pub(super) use rights::Authorizer;
 pub(super) use rights_asked::authorizer;
 
-use super::acl_command::wanted;
+use super::acl_command::{wanted, wanted_groups};
 use super::line::Line;
 use crate::config::{GuestSettings, HostPort, LinkSettings};
 use crate::control::discovery::{ClusterView, Discovery};
@@ -168,7 +168,8 @@ async fn settings_lines(
     };
     let fetches = controllers.iter().filter_map(|(_, said)| said.as_ref().ok()?.fetch);
     let fetches: Vec<i16> = fetches.collect();
-    let asked = rights_asked::ask(&client, *broker, guest, names, operations, &fetches);
+    let groups = wanted_groups(link, &link.groups.prefix);
+    let asked = rights_asked::ask(&client, *broker, guest, names, operations, &fetches, groups);
     let mut lines = Vec::new();
     let mut default_factor = None;
     match timeout(QUESTIONS_LIMIT, asked).await {

@@ -35,8 +35,10 @@ pub(super) struct SourceFacts {
     pub prefixes: BTreeMap<String, i16>,
     /// Code of a request for a producer id that gets none; `None` where none is needed, or it cannot be asked.
     pub producer_ids: Option<i16>,
-    /// Code of a look at a group that nobody has; `None` where it cannot be asked.
-    pub groups: Option<i16>,
+    /// Code of a look at a group that nobody has, for each that the link means; none where it cannot be asked.
+    pub groups: BTreeMap<Wanted, i16>,
+    /// Bits of what is allowed on the cluster, none without DESCRIBE on it; `None` where it cannot be asked.
+    pub cluster: Option<i32>,
     /// Configs are copied: the link is in guest mode.
     pub needs_configs: bool,
 }
@@ -74,7 +76,7 @@ pub(super) fn source_rights_lines(facts: &SourceFacts, server: &HostPort) -> Vec
     }
     lines.extend(facts.prefixes.iter().map(|(prefix, code)| pattern_line(prefix, *code, server)));
     lines.extend(facts.producer_ids.map(|code| producer_ids_line(code, server)));
-    lines.extend(facts.groups.map(|code| groups_line(code, server)));
+    lines.extend(groups_lines(facts, server));
     lines
 }
 
@@ -133,13 +135,35 @@ fn producer_ids_line(code: i16, server: &HostPort) -> Line {
     Line::fail("source rights", format!("IDEMPOTENT_WRITE on the cluster is missing, {why}"), command)
 }
 
-fn groups_line(code: i16, server: &HostPort) -> Line {
-    if code != GROUP_AUTHORIZATION_FAILED {
-        return Line::ok("source rights", "DESCRIBE on groups");
+/// Groups are a part that topics do without: what is missing for them is a warning.
+fn groups_lines(facts: &SourceFacts, server: &HostPort) -> Vec<Line> {
+    let refused = facts.groups.iter().filter(|(_, code)| **code == GROUP_AUTHORIZATION_FAILED);
+    let refused: Vec<&Wanted> = refused.map(|(wanted, _)| wanted).collect();
+    let mut lines: Vec<Line> = refused
+        .iter()
+        .map(|wanted| {
+            let command = acl_command(server, "Describe", &wanted.groups());
+            let text = format!(
+                "DESCRIBE on {wanted} is missing; topics are mirrored without it, the groups' offsets cannot be read"
+            );
+            Line::warn("source rights", text, command)
+        })
+        .collect();
+    if refused.is_empty() && !facts.groups.is_empty() {
+        lines.push(Line::ok("source rights", "DESCRIBE on groups"));
     }
-    let command = acl_command(server, "Describe", &Resource::AllGroups);
+    lines.extend(facts.cluster.filter(|_| !facts.groups.is_empty()).map(|bits| listing_line(bits, server)));
+    lines
+}
+
+/// Who may not describe the cluster is told those groups that it may describe, and not that there are more.
+fn listing_line(bits: i32, server: &HostPort) -> Line {
+    if bits > 0 && bits & (1 << DESCRIBE) != 0 {
+        return Line::ok("source rights", "DESCRIBE on the cluster");
+    }
+    let command = acl_command(server, "Describe", &Resource::Cluster);
     let text =
-        "DESCRIBE on groups is missing; topics are mirrored without it, their groups' offsets cannot be read";
+        "DESCRIBE on the cluster is missing; of its groups only those are listed that are granted by name";
     Line::warn("source rights", text, command)
 }
 

@@ -3,7 +3,7 @@
 //! Topics tell their rights in Metadata (ref: KIP-430). What has no such answer is asked for in a way that can
 //! only be refused: a name that no topic has, a producer id by halves, a group that nobody has.
 
-use super::acl_command::{Wanted, wanted};
+use super::acl_command::{Wanted, wanted, wanted_groups};
 use super::destination::authorizer;
 use super::source_rights::{SourceFacts, TopicRights};
 use crate::config::LinkSettings;
@@ -12,8 +12,8 @@ use crate::control::guest::wire_text;
 use crate::control::source_client::{ClientError, SourceClient};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    DescribeGroupsRequest, GroupId, InitProducerIdRequest, MetadataRequest, MetadataResponse, ProducerId,
-    TopicName,
+    DescribeClusterRequest, DescribeGroupsRequest, GroupId, InitProducerIdRequest, MetadataRequest,
+    MetadataResponse, ProducerId, TopicName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
@@ -24,7 +24,6 @@ const METADATA_WITH_RIGHTS: i16 = 8;
 const INIT_WITH_ID: i16 = 3;
 /// Behind a prefix, a name that no topic has.
 const NO_TOPIC: &str = "twinlog-check.no-such-topic";
-const NO_GROUP: &str = "twinlog-check.no-such-group";
 /// Longest topic name.
 const NAME_BYTES_MAX: usize = 249;
 
@@ -79,8 +78,18 @@ pub(super) async fn ask(
     }
     let needs_configs = link.guest.is_some();
     let producer_ids = if needs_configs { producer_id_code(client, broker).await? } else { None };
-    let groups = group_code(client, broker).await?;
-    Ok(Some(SourceFacts { authorizer, wanted, topics, prefixes: codes, producer_ids, groups, needs_configs }))
+    let groups = group_codes(client, broker, wanted_groups(link, "")).await?;
+    let cluster = if groups.is_empty() { None } else { cluster_operations(client, broker).await? };
+    Ok(Some(SourceFacts {
+        authorizer,
+        wanted,
+        topics,
+        prefixes: codes,
+        producer_ids,
+        groups,
+        cluster,
+        needs_configs,
+    }))
 }
 
 async fn topics_of(
@@ -114,10 +123,37 @@ async fn producer_id_code(client: &SourceClient, broker: i32) -> Result<Option<i
     client.ask_broker(broker, request).await.map(|answer| Some(answer.error_code))
 }
 
-async fn group_code(client: &SourceClient, broker: i32) -> Result<Option<i16>, ClientError> {
-    let request = |_| DescribeGroupsRequest::default().with_groups(vec![GroupId(wire_text(NO_GROUP))]);
+/// A broker that does not coordinate a group looks at the right first.
+async fn group_codes(
+    client: &SourceClient,
+    broker: i32,
+    wanted: BTreeSet<Wanted>,
+) -> Result<BTreeMap<Wanted, i16>, ClientError> {
+    let names = || wanted.iter().map(|each| GroupId(wire_text(&each.group_asked())));
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let request = |_| DescribeGroupsRequest::default().with_groups(names().collect());
     match client.ask_broker(broker, request).await {
-        Ok(answer) => Ok(answer.groups.first().map(|group| group.error_code)),
+        Ok(answer) => {
+            let told = answer.groups;
+            let code = |each: Wanted| {
+                let name = each.group_asked();
+                let found = told.iter().find(|group| group.group_id.as_str() == name)?;
+                Some((each, found.error_code))
+            };
+            Ok(wanted.into_iter().filter_map(code).collect())
+        }
+        Err(ClientError::NoCommonVersion { .. }) => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn cluster_operations(client: &SourceClient, broker: i32) -> Result<Option<i32>, ClientError> {
+    let request = |_| DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
+    match client.ask_broker(broker, request).await {
+        Ok(answer) => Ok(Some(answer.cluster_authorized_operations)),
+        // ref: KIP-700, Kafka 2.8
         Err(ClientError::NoCommonVersion { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -14,7 +14,8 @@ fn facts(wanted: &[Wanted], topics: &[(&str, i16, Option<i32>)]) -> SourceFacts 
         topics: topics.collect(),
         prefixes: BTreeMap::new(),
         producer_ids: None,
-        groups: None,
+        groups: BTreeMap::new(),
+        cluster: None,
         needs_configs: false,
     }
 }
@@ -89,7 +90,7 @@ fn a_pattern_is_granted_by_its_prefix_and_the_rest_by_name() {
 fn what_a_pattern_cannot_show_is_a_note_with_its_command() {
     let mut hidden = facts(&[prefix("orders.")], &[]);
     hidden.prefixes.insert("orders.".to_owned(), TOPIC_AUTHORIZATION_FAILED);
-    hidden.groups = Some(GROUP_AUTHORIZATION_FAILED);
+    hidden.groups.insert(prefix(""), GROUP_AUTHORIZATION_FAILED);
     let lines = told(&hidden);
     let line = lines.iter().find(|line| line.contains("silently not mirrored")).unwrap();
     assert!(
@@ -105,4 +106,27 @@ fn what_a_pattern_cannot_show_is_a_note_with_its_command() {
 fn a_source_that_does_not_tell_rights_is_said_to() {
     let lines = told(&facts(&[named("a")], &[("a", 0, None)]));
     assert!(lines[1].starts_with("warn") && lines[1].contains("too old to tell"), "{lines:#?}");
+}
+
+#[test]
+fn groups_are_granted_as_the_links_filters_name_them() {
+    let mut some = facts(&[named("a")], &[("a", 0, Some(ALL))]);
+    some.cluster = Some(1 << DESCRIBE);
+    let count = told(&some).len();
+    some.groups = [(named("say 'hi'"), 0), (prefix("app-"), 0)].into();
+    assert_eq!(told(&some).len(), count + 2, "where groups are not copied nothing is said of them");
+    assert!(told(&some).iter().all(|line| line.starts_with("ok")), "{:#?}", told(&some));
+    some.groups.values_mut().for_each(|code| *code = GROUP_AUTHORIZATION_FAILED);
+    // Without the right nothing is told, or the smallest number.
+    some.cluster = Some(i32::MIN);
+    let lines = told(&some);
+    let warned: Vec<&String> = lines.iter().filter(|line| line.starts_with("warn")).collect();
+    for (line, end) in warned.iter().zip([
+        "--operation Describe --group 'say '\\''hi'\\'''",
+        "--operation Describe --group app- --resource-pattern-type prefixed",
+        "--operation Describe --cluster",
+    ]) {
+        assert!(line.ends_with(end), "{line}");
+    }
+    assert_eq!(warned.len(), 3, "{lines:#?}");
 }

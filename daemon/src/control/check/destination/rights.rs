@@ -12,8 +12,10 @@ use twinlog_sync::fault::code::TOPIC_AUTHORIZATION_FAILED;
 
 /// Kafka's numbers of operations, which are bits of the answer. ref: org.apache.kafka.common.acl.AclOperation
 const ALTER: u32 = 7;
+const DESCRIBE: u32 = 8;
 const CLUSTER_ACTION: u32 = 9;
 const IDEMPOTENT_WRITE: u32 = 12;
+const GROUP_AUTHORIZATION_FAILED: i16 = 30;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) struct RightsFacts {
     /// Each controller's code of a fetch of the metadata log.
     pub fetches: Vec<i16>,
     pub topics: BTreeMap<String, TopicCodes>,
+    /// Code of a position that is taken from nobody, for each kind of group that the link writes.
+    pub groups: BTreeMap<Wanted, i16>,
 }
 
 impl RightsFacts {
@@ -63,6 +67,7 @@ pub(super) fn rights_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTre
     } else {
         lines.extend(cluster_lines(facts, server));
         lines.extend(topic_lines(facts, server, wanted));
+        lines.extend(groups_lines(facts, server));
     }
     lines.extend(creation_lines(facts));
     lines
@@ -126,6 +131,33 @@ fn topic_lines(facts: &RightsFacts, server: &HostPort, wanted: &BTreeSet<Wanted>
         resources(wanted, &missing).iter().map(line).collect()
     };
     rights.into_iter().flat_map(line).collect()
+}
+
+/// Topics are mirrored and handed over without them: what is missing is a warning.
+fn groups_lines(facts: &RightsFacts, server: &HostPort) -> Vec<Line> {
+    if facts.groups.is_empty() {
+        return Vec::new();
+    }
+    let refused = facts.groups.iter().filter(|(_, code)| **code == GROUP_AUTHORIZATION_FAILED);
+    let refused: Vec<&Wanted> = refused.map(|(wanted, _)| wanted).collect();
+    let mut lines = Vec::new();
+    for wanted in &refused {
+        let command = acl_command(server, "Read", &wanted.groups());
+        let text =
+            format!("READ on {wanted} is missing, to write their offsets; topics are mirrored without it");
+        lines.push(Line::warn("rights", text, command));
+    }
+    if refused.is_empty() {
+        lines.push(Line::ok("rights", "READ on groups"));
+    }
+    lines.push(match facts.may(DESCRIBE) {
+        true => Line::ok("rights", "DESCRIBE on the cluster"),
+        false => {
+            let text = "DESCRIBE on the cluster is missing, to see which groups have members";
+            Line::warn("rights", text, acl_command(server, "Describe", &Resource::Cluster))
+        }
+    });
+    lines
 }
 
 /// What the cluster says to a creation that it only validates, rights aside.

@@ -5,6 +5,7 @@
 
 use super::rights::{Authorizer, RightsFacts, TopicCodes};
 use crate::config::GuestSettings;
+use crate::control::check::acl_command::Wanted;
 use crate::control::guest::topic_requests::GUARDS;
 use crate::control::guest::wire_text;
 use crate::control::source_client::{ClientError, SourceClient};
@@ -13,13 +14,18 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DescribeAclsRequest, DescribeConfigsRequest,
-    DescribeProducersRequest, IncrementalAlterConfigsRequest, TopicName,
+    DescribeProducersRequest, GroupId, IncrementalAlterConfigsRequest, OffsetCommitRequest, TopicName,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use twinlog_sync::metadata::image::TOPIC_RESOURCE;
 
+/// A topic that nobody has.
+const NO_TOPIC: &str = "twinlog-check.no-such-topic";
 /// Names that are asked about. Rights are granted by name or prefix: a few stand for all of them.
 const NAMES_MAX: usize = 100;
 /// The controller's own bound on how long it works on a request.
@@ -39,6 +45,7 @@ pub(super) async fn ask(
     names: &[String],
     operations: i32,
     fetches: &[i16],
+    groups: BTreeSet<Wanted>,
 ) -> Result<RightsFacts, ClientError> {
     let names = &names[..names.len().min(NAMES_MAX)];
     let authorizer = authorizer(client, broker).await?;
@@ -51,7 +58,8 @@ pub(super) async fn ask(
         ask_configs(client, broker, &mut topics).await?;
         ask_reading(client, broker, &mut topics).await?;
     }
-    Ok(RightsFacts { authorizer, operations, fetches: fetches.to_vec(), topics })
+    let groups = ask_groups(client, broker, groups).await?;
+    Ok(RightsFacts { authorizer, operations, fetches: fetches.to_vec(), topics, groups })
 }
 
 pub(in crate::control::check) async fn authorizer(
@@ -191,4 +199,30 @@ async fn ask_reading(
         }
     }
     Ok(())
+}
+
+/// A position in a topic that is not there: it is refused for that by any broker, but only after the right on the
+/// group was looked at, and before anybody's coordinator hears of it.
+async fn ask_groups(
+    client: &SourceClient,
+    broker: i32,
+    groups: BTreeSet<Wanted>,
+) -> Result<BTreeMap<Wanted, i16>, ClientError> {
+    let mut codes = BTreeMap::new();
+    for wanted in groups {
+        let partition = OffsetCommitRequestPartition::default().with_partition_index(0);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(wire_text(NO_TOPIC)))
+            .with_partitions(vec![partition]);
+        let request = |_| {
+            OffsetCommitRequest::default()
+                .with_group_id(GroupId(wire_text(&wanted.group_asked())))
+                .with_generation_id_or_member_epoch(-1)
+                .with_topics(vec![topic.clone()])
+        };
+        let answer = client.ask_broker(broker, request).await?;
+        let code = answer.topics.first().and_then(|topic| topic.partitions.first());
+        codes.extend(code.map(|partition| (wanted, partition.error_code)));
+    }
+    Ok(codes)
 }

@@ -6,7 +6,13 @@ const ALL_HELD: i32 = 1 << ALTER | 1 << CLUSTER_ACTION | 1 << IDEMPOTENT_WRITE;
 
 fn facts(operations: i32, fetches: &[i16], topics: &[(&str, TopicCodes)]) -> RightsFacts {
     let topics = topics.iter().map(|(name, codes)| ((*name).to_owned(), codes.clone())).collect();
-    RightsFacts { authorizer: Authorizer::Present, operations, fetches: fetches.to_vec(), topics }
+    RightsFacts {
+        authorizer: Authorizer::Present,
+        operations,
+        fetches: fetches.to_vec(),
+        topics,
+        groups: BTreeMap::new(),
+    }
 }
 
 fn told(facts: &RightsFacts, only_named: bool) -> Vec<String> {
@@ -79,4 +85,28 @@ fn a_creation_that_would_be_refused_is_told_in_the_clusters_words() {
         failures(&lines)[0].contains("orders: names must begin with a dot (error code 44)"),
         "{lines:#?}"
     );
+}
+
+#[test]
+fn what_is_missing_for_groups_is_a_warning_with_its_command() {
+    let orders = [("orders", TopicCodes::default())];
+    let groups = |codes: &[(&str, i16)]| {
+        codes.iter().map(|(prefix, code)| (Wanted::Prefix((*prefix).to_owned()), *code)).collect()
+    };
+    let all = RightsFacts { groups: groups(&[("", 3)]), ..facts(ALL_HELD | 1 << DESCRIBE, &[0], &orders) };
+    let lines = told(&all, true);
+    assert!(lines.iter().any(|line| line.contains("READ on groups")), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.starts_with("ok")), "{lines:#?}");
+    let none = RightsFacts { groups: groups(&[("", 30), ("dr.app", 30)]), ..facts(ALL_HELD, &[0], &orders) };
+    let lines = told(&none, true);
+    assert!(failures(&lines).is_empty(), "{lines:#?}");
+    let warned: Vec<&String> = lines.iter().filter(|line| line.starts_with("warn")).collect();
+    for (line, end) in warned.iter().zip([
+        "--operation Read --group '*'",
+        "--operation Read --group dr.app --resource-pattern-type prefixed",
+        "--operation Describe --cluster",
+    ]) {
+        assert!(line.ends_with(end), "{line}");
+    }
+    assert_eq!(warned.len(), 3, "{lines:#?}");
 }
