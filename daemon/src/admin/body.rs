@@ -2,6 +2,7 @@
 //!
 //! An ignored `validate_only` would hand over what was only to be looked at.
 
+use super::group_name::unescaped;
 use super::page::{PAGE_SIZE_MAX, is_page_token};
 use super::{LinkChange, OpenTransactions, Selection};
 use crate::config::{PatternError, TopicPattern};
@@ -105,8 +106,10 @@ pub struct Query {
     pub page_size: Option<usize>,
     /// What `metadata.next` of the page before said.
     pub page_token: Option<String>,
-    /// Rows of the audit.
+    /// Rows of the audit, or groups that should be looked at.
     pub limit: Option<u32>,
+    /// In the names of those groups.
+    pub contains: Option<String>,
 }
 
 /// Why a query or a body cannot be understood.
@@ -160,7 +163,7 @@ impl fmt::Display for BodyError {
             Self::Query { word } => write!(
                 f,
                 "{word:?} in the query is not understood; known are validate_only, delete_data and force, each \
-                 true or false, link_name, page_size, page_token and limit"
+                 true or false, link_name, page_size, page_token, limit and contains"
             ),
             Self::Number { name, max } => write!(f, "{name} in the query must be a number from 1 to {max}"),
             Self::NotHere { field } => write!(f, "{field} has no meaning for this request; leave it out"),
@@ -212,6 +215,7 @@ impl Query {
                     let limit = number("limit", value, AUDIT_ROWS_MAX as usize)?;
                     query.limit = Some(limit as u32);
                 }
+                "contains" => query.contains = Some(unescaped(value).ok_or_else(wrong)?),
                 _ => return Err(wrong()),
             }
         }
@@ -228,6 +232,7 @@ impl Query {
             ("page_size", self.page_size.is_some()),
             ("page_token", self.page_token.is_some()),
             ("limit", self.limit.is_some()),
+            ("contains", self.contains.is_some()),
         ];
         match given.into_iter().find(|(word, is_given)| *is_given && !allowed.contains(word)) {
             Some((field, _)) => Err(BodyError::NotHere { field }),
@@ -395,6 +400,8 @@ mod tests {
             "page_token=a/b",
             "page_token=a%2",
             "page_token=%zz",
+            "contains=",
+            "contains=a b",
         ] {
             assert!(Query::parse(Some(bad)).is_err(), "{bad}");
         }

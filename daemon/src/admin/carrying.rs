@@ -62,6 +62,12 @@ pub(super) async fn carry(asked: Asked, path: &str, backend: &Backend) -> Result
             let all = ask(to, |reply| R::ListGroups { at, reply }).await?;
             list("TwinlogGroupList", path, &page, all, |each| escaped(&each.group_id))
         }
+        Asked::WorstGroups { at, worst } => {
+            let mut data = ask(to, |reply| R::ListGroups { at, reply }).await?;
+            worst.cut(&mut data);
+            let metadata = super::answer::Metadata { path: path.to_owned(), next: None };
+            one(&ListView { kind: "TwinlogGroupList".to_owned(), metadata, data })
+        }
         Asked::Group { at, group } => one(&ask(to, |reply| R::DescribeGroup { at, group, reply }).await?),
         Asked::LinkConfigs { at, page } => {
             let all = ask(to, |reply| R::LinkConfigs { at, reply }).await?;

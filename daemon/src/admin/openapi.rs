@@ -164,10 +164,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     question(
         "/kafka/v3/clusters/{cluster_id}/links/{link_name}/groups",
         "listConsumerGroups",
-        "Consumer groups of the source, and how their copies stand.",
+        "Consumer groups of the source, and how their copies stand; with limit, those that should be looked at first.",
         list::<GroupView>(),
     )
-    .with_query(PAGED),
+    .with_query(&["page_size", "page_token", "limit", "contains"]),
     question(
         "/kafka/v3/clusters/{cluster_id}/links/{link_name}/groups/{group_id}",
         "describeConsumerGroup",
@@ -318,6 +318,7 @@ fn parameter(name: &str, place: &str) -> Value {
         "validate_only" | "delete_data" | "force" => json!({"type": "boolean", "default": false}),
         "page_size" => json!({"type": "integer", "minimum": 1, "maximum": PAGE_SIZE_MAX}),
         "limit" => json!({"type": "integer", "minimum": 1, "maximum": AUDIT_ROWS_MAX}),
+        "contains" => json!({"type": "string", "minLength": 1}),
         "file" => json!({"type": "string", "enum": files}),
         _ => json!({"type": "string", "pattern": "^[A-Za-z0-9._:-]+$"}),
     };

@@ -99,8 +99,16 @@ fn every_refusal_fits_its_schema_and_its_status() {
         for bad in ["{\"unknown\":1}", "[", "null", "{\"validate_only\":\"yes\"}"] {
             refused(operation, &path, bad);
         }
-        let questions =
-            ["page_size", "limit", "validate_only", "force", "delete_data", "page_token", "link_name"];
+        let questions = [
+            "page_size",
+            "limit",
+            "contains",
+            "validate_only",
+            "force",
+            "delete_data",
+            "page_token",
+            "link_name",
+        ];
         for word in questions.iter().filter(|word| !operation.query.contains(word)) {
             let value = if ["page_size", "limit"].contains(word) { "5" } else { "true" };
             refused(operation, &format!("{path}?{word}={value}"), body);

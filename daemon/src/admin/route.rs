@@ -4,7 +4,7 @@
 //!   GET    /kafka/v3/clusters
 //!   GET    /kafka/v3/clusters/{cluster}/links[/{link}]              {cluster}: an id, or - for ours
 //!   GET    /kafka/v3/clusters/{cluster}/links/{link}/mirrors[/{topic}]   {link}: a name; - for all lists
-//!   GET    /kafka/v3/clusters/{cluster}/links/{link}/groups[/{group}]
+//!   GET    /kafka/v3/clusters/{cluster}/links/{link}/groups[/{group}], groups?limit=N[&contains=TEXT]
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors
 //!   POST   /kafka/v3/clusters/{cluster}/links/{link}/mirrors:promote | :failover | :pause | :resume
 //!   POST   /kafka/v3/clusters/{cluster}/links?link_name=NAME       PATCH, DELETE .../links/{link}
@@ -19,6 +19,7 @@
 //! name, which may hold anything.
 
 use super::body::{BodyError, ConfigOrder, LINK_PAUSED, LinkOrder, MirrorOrder, Query};
+use super::group_list::Worst;
 use super::group_name::unescaped;
 use super::page::Page;
 use super::web::WebFile;
@@ -70,6 +71,10 @@ pub(super) enum Asked {
     Groups {
         at: LinkAddress,
         page: Page,
+    },
+    WorstGroups {
+        at: LinkAddress,
+        worst: Worst,
     },
     Group {
         at: LinkAddress,
@@ -289,8 +294,15 @@ fn of_link(
             Asked::Mirror { at, topic: (*topic).to_owned() }
         }
         (&Method::GET, ["groups"]) => {
-            nothing_said(&query, &PAGING, body)?;
-            return Ok(Asked::Groups { at, page: Page::of(query) });
+            let Query { limit, contains, .. } = &query;
+            let Some(limit) = limit else {
+                nothing_said(&query, &PAGING, body)?;
+                return Ok(Asked::Groups { at, page: Page::of(query) });
+            };
+            nothing_said(&query, &["limit", "contains"], body)?;
+            let limit = usize::try_from(*limit).expect("a few");
+            let worst = Worst { limit, contains: contains.clone().unwrap_or_default() };
+            return Ok(Asked::WorstGroups { at, worst });
         }
         (&Method::GET, ["groups", group]) => {
             let group = unescaped(group).ok_or_else(|| no_such_path(path))?;

@@ -23,11 +23,12 @@ const fn file(path: &'static str, kind: &'static str, text: &'static str) -> Web
     WebFile { path, kind, text }
 }
 
-static FILES: [WebFile; 13] = [
+static FILES: [WebFile; 14] = [
     file("/", HTML, include_str!("web/index.html")),
     file("/web/api.js", SCRIPT, include_str!("web/api.js")),
     file("/web/elements.js", SCRIPT, include_str!("web/elements.js")),
     file("/web/figures.js", SCRIPT, include_str!("web/figures.js")),
+    file("/web/groups.js", SCRIPT, include_str!("web/groups.js")),
     file("/web/history.js", SCRIPT, include_str!("web/history.js")),
     file("/web/icon.svg", PICTURE, include_str!("web/icon.svg")),
     file("/web/main.js", SCRIPT, include_str!("web/main.js")),

@@ -62,8 +62,9 @@ function firstRow(parent) {
 
 // Words of a state stand for themselves; the tone adds a shape and a colour.
 const TONES = {
-  ACTIVE: 'good', RUNNING: 'good',
+  ACTIVE: 'good', RUNNING: 'good', SYNCED: 'good',
   PAUSED: 'hold', LINK_PAUSED: 'hold', FROZEN: 'hold', STOPPED: 'info', NOT_CONFIGURED: 'info',
+  NOT_WRITABLE: 'bad', NOT_READABLE: 'bad', TOO_LARGE: 'bad', AHEAD_AT_DESTINATION: 'hold', BACK_AT_SOURCE: 'hold',
   SOURCE_UNAVAILABLE: 'bad', UNAVAILABLE: 'bad', FAILED: 'bad', LINK_FAILED: 'bad', IN_ERROR: 'bad', FENCED: 'bad',
 };
 

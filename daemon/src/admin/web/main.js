@@ -3,6 +3,7 @@
 import { forgetToken, get, hasToken, keepToken, list, Refusal, text, whyNot } from './api.js';
 import { by, mark, say, tone } from './elements.js';
 import { ageText, growOlder, span } from './figures.js';
+import { askGroups, beginGroups, renewGroups } from './groups.js';
 import { forgetOld } from './history.js';
 import { figures, read } from './metrics.js';
 import { beginOrders, give } from './orders.js';
@@ -31,13 +32,14 @@ async function look() {
   const mine = login;
   let goesOn = true;
   try {
-    const [status, links, topics, metrics] = await Promise.all([
+    const [status, links, topics, metrics, groups] = await Promise.all([
       get('/twinlog/v1/status'),
       list('/kafka/v3/clusters/-/links'),
       list('/kafka/v3/clusters/-/links/-/mirrors'),
       text('/metrics'),
+      askGroups(),
     ]);
-    if (mine === login) show(status, links, topics, read(metrics, performance.now()));
+    if (mine === login) show(status, links, topics, read(metrics, performance.now()), groups);
   } catch (error) {
     if (mine === login) goesOn = failed(error);
   }
@@ -51,7 +53,7 @@ async function look() {
   if (goesOn) timer = setTimeout(look, Math.max(PAUSE_MS, PAUSE_PER_LOOK * (performance.now() - began)));
 }
 
-function show(status, links, topics, metrics) {
+function show(status, links, topics, metrics, groups) {
   lookedAt = performance.now();
   by('login').hidden = true;
   by('trouble').hidden = true;
@@ -64,6 +66,7 @@ function show(status, links, topics, metrics) {
   const alarms = renewAlarms(status);
   renewLinks(status, links);
   renewTopics(topics);
+  renewGroups(status, groups);
   renewCores(now);
   forgetOld();
   tellChanges(topics);
@@ -138,6 +141,7 @@ document.addEventListener('visibilitychange', () => {
   else if (by('login').hidden) look();
 });
 beginTopics(give);
+beginGroups(look);
 beginOrders((sentence) => {
   say(by('heard'), sentence);
   look();
