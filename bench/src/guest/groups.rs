@@ -7,6 +7,9 @@
 //! The control core is the daemon's first thread; its CPU time is the kernel's. Brokers, committers, probes and the
 //! daemon share the machine, whose load is printed.
 
+mod processes;
+mod shards;
+
 use super::daemon::{Ends, Link, PATIENCE};
 use super::probes::until_all_accept;
 use super::{Clusters, machine_load};
@@ -14,6 +17,8 @@ use crate::Bench;
 use crate::error::BenchError;
 use crate::spread::quantile;
 use crate::table::Table;
+use processes::Processes;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,7 +42,7 @@ const BROKERS: [usize; 3] = [1, 2, 3];
 const BATCHES: u32 = 150;
 
 /// What the daemon says of its rounds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Told {
     synced: u64,
     rounds: u64,
@@ -45,6 +50,8 @@ struct Told {
     commits: u64,
     requests: u64,
     cpu_ticks: u64,
+    /// Milliseconds that rounds have waited for each of their parts.
+    phase_ms: BTreeMap<String, u64>,
 }
 
 /// Measures it if it was asked for.
@@ -59,6 +66,7 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
     for _ in 0..BATCHES {
         until_all_accept(&clusters.source.bootstrap(), TOPIC, PARTITIONS)?;
     }
+    shards::create(clusters);
     let began = Instant::now();
     commit_all(clusters, groups);
     eprintln!("{groups} groups are committed after {:.1} s", began.elapsed().as_secs_f64());
@@ -68,7 +76,7 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
         destination: &clusters.destination.bootstrap(),
         controllers: &clusters.destination.bootstrap_controllers(),
         guest: FIRST_GUEST,
-        topics: TOPIC,
+        topics: &format!("{TOPIC}|{}", shards::TOPIC),
         replicas: BROKERS.len(),
     };
     let link = Link::create(&directory, &ends, None)?;
@@ -84,7 +92,11 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
     table.row(row("nothing changes", &[], still));
     let changes = groups / CHANGING;
     let mut samples = Vec::new();
-    let changing = window(&link, process, || samples = change(clusters, groups, changes))?;
+    let before = Processes::look(clusters, &BROKERS, process);
+    let changing =
+        window(&link, process, || samples = change(clusters, groups, changes, || thread::sleep(MEASURED)))?;
+    let processes = Processes::look(clusters, &BROKERS, process).table_since(&before, changing.2);
+    let phases = phases(&changing.0, &changing.1);
     samples.sort_unstable();
     table.row(row(&format!("{changes} groups change a second"), &samples, changing));
     let (groups_text, load) = (format!("{groups} groups x {PARTITIONS} partitions"), machine_load());
@@ -92,6 +104,14 @@ pub fn measure(bench: &mut Bench<'_>, clusters: &Clusters) -> Result<(), BenchEr
         .report
         .line(&format!("\n## Groups\n\n{groups_text}, every second, {} probes; {load}.", samples.len()));
     bench.report.table(&table);
+    bench.report.line(
+        "\nWho used the machine while groups changed, and what a round waited for, in sums of all chunks.",
+    );
+    bench.report.table(&processes);
+    bench.report.table(&phases);
+    let mut measured = Ok(());
+    change(clusters, groups, changes, || measured = shards::measure(bench, clusters, &link, process));
+    measured?;
     drop(daemon);
     bench.scratch.clear(&directory)
 }
@@ -113,6 +133,17 @@ fn row(name: &str, samples: &[u64], (before, after, seconds): (Told, Told, f64))
         rate(after.commits, before.commits),
         (after.overruns - before.overruns).to_string(),
     ]
+}
+
+/// How long a round waited for each of its parts.
+fn phases(before: &Told, after: &Told) -> Table {
+    let rounds = (after.rounds - before.rounds).max(1);
+    let mut table = Table::new(&["part of a round", "ms a round"]);
+    for (name, spent) in &after.phase_ms {
+        let spent = spent - before.phase_ms.get(name).copied().unwrap_or(0);
+        table.row(vec![name.clone(), format!("{:.1}", spent as f64 / rounds as f64)]);
+    }
+    table
 }
 
 /// All groups at once, each with every partition.
@@ -139,8 +170,8 @@ fn commit(client: &mut GroupClient, group: usize, offset: i64) {
     client.commit(&format!("group-{group}"), TOPIC, &positions).expect("the source takes positions");
 }
 
-/// Changes so many groups a second, and samples the milliseconds until a change is visible.
-fn change(clusters: &Clusters, groups: usize, per_second: usize) -> Vec<u64> {
+/// Changes so many groups a second as long as `work` goes on, and samples the milliseconds until a change is visible.
+fn change(clusters: &Clusters, groups: usize, per_second: usize, work: impl FnOnce()) -> Vec<u64> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for committer in 0..COMMITTERS {
@@ -167,7 +198,7 @@ fn change(clusters: &Clusters, groups: usize, per_second: usize) -> Vec<u64> {
                 scope.spawn(move || sample(clusters, groups - 1 - probe, stop))
             })
             .collect();
-        thread::sleep(MEASURED);
+        work();
         stop.store(true, Relaxed);
         probes.into_iter().flat_map(|probe| probe.join().expect("a probe does not panic")).collect()
     })
@@ -219,6 +250,7 @@ fn told(link: &Link, process: u32) -> Result<Told, BenchError> {
         commits: figure("commits"),
         requests: figure("requests"),
         cpu_ticks: control_ticks(process),
+        phase_ms: serde_json::from_value(sync["phase_ms"].clone()).unwrap_or_default(),
     })
 }
 
