@@ -23,6 +23,7 @@ mod carrying;
 pub mod client;
 mod door;
 mod error;
+mod group_list;
 mod group_name;
 pub mod guard;
 mod listener;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use twinlog_tests::browser::{Browser, Screen};
 use twinlog_tests::cli::{Running, new_token};
 use twinlog_tests::guest::{GUEST, GuestMirror};
+use twinlog_tests::kafka::groups::GroupClient;
 use twinlog_tests::kafka::ports::{self, Port};
 use twinlog_tests::kafka::scenario::Produce;
 use twinlog_tests::kafka::{Cluster, ClusterOptions};
@@ -92,6 +93,7 @@ fn somebody_looks_at_the_page_and_gives_orders_by_it() {
     a_backlog_is_shown_on_every_screen(&daemon, &browser, &topic);
     a_resume_by_keyboard_lets_it_go_on(&daemon, &browser, &topic);
     what_a_promote_would_do_is_shown_and_nothing_is_done(&daemon, &browser, &topic);
+    groups_that_should_be_looked_at_come_first(&daemon, &browser);
     for (verb, name) in [("promote", OTHERS[2]), ("failover", OTHERS[0])] {
         a_topic_becomes_writable_once_its_name_is_typed(&daemon, &browser, verb, name);
     }
@@ -318,6 +320,32 @@ fn carried_out(daemon: &Daemon, verb: &str) -> usize {
         path.ends_with(&format!(":{verb}")) && row["validate_only"] == false
     };
     audit["data"].as_array().expect("rows").iter().filter(is_meant).count()
+}
+
+fn groups_that_should_be_looked_at_come_first(daemon: &Daemon, browser: &Browser) {
+    let mut there = GroupClient::of(&daemon.source, &[1]);
+    for group in ["app-1", "app-2", "other <b>"] {
+        there.commit(group, TOPIC, &[(0, 5)]).expect("committed");
+    }
+    there.commit("app-2", TOPIC, &[(1, 100_000)]).expect("ahead of all there is");
+    browser.poll_for_text("#groups-count", "all are known", |text| text.starts_with('3'));
+    browser.poll_for_text("#group-facts", "and counted by state", |text| text.contains("HELD_BACK"));
+    assert_eq!(browser.text("#group-table"), None, "nobody has asked for them");
+    browser.click("#groups-fold");
+    browser.poll_for_text("#group-rows tr:first-child", "the worst is the first", |text| {
+        text.contains("app-2") && text.contains("HELD_BACK") && text.contains("waits for data")
+    });
+    browser.poll_for_text("#group-rows", "others are behind it", |text| text.contains("other <b>"));
+    browser.type_into("#group-filter", &format!("er <{ENTER}"));
+    browser.poll_for_text("#group-rows", "one is found by its name", |text| {
+        text.contains("other <b>") && !text.contains("app-")
+    });
+    unnamed_fields_are_none(browser);
+    browser.photograph(&PathBuf::from(PICTURES).join("page-groups.png"), true);
+    browser.show_on(PHONE);
+    let width = browser.value("document.documentElement.scrollWidth");
+    assert_eq!(width, PHONE.width, "nothing is wider than a phone");
+    browser.show_on(DESK);
 }
 
 fn words_are_no_markup_and_nothing_leaves_the_host(daemon: &Daemon, browser: &Browser) {

@@ -2,6 +2,7 @@
 //!
 //! One source, one destination of three brokers, one daemon; each part has groups of its own.
 
+use std::path::Path;
 use twinlog_tests::cli::{Program, Running};
 use twinlog_tests::guest::GuestMirror;
 use twinlog_tests::kafka::groups::{GroupClient, Positions};
@@ -75,7 +76,7 @@ fn groups_of_the_source_go_on_at_the_destination() {
     let source = Cluster::start(ClusterOptions::default());
     let options = ClusterOptions::destination(1).with_override("offsets.topic.replication.factor", "3");
     let destination = Cluster::start(options);
-    for topic in ["many", "ahead", "moves"] {
+    for topic in ["many", "ahead", "moves", "fails"] {
         fill(&source, topic, PARTITIONS.cast_unsigned(), 400);
     }
     let mirror = GuestMirror::new(PROGRAM, &source, &destination, &[".*"], &[]);
@@ -89,6 +90,8 @@ fn groups_of_the_source_go_on_at_the_destination() {
     groups_are_deleted_and_made_anew(&mut site);
     a_dead_coordinator_delays_its_groups_only(&mut site);
     a_consumer_moves_in_the_middle_of_a_topic(&mut site);
+    let daemon = a_reset_while_no_daemon_ran_is_followed(&mut site, daemon);
+    a_failover_clamps_groups_to_what_is_committed_here(&mut site);
     daemon.terminate();
     daemon.wait().expect_code(0);
     filters_and_prefix_choose_groups_and_their_names(&mut site);
@@ -250,6 +253,68 @@ fn a_consumer_moves_in_the_middle_of_a_topic(site: &mut Site) {
     }
 }
 
+fn a_reset_while_no_daemon_ran_is_followed(site: &mut Site, daemon: Running) -> Running {
+    println!("a reset while no daemon ran");
+    for group in ["app-31", "app-32"] {
+        site.there.commit(group, "many", &[(0, 60), (1, 61), (2, 62), (3, 63)]).expect("committed");
+        site.poll_until_held(group, "many", &[(0, 60), (1, 61), (2, 62), (3, 63)]);
+    }
+    // What was written is remembered at the end of its round.
+    site.poll_for_rounds(2);
+    daemon.terminate();
+    daemon.wait().expect_code(0);
+    for group in ["app-31", "app-32"] {
+        site.there.commit(group, "many", &[(0, 20), (1, 21)]).expect("reset");
+    }
+    site.here.commit("app-32", "many", &[(1, 64)]).expect("somebody else");
+    let daemon = site.mirror.start();
+    site.poll_until_held("app-31", "many", &[(0, 20), (1, 21), (2, 62), (3, 63)]);
+    site.poll_until_held("app-32", "many", &[(0, 20), (1, 64), (2, 62), (3, 63)]);
+    site.poll_until_verdict("app-31", "SYNCED");
+    site.poll_until_verdict("app-32", "AHEAD_AT_DESTINATION");
+    daemon
+}
+
+/// Of two transactions the later one is open: the copy ends behind the first one's records, and before its end.
+fn a_failover_clamps_groups_to_what_is_committed_here(site: &mut Site) {
+    println!("failover");
+    let stable = || site.source.scenario().end_offsets("fails", Isolation::ReadCommitted)[1];
+    let before = stable();
+    let open = Produce { partition: Some(1), count: 5, ..Produce::to("fails") };
+    site.source.scenario().open_transaction("first", &open);
+    site.source.scenario().open_transaction("second", &open);
+    site.source.scenario().finish_transaction("first", true);
+    poll::poll_until("the first one's end is written", || stable() > before);
+    let end = stable();
+    site.mirror.poll_until_followed(&site.source, &site.destination, "fails", &ALL);
+    // One that has read on at the source, and one whose group is busy at the destination until just before.
+    site.there.commit("reader", "fails", &[(1, end + 5)]).expect("committed");
+    site.poll_until_held("reader", "fails", &[(1, end)]);
+    site.destination.scenario().join_group("m", "waiter", "local");
+    site.there.commit("waiter", "fails", &[(1, end), (2, 7)]).expect("committed");
+    site.poll_until_verdict("waiter", "ACTIVE_AT_DESTINATION");
+    let pace = |interval: &str| {
+        let interval = format!("consumer.offset.sync.ms={interval}");
+        site.mirror.command(&["link", "update", "dr", &interval]).expect_code(0);
+    };
+    pace("3600000");
+    site.poll_for_rounds(1);
+    site.destination.scenario().leave_group("m");
+    let told = site.mirror.command(&["mirror", "failover", "fails"]).expect_code(0);
+    for words in [
+        format!("fails-1: group reader is left at offset {end} of {}, clamped by 5", end + 5),
+        format!("fails-1: group waiter is left at offset {before} of {end}, clamped by {}", end - before),
+        "fails: positions of 2 groups were written for the last time".to_owned(),
+    ] {
+        assert!(told.stdout.contains(&words), "{words}: {}", told.stdout);
+    }
+    let held = site.here.positions("waiter");
+    assert_eq!(held.get(&("fails".to_owned(), 1)), Some(&before), "records of a transaction without an end");
+    assert_eq!(held.get(&("fails".to_owned(), 2)), Some(&7));
+    site.source.scenario().finish_transaction("second", true);
+    pace("1000");
+}
+
 fn filters_and_prefix_choose_groups_and_their_names(site: &mut Site) {
     println!("filters and prefix");
     let keys = "segment.bytes = \"1MiB\"\nconsumer.group.prefix.enable = true\n\
@@ -306,9 +371,10 @@ fn a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(site: &mut Site)
     daemon.terminate();
     daemon.wait().expect_code(0);
     let lines = root.path().join("lines.csv");
+    let configuration = site.mirror.configuration().to_path_buf();
     let import = |more: &[&str]| {
         let program = Program::new(PROGRAM).arguments(["offsets", "import", "--config"]);
-        program.argument(site.mirror.configuration()).argument(&lines).arguments(more.iter().copied()).run()
+        program.argument(&configuration).argument(&lines).arguments(more.iter().copied()).run()
     };
     std::fs::write(&lines, expected(&second).replace("app-13", "\"moved, here\"")).expect("written");
     let told = import(&["--dry-run"]).expect_code(0);
@@ -316,10 +382,40 @@ fn a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(site: &mut Site)
     assert!(site.here.positions("moved, here").is_empty());
     import(&[]).expect_code(0);
     assert_eq!(site.here.positions("moved, here"), second);
+    kafkas_own_tool_takes_the_file(site, &data, &second);
     std::fs::write(&lines, "\"moved, here\",many,2,54\n\"moved, here\",many,0,60\n").expect("written");
     let told = import(&[]).expect_code(1);
     assert!(told.stdout.contains("WOULD_GO_BACK"), "{}", told.stdout);
     import(&["--allow-rewind"]).expect_code(0);
     let held = site.here.positions("moved, here");
     assert_eq!((held[&("many".to_owned(), 0)], held[&("many".to_owned(), 2)]), (60, 54));
+}
+
+/// Of one group without its name, and of two or more with their names: so it wants them.
+fn kafkas_own_tool_takes_the_file(site: &mut Site, data: &Path, positions: &Positions) {
+    println!("kafka-consumer-groups --from-file");
+    let file = data.with_file_name("tool.csv");
+    let bootstrap = site.destination.bootstrap();
+    let run = |site: &Site, groups: &[&str]| {
+        let mut words = vec!["--bootstrap-server", &bootstrap, "--reset-offsets", "--execute"];
+        groups.iter().for_each(|group| words.extend(["--group", group]));
+        let path = file.display().to_string();
+        words.extend(["--from-file", &path]);
+        let told =
+            site.destination.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &words);
+        assert!(told.status.success(), "{told:?}");
+        format!("{told:?}")
+    };
+    let export = Program::new(PROGRAM).arguments(["offsets", "export", "--group", "app-13", "--data-dir"]);
+    export.argument(data).arguments(["--file"]).argument(&file).run().expect_code(0);
+    let told = run(site, &["tool-alone"]);
+    assert_eq!(&site.here.positions("tool-alone"), positions, "{told}");
+    let export = Program::new(PROGRAM).arguments(["offsets", "export", "--data-dir"]).argument(data).run();
+    let one = export.expect_code(0).stdout;
+    let both = format!("{}{}", one.replace("app-13", "tool-a"), one.replace("app-13", "\"tool, b\""));
+    std::fs::write(&file, both).expect("written");
+    let told = run(site, &["tool-a", "tool, b"]);
+    for group in ["tool-a", "tool, b"] {
+        assert_eq!(&site.here.positions(group), positions, "{group}: {told}");
+    }
 }
