@@ -290,6 +290,7 @@ fn a_failover_clamps_groups_to_what_is_committed_here(site: &mut Site) {
     // One that has read on at the source, and one whose group is busy at the destination until just before.
     site.there.commit("reader", "fails", &[(1, end + 5)]).expect("committed");
     site.poll_until_held("reader", "fails", &[(1, end)]);
+    site.here.commit("waiter", "local", &[(0, 0)]).expect("a position to begin with");
     site.destination.scenario().join_group("m", "waiter", "local");
     site.there.commit("waiter", "fails", &[(1, end), (2, 7)]).expect("committed");
     site.poll_until_verdict("waiter", "ACTIVE_AT_DESTINATION");

@@ -48,13 +48,14 @@ pub fn measure(
     }
     link.ask(&["link", "update", "dr", "consumer.offset.sync.enable=true"])?;
     let mut table = Table::new(&["data cores, CPU-s/GB", "median", "least", "most"]);
-    for (name, costs) in [("without rounds", &mut costs[0]), ("with rounds", &mut costs[1])] {
+    let [without, with] = &mut costs;
+    for (name, costs) in [("without rounds", without), ("with rounds", with)] {
         costs.sort_by(f64::total_cmp);
         let figures = [costs[costs.len() / 2], costs[0], costs[costs.len() - 1]];
         let figures = figures.iter().map(|figure| format!("{figure:.3}"));
         table.row(std::iter::once(name.to_owned()).chain(figures).collect());
     }
-    let piece = u64::from(records) * u64::from(VALUE_BYTES) >> 20;
+    let piece = (u64::from(records) * u64::from(VALUE_BYTES)) >> 20;
     let load = machine_load();
     bench.report.line(&format!("\nData cores, {PAIRS} pieces of {piece} MiB of each kind in turn; {load}."));
     bench.report.table(&table);

@@ -212,8 +212,9 @@ async fn export(around: &Surroundings, exported_at: &mut Option<Instant>) {
 
 /// Replaces a file of positions beside everything else.
 pub async fn write_file(path: PathBuf, lines: Vec<OffsetLine>) -> Result<(), String> {
-    let job = move || offset_file::replace(&path, &offset_file::written(&lines));
-    match tokio::task::spawn_blocking(job).await {
+    let written =
+        tokio::task::spawn_blocking(move || offset_file::replace(&path, &offset_file::written(&lines))).await;
+    match written {
         Ok(written) => written.map_err(|error| error.to_string()),
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
