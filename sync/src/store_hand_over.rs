@@ -214,15 +214,19 @@ impl StoreHandOver {
                 };
             }
             Event::GroupsCommitted(result) if self.phase == Phase::Committing => {
-                if self.answered(now, Asked::Groups, result).is_some() {
-                    self.enter(now, Phase::Sealing);
-                }
+                self.groups_committed(now, result);
             }
             Event::Sealed(result) if self.phase == Phase::Sealing => self.sealed_came(now, result),
             // Of a phase that was left, or of a guest.
             _ => {}
         }
         self.tick(now);
+    }
+
+    fn groups_committed(&mut self, now: Nanoseconds, result: Result<(), String>) {
+        if self.answered(now, Asked::Groups, result).is_some() {
+            self.enter(now, Phase::Sealing);
+        }
     }
 
     fn is_exact(&self) -> bool {
