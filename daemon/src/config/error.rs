@@ -190,17 +190,15 @@ impl fmt::Display for ConfigError {
             Self::NoLink => {
                 write!(f, "no link is configured: give --source and --topic, or a [link.NAME] table")
             }
-            Self::SeveralLinks { names } => write!(
-                f,
-                "the links {} stand in one file, and one of them is meant here: name it with --link",
-                names.join(", ")
-            ),
             Self::NoSuchLink { name, known } => {
                 write!(f, "link {name:?} is not in the file, which has {}", known.join(", "))
             }
             Self::OfLink { link, why } => write!(f, "link {link}: {why}"),
             Self::Several(findings) => write!(f, "{findings}"),
-            Self::TooManyLinks { .. } | Self::LinkMemory { .. } | Self::Shared { .. } => self.write_links(f),
+            Self::SeveralLinks { .. }
+            | Self::TooManyLinks { .. }
+            | Self::LinkMemory { .. }
+            | Self::Shared { .. } => self.write_links(f),
         }
     }
 }
@@ -232,6 +230,11 @@ impl ConfigError {
     /// The reasons that have to do with several links.
     fn write_links(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::SeveralLinks { names } => write!(
+                f,
+                "the links {} stand in one file, and one of them is meant here: name it with --link",
+                names.join(", ")
+            ),
             Self::TooManyLinks { links, max } => {
                 write!(f, "{links} links are more than the {max} that one daemon runs; start a second daemon")
             }
