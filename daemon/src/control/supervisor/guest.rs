@@ -173,6 +173,11 @@ impl GuestLink {
         broker == self.settings.reserve_id || self.settings.serving_ids.iter().any(|(id, _)| *id == broker)
     }
 
+    /// Of this link or of another one of this daemon: it takes no replica and gives no producer id.
+    pub(super) fn is_of_this_daemon(&self, broker: i32) -> bool {
+        self.is_ours(broker) || self.settings.ids_of_other_links.contains(&broker)
+    }
+
     /// The id of ours among the replicas of a partition.
     fn guest_of(&self, partition: &Partition) -> Option<i32> {
         partition.replicas.iter().copied().find(|broker| self.is_ours(*broker))
@@ -243,8 +248,7 @@ impl GuestLink {
 
     /// Brokers that can take replicas.
     fn candidates(&self, image: &ClusterImage) -> Vec<Candidate> {
-        let of_another_link = |broker| self.settings.ids_of_other_links.contains(&broker);
-        destination_view::candidates(image, |broker| self.is_ours(broker) || of_another_link(broker))
+        destination_view::candidates(image, |broker| self.is_of_this_daemon(broker))
     }
 }
 

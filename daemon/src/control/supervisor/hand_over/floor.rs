@@ -83,7 +83,8 @@ impl Supervisor {
         let registered = ids.iter().find_map(|id| Some((*id, guest.member.state(*id)?.broker_epoch()?)));
         let image = guest.member.image();
         let from = image.next_producer_id();
-        let alive = image.brokers().values().filter(|each| !each.fenced && !ids.contains(&each.broker));
+        let alive =
+            image.brokers().values().filter(|each| !each.fenced && !guest.is_of_this_daemon(each.broker));
         let brokers: Vec<i32> = alive.map(|each| each.broker).collect();
         drop(image);
         let (controllers, connection) = guest.member.ways_to_controllers();
