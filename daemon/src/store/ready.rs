@@ -192,7 +192,7 @@ mod tests {
         let mut disk = empty_disk();
         let mut log = WrittenLog::begin(&mut disk);
         (0..3).for_each(|offset| log.append(&mut disk, batch(offset, 2500)));
-        log.state.log_start = at(2);
+        (log.state.log_start, log.state.held_start) = (at(2), at(2));
         log.checkpoint(&mut disk);
         log.let_go(&mut disk);
         let told = look(&mut disk).unwrap_err().to_string();
