@@ -369,6 +369,7 @@ fn a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(site: &mut Site)
     let daemon = start();
     let second = site.there.positions("app-13");
     poll::poll_until("a restart goes on with what was kept", || exported() == expected(&second));
+    kafkas_own_tool_takes_the_file(site, &data, &second);
     daemon.terminate();
     daemon.wait().expect_code(0);
     let lines = root.path().join("lines.csv");
@@ -383,7 +384,6 @@ fn a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(site: &mut Site)
     assert!(site.here.positions("moved, here").is_empty());
     import(&[]).expect_code(0);
     assert_eq!(site.here.positions("moved, here"), second);
-    kafkas_own_tool_takes_the_file(site, &data, &second);
     std::fs::write(&lines, "\"moved, here\",many,2,54\n\"moved, here\",many,0,60\n").expect("written");
     let told = import(&[]).expect_code(1);
     assert!(told.stdout.contains("WOULD_GO_BACK"), "{}", told.stdout);
