@@ -392,31 +392,32 @@ fn a_store_keeps_positions_and_a_file_takes_them_into_a_cluster(site: &mut Site)
     assert_eq!((held[&("many".to_owned(), 0)], held[&("many".to_owned(), 2)]), (60, 54));
 }
 
-/// Of one group without its name, and of two or more with their names: so it wants them.
+/// Of one group without its name, and of two or more with their names: so it wants them. It asks the leaders for the
+/// logs' starts, so it is run where clients reach them.
 fn kafkas_own_tool_takes_the_file(site: &mut Site, data: &Path, positions: &Positions) {
     println!("kafka-consumer-groups --from-file");
     let file = data.with_file_name("tool.csv");
-    let bootstrap = site.destination.bootstrap();
+    let bootstrap = site.source.bootstrap();
     let run = |site: &Site, groups: &[&str]| {
         let mut words = vec!["--bootstrap-server", &bootstrap, "--reset-offsets", "--execute"];
         groups.iter().for_each(|group| words.extend(["--group", group]));
         let path = file.display().to_string();
         words.extend(["--from-file", &path]);
         let told =
-            site.destination.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &words);
+            site.source.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &words);
         assert!(told.status.success(), "{told:?}");
         format!("{told:?}")
     };
     let export = Program::new(PROGRAM).arguments(["offsets", "export", "--group", "app-13", "--data-dir"]);
     export.argument(data).arguments(["--file"]).argument(&file).run().expect_code(0);
     let told = run(site, &["tool-alone"]);
-    assert_eq!(&site.here.positions("tool-alone"), positions, "{told}");
+    assert_eq!(&site.there.positions("tool-alone"), positions, "{told}");
     let export = Program::new(PROGRAM).arguments(["offsets", "export", "--data-dir"]).argument(data).run();
     let one = export.expect_code(0).stdout;
     let both = format!("{}{}", one.replace("app-13", "tool-a"), one.replace("app-13", "\"tool, b\""));
     std::fs::write(&file, both).expect("written");
     let told = run(site, &["tool-a", "tool, b"]);
     for group in ["tool-a", "tool, b"] {
-        assert_eq!(&site.here.positions(group), positions, "{group}: {told}");
+        assert_eq!(&site.there.positions(group), positions, "{group}: {told}");
     }
 }

@@ -14,7 +14,8 @@ const ARENA_PERCENT: u64 = 60;
 /// less the arena, and a fifth more. Raised, memory is asked for that nobody takes; lowered, the budget is a lie.
 pub const PROGRAM_BYTES: u64 = 25 << 20;
 /// Machines, names, checkpoints and metadata answers of a partition: measured, what 10,000 add at the peak of their
-/// first start, and a fifth more.
+/// first start, and a fifth more. Peaks of tests/tests/scale.rs, the part of the arena that was touched included: 27 MB
+/// with 1 partition, 28 with 100, 54 with 1,000, 217 with 10,000 at the least budget for them.
 pub const PARTITION_BYTES: u64 = 8 << 10;
 
 /// Tells of a budget that is too small, whenever there are more partitions than when it was told last.

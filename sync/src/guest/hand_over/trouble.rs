@@ -145,11 +145,13 @@ pub enum Trouble {
 impl fmt::Display for ProducerOverlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { producer_id, holder, others } = self;
-        write!(
-            f,
-            "producer id {producer_id} is a mirrored one, and {holder} of the destination has it too, as {others} \
-             other ids; stop and start those producers, wait until the destination has forgotten them, or allow a \
-             producer overlap: they meet with errors then, and lose nothing silently"
+        write!(f, "producer id {producer_id} is a mirrored one, and {holder} of the destination has it too")?;
+        if *others > 0 {
+            write!(f, "; so it is with {others} other ids")?;
+        }
+        f.write_str(
+            "; stop and start those producers, wait until the destination has forgotten them, or allow a producer \
+             overlap: they meet with errors then, and lose nothing silently",
         )
     }
 }
