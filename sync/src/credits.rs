@@ -22,7 +22,8 @@ pub const GRANT_BYTES_MIN: u64 = 64 * 1024;
 /// disk faster: it only spreads the same stream over memory that has left the cache (whole runs of 4 GB took
 /// 0.8 CPU-s within 64 MiB and 1.3 within 512 MiB, an unknown part of that for clearing the larger arena).
 pub const CATCH_UP_BYTES_MAX: u64 = 48 << 20;
-/// What one fetch of catching up gets all the same, so that images of ten thousand trickles cannot stop it.
+/// What one fetch of catching up gets all the same, so that images of ten thousand trickles cannot stop it, and what it
+/// waits for while writes give memory back: smaller answers would be more of them.
 const CATCH_UP_BYTES_MIN: u64 = 4 << 20;
 
 /// Bytes per second of a link, as a bucket that holds one second.
@@ -77,6 +78,8 @@ pub struct Memory {
     /// In images that wait for more of their partition: an image each, however many partitions are fetched.
     /// They are no backlog of the disk and do not count against the window of catching up.
     pub resting: u64,
+    /// Writes are under way, and give memory back by themselves: a disk that is behind is waited for.
+    pub is_writing: bool,
 }
 
 /// The credits of one shard.
@@ -108,8 +111,12 @@ impl Credits {
             LaneKind::CatchUp => {
                 let used = (memory.size - memory.free).saturating_sub(memory.resting);
                 let held = self.reserved + used;
-                let least = if self.catching_up == 0 { CATCH_UP_BYTES_MIN } else { 0 };
-                let window = CATCH_UP_BYTES_MAX.saturating_sub(held).max(least);
+                let window = CATCH_UP_BYTES_MAX.saturating_sub(held);
+                let window = match memory.is_writing {
+                    true if window < CATCH_UP_BYTES_MIN.min(wanted) => 0,
+                    false if self.catching_up == 0 => window.max(CATCH_UP_BYTES_MIN),
+                    _ => window,
+                };
                 free.saturating_sub(memory.size / 4).min(window)
             }
         };
@@ -153,7 +160,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn memory(free: u64, size: u64) -> Memory {
-        Memory { size, free, resting: 0 }
+        Memory { size, free, resting: 0, is_writing: false }
     }
 
     #[test]
@@ -233,10 +240,25 @@ mod tests {
         let free = size / 2;
         assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), Some(4 * MIB));
         assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), None);
-        let resting = Memory { size, free, resting: size / 2 };
+        let resting = Memory { resting: size / 2, ..memory(free, size) };
         assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, resting), Some(16 * MIB));
         crowded.settle(LaneKind::CatchUp, 16 * MIB, 16 * MIB);
         crowded.settle(LaneKind::CatchUp, 4 * MIB, 4 * MIB);
         assert_eq!(crowded.reserve(0, LaneKind::CatchUp, 16 * MIB, memory(free, size)), Some(4 * MIB));
+    }
+
+    #[test]
+    fn a_disk_that_is_behind_is_waited_for_until_a_fetch_is_worth_it() {
+        let size = 1024 * MIB;
+        let writing = |used: u64| Memory { is_writing: true, ..memory(size - used, size) };
+        let granted = |used| Credits::new(0).reserve(0, LaneKind::CatchUp, 16 * MIB, writing(used));
+        assert_eq!(granted(500 * MIB), None, "far more than the window is on its way");
+        assert_eq!(granted(45 * MIB), None, "3 MiB are too few to ask for");
+        assert_eq!(granted(44 * MIB), Some(4 * MIB));
+        assert_eq!(granted(8 * MIB), Some(16 * MIB));
+        let small = Credits::new(0).reserve(0, LaneKind::CatchUp, MIB, writing(47 * MIB));
+        assert_eq!(small, Some(MIB), "all that is wanted");
+        let tail = Credits::new(0).reserve(0, LaneKind::Tail, MIB, writing(500 * MIB));
+        assert_eq!(tail, Some(MIB), "tailing waits for nobody");
     }
 }

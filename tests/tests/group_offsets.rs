@@ -403,8 +403,7 @@ fn kafkas_own_tool_takes_the_file(site: &mut Site, data: &Path, positions: &Posi
         groups.iter().for_each(|group| words.extend(["--group", group]));
         let path = file.display().to_string();
         words.extend(["--from-file", &path]);
-        let told =
-            site.source.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &words);
+        let told = site.source.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &words);
         assert!(told.status.success(), "{told:?}");
         format!("{told:?}")
     };

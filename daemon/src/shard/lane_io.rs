@@ -151,7 +151,9 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let resting = self.warm_order.len() as u64 * u64::from(SLAB_BYTES);
-        let memory = Memory { size: self.pool.size_bytes(), free: self.pool.free_bytes(), resting };
+        let (size, free, is_writing) =
+            (self.pool.size_bytes(), self.pool.free_bytes(), self.operations.are_writing());
+        let memory = Memory { size, free, resting, is_writing };
         match self.credits.reserve(now, lane.lane.kind, wanted, memory) {
             Some(granted) => {
                 lane.granted_received = 0;

@@ -142,6 +142,8 @@ pub enum Pending {
 pub struct Operations {
     rows: Vec<(u32, Option<Pending>)>,
     free: Vec<u32>,
+    /// Those that are writes of images.
+    writes: u32,
 }
 
 impl Operations {
@@ -150,6 +152,7 @@ impl Operations {
             self.rows.push((0, None));
             u32::try_from(self.rows.len() - 1).expect("far fewer than 4 Gi operations")
         });
+        self.writes += u32::from(matches!(pending, Pending::Write { .. }));
         let (age, place) = &mut self.rows[row as usize];
         *age = age.wrapping_add(1);
         *place = Some(pending);
@@ -161,7 +164,14 @@ impl Operations {
         let (age, place) = &mut self.rows[row as usize];
         assert_eq!(u64::from(*age), token.0 >> 32, "a completion for an operation that is over");
         self.free.push(row);
-        place.take().expect("an operation completes once")
+        let pending = place.take().expect("an operation completes once");
+        self.writes -= u32::from(matches!(pending, Pending::Write { .. }));
+        pending
+    }
+
+    /// Images are on their way to the disk, and come back as memory.
+    pub fn are_writing(&self) -> bool {
+        self.writes > 0
     }
 
     pub fn in_flight(&self) -> usize {
