@@ -72,7 +72,7 @@ pub fn measure(
         .filter(wanted)
         .filter_map(|row| Some((row.copier, row.set.partitions, row.spread(RATE)?.middle)))
         .collect();
-    let loads = if bench.arguments.quick { &LOADS_PERCENT[1..2] } else { &LOADS_PERCENT[..] };
+    let loads = if bench.arguments.quick { &LOADS_PERCENT[..2] } else { &LOADS_PERCENT[..] };
     for percent in loads {
         for (copier, partitions, highest) in &chosen {
             let rate = highest * 1e6 * *percent as f64 / 100.0;
