@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use twinlog_tests::kafka::ports::{self, Port};
 
 /// Words with which this program is the product.
-pub const PRODUCT_WORDS: [&str; 4] = ["run", "mirror", "status", "guest"];
+pub const PRODUCT_WORDS: [&str; 5] = ["run", "mirror", "status", "guest", "link"];
 /// The listener by which brokers of the bench's clusters reach each other.
 pub const LISTENER: &str = "INTERNAL";
 /// Anything that is waited for takes less, or hangs.
