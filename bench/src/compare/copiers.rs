@@ -163,7 +163,7 @@ impl Ground {
         })?;
         let topic = set.topic();
         if copier.is_floor() {
-            let files = log_files(&self.source, &topic, set.partitions);
+            let files = log_files(&self.source, 1, &topic, set.partitions);
             let (own, beside) = (bench.cores.data, bench.cores.control);
             let with_sink = copier == Copier::GuestFloor;
             let run = floor::run(own, beside, &files, filled.wire_bytes, &directory, with_sink)?;
@@ -237,7 +237,7 @@ impl Ground {
         expected: &[PartitionDigest],
     ) -> Result<Used, BenchError> {
         let program = running.program;
-        let arrived = || log_bytes(&self.destination, job.topic, job.partitions);
+        let arrived = || log_bytes(&self.destination, 1, job.topic, job.partitions);
         let wanted: Vec<i64> = expected.iter().map(|partition| partition.next).collect();
         let mut asked = Instant::now();
         let ends = || {

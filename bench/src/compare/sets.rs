@@ -90,20 +90,20 @@ impl Set {
         let [records, value_bytes] = numbers[..] else {
             return Err(BenchError::Answer { role: ROLE, answer: said });
         };
-        let wire_bytes = log_bytes(source, &topic, self.partitions);
+        let wire_bytes = log_bytes(source, 1, &topic, self.partitions);
         Ok(Filled { records, value_bytes, wire_bytes })
     }
 }
 
 /// Bytes of record batches in a broker's files of a topic: brokers reserve nothing ahead.
-pub fn log_bytes(cluster: &Cluster, topic: &str, partitions: u32) -> u64 {
-    let files = log_files(cluster, topic, partitions);
+pub fn log_bytes(cluster: &Cluster, broker: usize, topic: &str, partitions: u32) -> u64 {
+    let files = log_files(cluster, broker, topic, partitions);
     files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum()
 }
 
 /// A broker's segments of a topic, in the order of partitions and offsets.
-pub fn log_files(cluster: &Cluster, topic: &str, partitions: u32) -> Vec<PathBuf> {
-    let directories = (0..partitions as i32).map(|index| cluster.partition_directory(1, topic, index));
+pub fn log_files(cluster: &Cluster, broker: usize, topic: &str, partitions: u32) -> Vec<PathBuf> {
+    let directories = (0..partitions as i32).map(|index| cluster.partition_directory(broker, topic, index));
     directories.flat_map(|directory| segments(&directory)).collect()
 }
 

@@ -7,10 +7,10 @@ use super::super::daemon::{Link, PATIENCE};
 use super::super::{Clusters, machine_load};
 use super::BROKERS;
 use crate::Bench;
+use crate::compare::sets::log_bytes;
 use crate::error::BenchError;
 use crate::table::Table;
 use std::time::{Duration, Instant};
-use twinlog_tests::kafka::Cluster;
 use twinlog_tests::kafka::scenario::Produce;
 
 pub const TOPIC: &str = "bulk";
@@ -69,7 +69,7 @@ fn piece(
     (records, seed): (u32, u32),
 ) -> Result<f64, BenchError> {
     link.ask(&["mirror", "pause", TOPIC])?;
-    let before = log_bytes(&clusters.source, 1);
+    let before = log_bytes(&clusters.source, 1, TOPIC, PARTITIONS);
     let produce = Produce {
         count: records,
         value_bytes: VALUE_BYTES,
@@ -79,25 +79,16 @@ fn piece(
         ..Produce::to(TOPIC)
     };
     clusters.source.scenario().produce_mixed(&produce);
-    let (bytes, busy) = (log_bytes(&clusters.source, 1), data_seconds(process));
+    let (bytes, busy) = (log_bytes(&clusters.source, 1, TOPIC, PARTITIONS), data_seconds(process));
     link.ask(&["mirror", "resume", TOPIC])?;
     let began = Instant::now();
-    while BROKERS.iter().any(|broker| log_bytes(&clusters.destination, *broker) < bytes) {
+    while BROKERS.iter().any(|broker| log_bytes(&clusters.destination, *broker, TOPIC, PARTITIONS) < bytes) {
         if began.elapsed() > PATIENCE {
             return Err(BenchError::Slow { what: "copying a piece", limit: PATIENCE });
         }
         std::thread::sleep(LOOK);
     }
     Ok((data_seconds(process) - busy) / ((bytes - before) as f64 / 1e9))
-}
-
-/// What a broker's logs of the topic hold: every byte of them is a batch's.
-fn log_bytes(cluster: &Cluster, broker: usize) -> u64 {
-    let partitions =
-        (0..PARTITIONS.cast_signed()).map(|index| cluster.partition_directory(broker, TOPIC, index));
-    let files = partitions.flat_map(|path| std::fs::read_dir(path).into_iter().flatten().flatten());
-    let logs = files.filter(|file| file.path().extension().is_some_and(|end| end == "log"));
-    logs.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// CPU time of every thread but the first, which is the control core's: to the nanosecond, for a piece is short.
